@@ -1,0 +1,1 @@
+//! Containers: a bundle in, running processes out.

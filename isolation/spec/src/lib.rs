@@ -1,0 +1,1 @@
+//! OCI runtime configuration parsed into validated types.

@@ -1,0 +1,1 @@
+//! The engine: the Docker Engine API over images, networks and shims.

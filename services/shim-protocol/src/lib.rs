@@ -1,0 +1,1 @@
+//! What engine and shim say to each other beyond containerd's Task API.

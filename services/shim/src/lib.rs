@@ -1,0 +1,1 @@
+//! The shim: one small process per container, speaking containerd's Task API.

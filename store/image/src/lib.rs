@@ -1,0 +1,1 @@
+//! Images: references, content store, registries, import, load and pull.

@@ -1,0 +1,1 @@
+//! Layers and file systems: unpack, overlay mounts, the host image's root.
