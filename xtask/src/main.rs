@@ -1,2 +1,61 @@
-//! x
-fn main(){}
+//! Project chores, so that nothing lives only in a person's shell history.
+//!
+//! `cargo xtask check` holds the tree against its own rules, `dist` builds what is shipped,
+//! `setup` installs what the tests need, `test` runs all tests. Chores stop at the first failure.
+
+#![forbid(unsafe_code)]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a chore reports to the terminal"
+)]
+
+mod architecture;
+mod dist;
+mod house_rules;
+mod setup;
+mod shell;
+mod suite;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+const USAGE: &str = "usage: cargo xtask <check | dist | setup | test>
+  check   arrows between layers, file sizes, documented unsafe code and dependencies
+  dist    build atoll, atoll-runtime and containerd-shim-atoll-v2 into target/atoll/bin
+  setup   install the Debian packages the tests drive (docker CLI, containerd, …); needs root
+  test    setup, dist, then every test; needs root";
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let chore = arguments.next();
+    if let Some(extra) = arguments.next() {
+        bail!("unexpected argument {extra}\n{USAGE}");
+    }
+    match chore.as_deref() {
+        Some("check") => {
+            let mut faults = architecture::faults()?;
+            faults.extend(house_rules::faults()?);
+            if faults.is_empty() {
+                println!("check: every arrow runs downwards and the house rules hold");
+                return Ok(());
+            }
+            bail!("{} fault(s):\n  {}", faults.len(), faults.join("\n  "))
+        }
+        Some("dist") => dist::build(),
+        Some("setup") => setup::install(),
+        Some("test") => suite::run(),
+        _ => bail!("{USAGE}"),
+    }
+}

@@ -1,0 +1,62 @@
+//! Installs the outside programs that the tests drive.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::shell;
+
+/// Debian and Ubuntu packages, each with the program that shows it is installed.
+const PACKAGES: &[(&str, &str)] = &[
+    ("busybox-static", "/bin/busybox"),
+    ("containerd", "/usr/bin/containerd"),
+    ("docker.io", "/usr/sbin/dockerd"),
+    ("docker-registry", "/usr/bin/docker-registry"),
+    ("iproute2", "/sbin/ip"),
+    ("nftables", "/usr/sbin/nft"),
+    ("runc", "/usr/sbin/runc"),
+    ("skopeo", "/usr/bin/skopeo"),
+    ("util-linux", "/usr/bin/script"),
+    ("xz-utils", "/usr/bin/xz"),
+    ("zstd", "/usr/bin/zstd"),
+];
+
+/// Installs what is missing; does nothing, and needs no root, when all is there.
+pub(crate) fn install() -> Result<()> {
+    let mut missing: Vec<&str> = PACKAGES
+        .iter()
+        .filter(|(_, program)| !std::path::Path::new(program).exists())
+        .map(|(package, _)| *package)
+        .collect();
+    if !docker_cli_is_installed() {
+        missing.push("docker-cli");
+    }
+    if missing.is_empty() {
+        println!("setup: everything is installed");
+        return Ok(());
+    }
+    shell::require_root("installing packages")?;
+    shell::run(&mut shell::command("apt-get", &["update"]))?;
+    // Debian 12 has the CLI inside docker.io; newer releases have it apart.
+    let installable: Vec<&str> = missing.into_iter().filter(|name| is_known(name)).collect();
+    let mut apt = shell::command("apt-get", &["install", "-y", "--no-install-recommends"]);
+    apt.args(installable)
+        .env("DEBIAN_FRONTEND", "noninteractive");
+    // A package's service must not start: the tests run their own private daemons.
+    apt.env("RUNLEVEL", "1");
+    shell::run(&mut apt)
+}
+
+fn docker_cli_is_installed() -> bool {
+    Command::new("docker")
+        .arg("--version")
+        .output()
+        .is_ok_and(|output| output.status.success())
+}
+
+fn is_known(package: &str) -> bool {
+    Command::new("apt-cache")
+        .args(["show", package])
+        .output()
+        .is_ok_and(|output| output.status.success())
+}

@@ -1,0 +1,15 @@
+//! Runs every test of the workspace.
+
+use anyhow::Result;
+
+use crate::{dist, setup, shell};
+
+/// Installs what is missing, builds what is shipped, runs all tests.
+pub(crate) fn run() -> Result<()> {
+    shell::require_root("the tests make namespaces, mounts and cgroups, so running them")?;
+    setup::install()?;
+    dist::build()?;
+    let mut tests = shell::command("cargo", &["test", "--workspace", "--no-fail-fast"]);
+    tests.env("ATOLL_BIN", shell::root().join("target/atoll/bin"));
+    shell::run(&mut tests)
+}
