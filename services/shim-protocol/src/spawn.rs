@@ -1,0 +1,42 @@
+//! Names and numbers both sides agree on when the engine starts a shim itself.
+//!
+//! The engine executes [`PROGRAM`] with `-namespace atoll -id <id> -bundle <bundle>`, the bundle as
+//! working directory, a listening ttrpc socket as [`LISTEN_FD`], `/dev/null` as stdin and
+//! [`LOG_FILE`] as stdout and stderr, in a session of its own. No `start` command is involved.
+
+use std::path::{Path, PathBuf};
+
+/// File name of the shim's program.
+pub const PROGRAM: &str = "containerd-shim-atoll-v2";
+
+/// containerd's name of the runtime this shim serves.
+pub const RUNTIME_NAME: &str = "io.containerd.atoll.v2";
+
+/// Namespace the engine passes as `-namespace`.
+pub const NAMESPACE: &str = "atoll";
+
+/// File descriptor of the listening ttrpc socket in an engine-started shim.
+pub const LISTEN_FD: i32 = 3;
+
+/// Environment variable with the folder of isolation/container's state, e.g. `/run/atoll/runtime`.
+pub const STATE_ROOT_ENV: &str = "ATOLL_STATE_ROOT";
+
+/// State folder when [`STATE_ROOT_ENV`] is unset (containerd started the shim).
+pub const DEFAULT_STATE_ROOT: &str = "/run/containerd/atoll";
+
+/// Name of the shim's ttrpc socket inside the bundle.
+pub const SHIM_SOCKET: &str = "shim.sock";
+
+/// Name of the init process's attach socket inside the bundle.
+pub const ATTACH_SOCKET: &str = "attach.sock";
+
+/// Name of the shim's own log inside the bundle.
+pub const LOG_FILE: &str = "shim.log";
+
+/// Name of the [`ExitRecord`](crate::ExitRecord) inside the bundle.
+pub const EXIT_FILE: &str = "exit.json";
+
+/// Attach socket of the exec `exec_id` in `bundle`.
+pub fn exec_attach_socket(bundle: &Path, exec_id: &str) -> PathBuf {
+    bundle.join(format!("exec-{exec_id}.sock"))
+}
