@@ -1,0 +1,17 @@
+//! `null` as absent: Go writes a nil slice, map or pointer as `null`.
+
+use serde::{Deserialize, Deserializer};
+
+/// Reads a value or, for `null`, its default.
+pub(crate) fn null_as_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// Whether a value is its type's default; such fields are not written.
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
