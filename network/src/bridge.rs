@@ -1,0 +1,391 @@
+//! A bridge with its firewall table, and the endpoints on it.
+
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
+use std::net::Ipv4Addr;
+use std::os::fd::BorrowedFd;
+
+use atoll_netlink::nft::{self, Action, Chain, Hook, Match, Rule, Table, Verdict};
+use atoll_netlink::route;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, kernel};
+use crate::mac::host_mac_for;
+use crate::{Ipv4Net, MacAddr, Plan, Step, apply, mac_for};
+
+/// How the names of the host's ends begin.
+const ENDPOINT_PREFIX: &str = "veth";
+/// How often another name is tried when a random one is taken.
+const NAME_ATTEMPTS: usize = 4;
+
+/// What a bridge should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BridgeConfig {
+    name: String,
+    subnet: Ipv4Net,
+    gateway: Ipv4Addr,
+    mtu: u32,
+}
+
+impl BridgeConfig {
+    /// A bridge `name` with the address `gateway` of `subnet`.
+    ///
+    /// * `mtu`: largest packet in bytes, 68–65535; [`uplink_mtu`](crate::uplink_mtu) is a good one.
+    ///
+    /// # Errors
+    /// [`Error::InvalidLinkName`] when the kernel would not take the name, and
+    /// [`Error::UnusableSubnet`] when the prefix is not 8–30 bits or the gateway no host of it.
+    pub fn new(name: &str, subnet: Ipv4Net, gateway: Ipv4Addr, mtu: u32) -> Result<Self, Error> {
+        check_link_name(name)?;
+        crate::Ipam::new(subnet, gateway)?;
+        Ok(Self {
+            name: name.to_owned(),
+            subnet,
+            gateway,
+            mtu: mtu.clamp(68, 65535),
+        })
+    }
+
+    /// The bridge's link name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The subnet of its endpoints.
+    #[must_use]
+    pub fn subnet(&self) -> Ipv4Net {
+        self.subnet
+    }
+
+    /// Its own address, the endpoints' gateway.
+    #[must_use]
+    pub fn gateway(&self) -> Ipv4Addr {
+        self.gateway
+    }
+
+    /// Name of its nf_tables table: `atoll-` and its own.
+    #[must_use]
+    pub fn table_name(&self) -> String {
+        format!("atoll-{}", self.name)
+    }
+
+    /// The firewall table: new connections leave, only answers come back, and what leaves by
+    /// another link gets that link's address. See docs/firewall.md.
+    #[must_use]
+    pub fn table(&self) -> Table {
+        let name = || self.name.clone();
+        let accept = |matches| Rule {
+            matches,
+            action: Action::Verdict(Verdict::Accept),
+        };
+        let forward = Chain {
+            name: "forward".to_owned(),
+            hook: Hook::Forward,
+            policy: Verdict::Accept,
+            rules: vec![
+                accept(vec![Match::InputIs(name())]),
+                accept(vec![Match::OutputIs(name()), Match::EstablishedOrRelated]),
+                Rule {
+                    matches: vec![Match::OutputIs(name())],
+                    action: Action::Verdict(Verdict::Drop),
+                },
+            ],
+        };
+        let subnet = Match::SourceIn(self.subnet.network(), self.subnet.prefix_len());
+        let postrouting = Chain {
+            name: "postrouting".to_owned(),
+            hook: Hook::PostroutingNat,
+            policy: Verdict::Accept,
+            rules: vec![Rule {
+                matches: vec![subnet, Match::OutputIsNot(name())],
+                action: Action::Masquerade,
+            }],
+        };
+        Table {
+            name: self.table_name(),
+            chains: vec![forward, postrouting],
+        }
+    }
+}
+
+/// One endpoint to connect.
+#[derive(Debug, Clone)]
+pub struct EndpointRequest<'a> {
+    /// The container's id; its first characters go into the host end's name, for people.
+    pub container_id: &'a str,
+    /// The container's network namespace: an open `/proc/<pid>/ns/net`.
+    pub netns: BorrowedFd<'a>,
+    /// Its address, from the bridge's [`Ipam`](crate::Ipam).
+    pub address: Ipv4Addr,
+    /// Its Ethernet address; `None` derives it from the address.
+    pub mac: Option<MacAddr>,
+    /// Name of the link inside, `eth0`.
+    pub interface: &'a str,
+}
+
+/// A connected endpoint: what the engine records.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Name of the host's end.
+    pub host_ifname: String,
+    /// Ethernet address inside.
+    #[serde(with = "crate::mac::text")]
+    pub mac: MacAddr,
+    /// Address inside.
+    pub address: Ipv4Addr,
+    /// Bits of the subnet.
+    pub prefix_len: u8,
+    /// Default gateway inside.
+    pub gateway: Ipv4Addr,
+}
+
+/// A bridge that exists.
+#[derive(Debug, Clone)]
+pub struct Bridge {
+    config: BridgeConfig,
+}
+
+impl Bridge {
+    /// Says what [`ensure`](Self::ensure) does. Pure.
+    #[must_use]
+    pub fn plan(config: &BridgeConfig) -> Plan {
+        let name = || config.name.clone();
+        let steps = vec![
+            Step::Sysctl {
+                key: "net/ipv4/ip_forward".to_owned(),
+                value: "1",
+                is_optional: false,
+            },
+            Step::Bridge {
+                name: name(),
+                mac: mac_for(config.gateway),
+                mtu: config.mtu,
+            },
+            // An endpoint must not be able to configure the host by router advertisements
+            // (CVE-2020-13401).
+            no_ipv6(&config.name),
+            Step::Address {
+                link: name(),
+                address: config.gateway,
+                prefix_len: config.subnet.prefix_len(),
+            },
+            Step::Up { link: name() },
+            Step::Table(config.table()),
+        ];
+        Plan { steps }
+    }
+
+    /// Makes the bridge be as `config` says: link, address, up, forwarding, firewall table.
+    ///
+    /// Idempotent: an existing bridge keeps its endpoints, and its table is replaced in one
+    /// transaction. Acts in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// [`Error::NotABridge`] when the name belongs to another kind of link, [`Error::Sysctl`] and
+    /// [`Error::Kernel`] when the kernel refuses. A bridge made by this call is then gone again.
+    pub fn ensure(config: &BridgeConfig) -> Result<Self, Error> {
+        apply::apply(&Self::plan(config), None)?;
+        Ok(Self {
+            config: config.clone(),
+        })
+    }
+
+    /// What this bridge is.
+    #[must_use]
+    pub fn config(&self) -> &BridgeConfig {
+        &self.config
+    }
+
+    /// Removes the bridge, its firewall table and the host's ends of its endpoints.
+    ///
+    /// What is gone already is no error. Forwarding stays on: others may use it by now.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] when the kernel refuses.
+    pub fn remove(self) -> Result<(), Error> {
+        let name = &self.config.name;
+        self.prune(&[])?;
+        nft::remove(&self.config.table_name()).map_err(kernel("remove the firewall table"))?;
+        delete_link(name)
+    }
+
+    /// Says what [`attach`](Self::attach) does, with `host_ifname` as name of the host's end. Pure.
+    #[must_use]
+    pub fn plan_endpoint(&self, request: &EndpointRequest<'_>, host_ifname: &str) -> Plan {
+        let inner = || request.interface.to_owned();
+        let veth = Step::Veth {
+            name: host_ifname.to_owned(),
+            mac: host_mac_for(request.address),
+            bridge: self.config.name.clone(),
+            mtu: self.config.mtu,
+            peer_name: inner(),
+            peer_mac: request.mac.unwrap_or_else(|| mac_for(request.address)),
+        };
+        let inside = Step::Inside(vec![
+            no_ipv6(request.interface),
+            Step::Up {
+                link: "lo".to_owned(),
+            },
+            Step::Address {
+                link: inner(),
+                address: request.address,
+                prefix_len: self.config.subnet.prefix_len(),
+            },
+            Step::Up { link: inner() },
+            Step::DefaultRoute {
+                gateway: self.config.gateway,
+            },
+        ]);
+        Plan {
+            steps: vec![veth, inside],
+        }
+    }
+
+    /// Connects a network namespace to the bridge; brings its loopback up as well.
+    ///
+    /// The pair disappears by itself when the namespace does.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchLink`] when the bridge is gone, [`Error::AddressOutside`] when the address
+    /// is no host of the subnet, [`Error::InvalidLinkName`], [`Error::Kernel`]. Nothing stays.
+    pub fn attach(&self, request: &EndpointRequest<'_>) -> Result<Endpoint, Error> {
+        let subnet = self.config.subnet;
+        check_link_name(request.interface)?;
+        if !subnet.is_host(request.address) || request.address == self.config.gateway {
+            return Err(Error::AddressOutside {
+                address: request.address,
+                subnet,
+            });
+        }
+        let mut attempts = 1;
+        let host_ifname = loop {
+            let name = endpoint_name(request.container_id);
+            match apply::apply(&self.plan_endpoint(request, &name), Some(request.netns)) {
+                Ok(()) => break name,
+                Err(error) if is_name_taken(&error, &name)? && attempts < NAME_ATTEMPTS => {
+                    attempts += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        Ok(Endpoint {
+            host_ifname,
+            mac: request.mac.unwrap_or_else(|| mac_for(request.address)),
+            address: request.address,
+            prefix_len: subnet.prefix_len(),
+            gateway: self.config.gateway,
+        })
+    }
+
+    /// Disconnects an endpoint; one that went with its namespace is no error.
+    ///
+    /// Takes some milliseconds while the link exists, as the kernel waits for packets under way.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] when the kernel refuses.
+    pub fn detach(&self, endpoint: &Endpoint) -> Result<(), Error> {
+        delete_link(&endpoint.host_ifname)
+    }
+
+    /// Removes the host's ends no container is known for (an engine died between making one and
+    /// recording it) and returns their names.
+    ///
+    /// * `known`: host ends of all recorded endpoints.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] when the kernel refuses; those removed so far are gone.
+    pub fn prune(&self, known: &[&str]) -> Result<Vec<String>, Error> {
+        let known: HashSet<&str> = known.iter().copied().collect();
+        let links = route::links().map_err(kernel("list links"))?;
+        let Some(bridge) = links.iter().find(|link| link.name == self.config.name) else {
+            return Ok(Vec::new());
+        };
+        let index = bridge.index;
+        let is_leaked = |link: &route::Link| {
+            link.controller == Some(index)
+                && link.kind.as_deref() == Some("veth")
+                && link.name.starts_with(ENDPOINT_PREFIX)
+                && !known.contains(link.name.as_str())
+        };
+        let leaked: Vec<String> = links
+            .into_iter()
+            .filter(is_leaked)
+            .map(|link| link.name)
+            .collect();
+        leaked.iter().try_for_each(|name| delete_link(name))?;
+        Ok(leaked)
+    }
+}
+
+/// Brings the loopback link of a network namespace up, for containers without a network.
+///
+/// * `netns`: an open `/proc/<pid>/ns/net`.
+///
+/// # Errors
+/// [`Error::Kernel`] when the namespace can't be entered or the kernel refuses.
+pub fn bring_up_loopback(netns: BorrowedFd<'_>) -> Result<(), Error> {
+    let up = Step::Up {
+        link: "lo".to_owned(),
+    };
+    apply::apply(
+        &Plan {
+            steps: vec![Step::Inside(vec![up])],
+        },
+        Some(netns),
+    )
+}
+
+/// No addresses by autoconfiguration on `link`: IPv6 is not planned yet.
+fn no_ipv6(link: &str) -> Step {
+    let key = format!("net/ipv6/conf/{link}/disable_ipv6");
+    Step::Sysctl {
+        key,
+        value: "1",
+        is_optional: true,
+    }
+}
+
+fn delete_link(name: &str) -> Result<(), Error> {
+    match route::execute(&[route::Request::DeleteLink {
+        name: name.to_owned(),
+    }]) {
+        Err(error) if !error.is_not_there() => Err(kernel(format!("delete link {name}"))(error)),
+        _ => Ok(()),
+    }
+}
+
+/// `veth`, up to five characters of the id, six random digits: 15 at most.
+fn endpoint_name(container_id: &str) -> String {
+    let random = RandomState::new().hash_one(container_id) & 0xff_ffff;
+    let id: String = container_id
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .take(5)
+        .collect();
+    format!("{ENDPOINT_PREFIX}{id}{random:06x}")
+}
+
+/// Whether the failed plan failed because another link has the name `name`.
+fn is_name_taken(error: &Error, name: &str) -> Result<bool, Error> {
+    let Error::Kernel { source, .. } = error else {
+        return Ok(false);
+    };
+    Ok(source.is_already_there()
+        && route::link(name)
+            .map_err(kernel("look up a name"))?
+            .is_some())
+}
+
+/// Kernel: `dev_valid_name`: 1–15 bytes, not `.` or `..`, no slash, colon or white space.
+fn check_link_name(name: &str) -> Result<(), Error> {
+    let is_forbidden = |byte: u8| byte == b'/' || byte == b':' || !byte.is_ascii_graphic();
+    let is_valid = (1..=route::NAME_MAX).contains(&name.len())
+        && !matches!(name, "." | ".." | "all" | "default")
+        && !name.bytes().any(is_forbidden);
+    if is_valid {
+        Ok(())
+    } else {
+        Err(Error::InvalidLinkName(name.to_owned()))
+    }
+}
