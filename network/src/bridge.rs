@@ -278,9 +278,11 @@ impl Bridge {
         })
     }
 
-    /// Disconnects an endpoint; one that went with its namespace is no error.
+    /// Disconnects an endpoint of a living container; one that is gone already is no error.
     ///
-    /// Takes some milliseconds while the link exists, as the kernel waits for packets under way.
+    /// For a container that has ended this is not needed: the kernel removes the pair with its
+    /// namespace. Here the caller waits for that removal, 15 to 40 ms, as the kernel lets packets
+    /// under way finish.
     ///
     /// # Errors
     /// [`Error::Kernel`] when the kernel refuses.
@@ -387,5 +389,91 @@ fn check_link_name(name: &str) -> Result<(), Error> {
         Ok(())
     } else {
         Err(Error::InvalidLinkName(name.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> BridgeConfig {
+        let (gateway, subnet) = Ipv4Net::parse_with_address("172.17.0.1/16").unwrap();
+        BridgeConfig::new("atoll0", subnet, gateway, 1500).unwrap()
+    }
+
+    #[test]
+    fn the_bridges_plan_reads_like_this() {
+        let expected = "\
+sysctl net/ipv4/ip_forward = 1
+bridge atoll0 address 02:42:ac:11:00:01 mtu 1500
+sysctl net/ipv6/conf/atoll0/disable_ipv6 = 1 where the kernel has it
+address 172.17.0.1/16 on atoll0
+up atoll0
+firewall table ip atoll-atoll0 {
+\tchain forward {
+\t\ttype filter hook forward priority filter; policy accept;
+\t\tiifname \"atoll0\" accept
+\t\toifname \"atoll0\" ct state established,related accept
+\t\toifname \"atoll0\" drop
+\t}
+
+\tchain postrouting {
+\t\ttype nat hook postrouting priority srcnat; policy accept;
+\t\tip saddr 172.17.0.0/16 oifname != \"atoll0\" masquerade
+\t}
+}
+";
+        assert_eq!(Bridge::plan(&config()).to_string(), expected);
+    }
+
+    #[test]
+    fn an_endpoints_plan_reads_like_this() {
+        let bridge = Bridge { config: config() };
+        let namespace = std::fs::File::open("/proc/self/ns/net").unwrap();
+        let request = EndpointRequest {
+            container_id: "0123456789ab",
+            netns: std::os::fd::AsFd::as_fd(&namespace),
+            address: Ipv4Addr::new(172, 17, 0, 2),
+            mac: None,
+            interface: "eth0",
+        };
+        let expected = "\
+veth veth0 address fe:42:ac:11:00:02 mtu 1500 up in atoll0, peer eth0 address 02:42:ac:11:00:02 inside
+inside:
+  sysctl net/ipv6/conf/eth0/disable_ipv6 = 1 where the kernel has it
+  up lo
+  address 172.17.0.2/16 on eth0
+  up eth0
+  default route via 172.17.0.1
+";
+        assert_eq!(
+            bridge.plan_endpoint(&request, "veth0").to_string(),
+            expected
+        );
+    }
+
+    #[test]
+    fn names_of_host_ends_fit_and_differ() {
+        let id = "abcdef0123456789";
+        let (one, two) = (endpoint_name(id), endpoint_name(id));
+        assert!(
+            one.starts_with("vethabcde") && one.len() == route::NAME_MAX,
+            "{one}"
+        );
+        assert_ne!(one, two);
+        assert!(check_link_name(&endpoint_name("")).is_ok());
+        for bad in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "a b",
+            "a:b",
+            "sixteen-bytes-xx",
+            "default",
+            "ä",
+        ] {
+            assert!(check_link_name(bad).is_err(), "{bad}");
+        }
     }
 }

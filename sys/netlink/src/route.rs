@@ -177,6 +177,9 @@ pub struct RouteEntry {
 /// [`Error::Refused`] names the first request the kernel refused, with its errno. The kernel goes on
 /// with the requests after it; callers undo what they need undone.
 pub fn execute(requests: &[Request<'_>]) -> Result<(), Error> {
+    if requests.is_empty() {
+        return Ok(());
+    }
     let mut socket = Socket::open(NETLINK_ROUTE)?;
     let mut bytes = Vec::with_capacity(512);
     for (sequence, request) in (1..).zip(requests) {
