@@ -1,0 +1,141 @@
+//! Unix sockets: paths of any depth, file descriptors as messages.
+
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
+};
+
+/// Listens at `path`, however long it is.
+///
+/// The kernel allows 107 bytes; longer paths are reached through `/proc/self/fd/<folder>/name`.
+/// An existing socket file is not removed: the caller decides whether it is stale.
+///
+/// # Errors
+/// The kernel's; `EADDRINUSE` when something exists at `path`.
+pub fn bind_at(path: &Path) -> io::Result<UnixListener> {
+    let (_folder, short) = shorten(path)?;
+    UnixListener::bind(short)
+}
+
+/// Connects to the socket at `path`, however long it is.
+///
+/// # Errors
+/// The kernel's; `ECONNREFUSED` when nobody listens.
+pub fn connect_at(path: &Path) -> io::Result<UnixStream> {
+    let (_folder, short) = shorten(path)?;
+    UnixStream::connect(short)
+}
+
+/// Sends `bytes` (at least one) and up to 16 descriptors as one message.
+///
+/// # Errors
+/// `EINVAL` with more than 16 descriptors, else the kernel's.
+pub fn send_fds(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let parts = [IoSlice::new(bytes)];
+    Ok(rustix::net::sendmsg(
+        socket,
+        &parts,
+        &mut ancillary,
+        SendFlags::NOSIGNAL,
+    )?)
+}
+
+/// Receives one message of at most `bytes.len()` bytes and up to 16 descriptors (close-on-exec).
+///
+/// Returns the number of bytes; 0 means the other end is closed.
+///
+/// # Errors
+/// The kernel's.
+pub fn recv_fds(socket: impl AsFd, bytes: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut parts = [IoSliceMut::new(bytes)];
+    let message = loop {
+        match rustix::net::recvmsg(&socket, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => break other?,
+        }
+    };
+    let mut fds = Vec::new();
+    for part in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(received) = part {
+            fds.extend(received);
+        }
+    }
+    Ok((message.bytes, fds))
+}
+
+/// `path` itself when it fits into a socket address, else a short equivalent and the folder that
+/// must stay open while it is used.
+fn shorten(path: &Path) -> io::Result<(Option<File>, PathBuf)> {
+    const LONGEST: usize = 107;
+    if path.as_os_str().len() <= LONGEST {
+        return Ok((None, path.to_owned()));
+    }
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+    let folder = File::options()
+        .read(true)
+        .custom_flags(libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC)
+        .open(folder.unwrap_or(Path::new(".")))?;
+    let short = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())).join(name);
+    Ok((Some(folder), short))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+
+    #[test]
+    fn deep_paths_bind_and_connect() {
+        let folder = tempfile::tempdir().unwrap();
+        let deep = folder.path().join("x".repeat(100)).join("y".repeat(100));
+        std::fs::create_dir_all(&deep).unwrap();
+        let path = deep.join("a.sock");
+        let listener = bind_at(&path).unwrap();
+        assert!(bind_at(&path).is_err());
+        let mut client = connect_at(&path).unwrap();
+        client.write_all(b"hi").unwrap();
+        drop(client);
+        let mut text = String::new();
+        listener
+            .accept()
+            .unwrap()
+            .0
+            .read_to_string(&mut text)
+            .unwrap();
+        assert_eq!(text, "hi");
+    }
+
+    #[test]
+    fn descriptors_travel() {
+        let (left, right) = UnixStream::pair().unwrap();
+        let (mut reader, writer) = io::pipe().unwrap();
+        send_fds(&left, b"x", &[writer.as_fd()]).unwrap();
+        drop(writer);
+        let mut bytes = [0; 8];
+        let (count, fds) = recv_fds(&right, &mut bytes).unwrap();
+        assert_eq!((count, fds.len()), (1, 1));
+        for fd in fds {
+            File::from(fd).write_all(b"through").unwrap();
+        }
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "through");
+    }
+}
