@@ -1,0 +1,143 @@
+//! What can go wrong with containers.
+
+use std::path::PathBuf;
+
+use atoll_spec::{SpecError, Status};
+use atoll_sys::Errno;
+
+use crate::ContainerId;
+
+/// A container operation's outcome.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a container operation failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The text is no container id.
+    #[error("invalid container id {0:?}")]
+    InvalidId(String),
+    /// The id is taken below this state root.
+    #[error("container with given ID already exists: {0}")]
+    AlreadyExists(ContainerId),
+    /// No container has the id.
+    #[error("container does not exist: {0}")]
+    NotFound(ContainerId),
+    /// The container is not in a state for this.
+    #[error("cannot {action} container {id} in the {status} state")]
+    WrongStatus {
+        /// The container.
+        id: ContainerId,
+        /// What was asked.
+        action: &'static str,
+        /// The state it is in.
+        status: Status,
+    },
+    /// The configuration can't be used.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// The configuration asks for what can't be.
+    #[error("{field}: {reason}")]
+    Plan {
+        /// Path of the field, `mounts[3].options`.
+        field: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The program isn't there.
+    #[error("exec: {command:?}: {reason}")]
+    CommandNotFound {
+        /// `args[0]`.
+        command: String,
+        /// In runc's words, which container managers parse.
+        reason: String,
+    },
+    /// The program is there and can't be executed.
+    #[error("exec: {command:?}: {reason}")]
+    CommandNotExecutable {
+        /// `args[0]`.
+        command: String,
+        /// In runc's words, which container managers parse.
+        reason: String,
+    },
+    /// A step before the program failed.
+    #[error("{step}: {}", atoll_sys::describe(*errno))]
+    Kernel {
+        /// What was done with which object.
+        step: String,
+        /// What the kernel says.
+        errno: Errno,
+    },
+    /// A file of ours can't be read or written.
+    #[error("cannot {action} {path}")]
+    File {
+        /// `read`, `write`, `make`, …
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the kernel says.
+        source: std::io::Error,
+    },
+    /// A hook failed.
+    #[error("hook {kind} {path}: {reason}")]
+    Hook {
+        /// Kind, `createRuntime`.
+        kind: &'static str,
+        /// Its program.
+        path: PathBuf,
+        /// What happened.
+        reason: String,
+    },
+    /// The container's first process ended before it executed its program.
+    #[error("the container's first process ended before its program was executed")]
+    Vanished,
+}
+
+/// What callers distinguish, as exit codes do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The program isn't there (exit code 127).
+    CommandNotFound,
+    /// The program can't be executed (exit code 126).
+    CommandNotExecutable,
+    /// No such container.
+    NotFound,
+    /// The id is taken.
+    AlreadyExists,
+    /// The container is not in a state for this.
+    WrongStatus,
+    /// The request or configuration is wrong.
+    InvalidArgument,
+    /// Everything else.
+    Other,
+}
+
+impl Error {
+    /// What callers distinguish.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::CommandNotFound { .. } => ErrorKind::CommandNotFound,
+            Self::CommandNotExecutable { .. } => ErrorKind::CommandNotExecutable,
+            Self::NotFound(_) => ErrorKind::NotFound,
+            Self::AlreadyExists(_) => ErrorKind::AlreadyExists,
+            Self::WrongStatus { .. } => ErrorKind::WrongStatus,
+            Self::InvalidId(_) | Self::Spec(_) | Self::Plan { .. } => ErrorKind::InvalidArgument,
+            _ => ErrorKind::Other,
+        }
+    }
+
+    /// What the user can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::InvalidId(_) => Some("use letters, digits and _ + - . only".to_owned()),
+            Self::AlreadyExists(id) => Some(format!(
+                "choose another id, or delete it: atoll-runtime delete {id}"
+            )),
+            Self::Spec(error) => error.hint(),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! What callers ask for.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use atoll_spec::Process;
+
+use crate::ContainerId;
+
+/// A request to make a container from a bundle.
+#[derive(Debug)]
+pub struct CreateRequest {
+    /// The container's id, unique below `state_root`.
+    pub id: ContainerId,
+    /// Folder of container states, made when missing; this container's is `state_root/<id>`.
+    pub state_root: PathBuf,
+    /// The bundle folder; relative paths of the configuration start here.
+    pub bundle: PathBuf,
+    /// What the root file system is made of, bottom mount first; empty means the folder
+    /// `root.path` as it is. The mounts exist in the container's mount namespace only.
+    pub rootfs_mounts: Vec<RootfsMount>,
+    /// Where the process' standard streams lead.
+    pub stdio: StdioRequest,
+    /// How many descriptors from 3 on the process gets, besides its standard streams.
+    pub preserve_fds: u32,
+    /// Whether the root is changed by moving the mount instead of pivot_root(2) (initramfs).
+    pub no_pivot: bool,
+    /// Whether the process keeps the caller's session keyring.
+    pub no_new_keyring: bool,
+    /// Whether `cgroupsPath` is `slice:prefix:name` as systemd's driver has it.
+    pub systemd_cgroup: bool,
+    /// Signal number the first process gets when the thread that made it ends.
+    pub death_signal: Option<i32>,
+    /// Who starts the program.
+    pub start_by: StartBy,
+}
+
+impl CreateRequest {
+    /// A request with inherited streams and no options.
+    #[must_use]
+    pub fn new(id: ContainerId, state_root: PathBuf, bundle: PathBuf) -> Self {
+        Self {
+            id,
+            state_root,
+            bundle,
+            rootfs_mounts: Vec::new(),
+            stdio: StdioRequest::Inherit,
+            preserve_fds: 0,
+            no_pivot: false,
+            no_new_keyring: false,
+            systemd_cgroup: false,
+            death_signal: None,
+            start_by: StartBy::Caller,
+        }
+    }
+}
+
+/// One mount of the root file system, as containerd's `types.Mount`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RootfsMount {
+    /// File system type: `overlay`, `bind`, any other.
+    pub kind: String,
+    /// What is mounted.
+    pub source: String,
+    /// Options as of fstab(5), `lowerdir=…`.
+    pub options: Vec<String>,
+}
+
+/// Where a process' standard streams lead.
+#[derive(Debug, Default)]
+pub enum StdioRequest {
+    /// Where the caller's lead.
+    #[default]
+    Inherit,
+    /// To these descriptors.
+    Fds {
+        /// Standard input.
+        stdin: OwnedFd,
+        /// Standard output.
+        stdout: OwnedFd,
+        /// Standard error.
+        stderr: OwnedFd,
+    },
+    /// To a terminal of the container's own devpts, whose master the caller gets. Used instead of
+    /// the configuration's `process.terminal`.
+    Terminal {
+        /// Rows and columns; absent takes `process.consoleSize`.
+        size: Option<(u16, u16)>,
+    },
+}
+
+/// Who starts a created container's program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StartBy {
+    /// The process that made it, by [`crate::InitProcess::start`]. When that process ends before,
+    /// the container's first process ends too.
+    #[default]
+    Caller,
+    /// Any process, by [`crate::Container::start`].
+    Anyone,
+}
+
+/// A request to run one more process in a container.
+#[derive(Debug)]
+pub struct ExecRequest {
+    /// The process; its program is executed at once.
+    pub process: Process,
+    /// Where its standard streams lead.
+    pub stdio: StdioRequest,
+    /// How many descriptors from 3 on the process gets.
+    pub preserve_fds: u32,
+    /// Whether the process keeps the caller's session keyring.
+    pub no_new_keyring: bool,
+    /// Whether it may run in a paused container; it waits there until that is resumed.
+    pub ignore_paused: bool,
+    /// Folder below the container's cgroup to run in.
+    pub cgroup: Option<String>,
+}
+
+impl ExecRequest {
+    /// A request with inherited streams and no options.
+    #[must_use]
+    pub fn new(process: Process) -> Self {
+        Self {
+            process,
+            stdio: StdioRequest::Inherit,
+            preserve_fds: 0,
+            no_new_keyring: false,
+            ignore_paused: false,
+            cgroup: None,
+        }
+    }
+}
