@@ -1,0 +1,229 @@
+//! Plans are pure: what they say for a machine that isn't this one.
+#![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::collections::BTreeMap;
+
+use atoll_cgroup::{
+    CgroupPath, DeviceRate, DeviceRule, Error, Hierarchies, HugepageLimit, Resources, plan,
+    plan_update,
+};
+
+const V1_MOUNTS: &str = "\
+1 0 0:1 / /cg/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct
+2 0 0:2 / /cg/cpuset rw - cgroup cgroup rw,cpuset
+3 0 0:3 / /cg/memory rw - cgroup cgroup rw,memory
+4 0 0:4 / /cg/devices rw - cgroup cgroup rw,devices
+5 0 0:5 / /cg/pids rw - cgroup cgroup rw,pids
+6 0 0:6 / /cg/systemd rw - cgroup cgroup rw,name=systemd
+7 0 0:7 / /cg/unified rw - cgroup2 cgroup2 rw
+";
+const V1_OWN: &str = "6:name=systemd:/svc\n5:pids:/\n4:devices:/\n3:memory:/api/x\n2:cpuset:/\n\
+                      1:cpu,cpuacct:/\n0::/svc\n";
+const V2_MOUNTS: &str = "1 0 0:1 / /cg rw - cgroup2 cgroup2 rw\n";
+
+fn v1() -> Hierarchies {
+    Hierarchies::from_parts(V1_MOUNTS, V1_OWN).unwrap()
+}
+
+fn v2() -> Hierarchies {
+    Hierarchies::from_parts(V2_MOUNTS, "0::/\n").unwrap()
+}
+
+fn path(text: &str) -> CgroupPath {
+    text.parse().unwrap()
+}
+
+fn limits() -> Resources {
+    Resources {
+        memory_limit_bytes: Some(64 << 20),
+        memory_swap_bytes: Some(128 << 20),
+        cpu_shares: Some(512),
+        cpu_quota_us: Some(50_000),
+        cpu_period_us: Some(100_000),
+        cpuset_cpus: Some("0".into()),
+        pids_limit: Some(100),
+        devices: vec![
+            DeviceRule::DENY_ALL,
+            DeviceRule::allow_character(1, Some(3)),
+            DeviceRule::allow_character(136, None),
+        ],
+        ..Resources::default()
+    }
+}
+
+#[test]
+fn v1_limits_become_files() {
+    let text = plan(&v1(), &path("/docker/a"), &limits())
+        .unwrap()
+        .to_string();
+    assert_eq!(
+        text,
+        "\
+mkdir /cg/cpu,cpuacct/docker/a
+mkdir /cg/cpuset/docker/a
+inherit cpuset from /cg/cpuset to /cg/cpuset/docker/a
+mkdir /cg/memory/docker/a
+mkdir /cg/devices/docker/a
+mkdir /cg/pids/docker/a
+write /cg/cpuset/docker/a/cpuset.cpus = 0
+write /cg/cpu,cpuacct/docker/a/cpu.shares = 512
+write /cg/cpu,cpuacct/docker/a/cpu.cfs_period_us = 100000
+write /cg/cpu,cpuacct/docker/a/cpu.cfs_quota_us = 50000 (either order)
+write /cg/memory/docker/a/memory.limit_in_bytes = 67108864
+write /cg/memory/docker/a/memory.memsw.limit_in_bytes = 134217728 (if there) (either order)
+write /cg/pids/docker/a/pids.max = 100
+write /cg/devices/docker/a/devices.deny = a
+write /cg/devices/docker/a/devices.allow = c 1:3 rwm
+write /cg/devices/docker/a/devices.allow = c 136:* rwm
+"
+    );
+}
+
+#[test]
+fn v1_without_limits_makes_no_needless_folder_or_write() {
+    let unlimited = Resources {
+        memory_limit_bytes: Some(-1),
+        pids_limit: Some(-1),
+        cpu_shares: Some(0),
+        ..Resources::default()
+    };
+    let text = plan(&v1(), &path("a"), &unlimited).unwrap().to_string();
+    assert_eq!(
+        text,
+        "mkdir /cg/cpu,cpuacct/a\nmkdir /cg/memory/api/x/a\nmkdir /cg/pids/a\n"
+    );
+    let tracked = plan(&v1().with_tracking(true), &path("a"), &unlimited).unwrap();
+    assert!(
+        tracked
+            .to_string()
+            .ends_with("mkdir /cg/pids/a\nmkdir /cg/systemd/svc/a\nmkdir /cg/unified/svc/a\n")
+    );
+}
+
+#[test]
+fn v2_limits_become_files() {
+    let text = plan(&v2(), &path("/docker/a"), &limits())
+        .unwrap()
+        .to_string();
+    assert_eq!(
+        text,
+        "\
+enable +cpu +io +memory +pids +cpuset from /cg
+mkdir /cg/docker/a
+write /cg/docker/a/cpuset.cpus = 0
+write /cg/docker/a/cpu.weight = 59
+write /cg/docker/a/cpu.max = 50000 100000
+write /cg/docker/a/memory.max = 67108864
+write /cg/docker/a/memory.swap.max = 67108864 (if there)
+write /cg/docker/a/pids.max = 100
+device program: deny a
+device program: allow c 1:3 rwm
+device program: allow c 136:* rwm
+"
+    );
+}
+
+#[test]
+fn v2_relative_path_is_beside_our_own_cgroup() {
+    let inside = Hierarchies::from_parts(V2_MOUNTS, "0::/user/me\n").unwrap();
+    let plan = plan(&inside, &path("a"), &Resources::default()).unwrap();
+    assert_eq!(plan.paths[""].to_str().unwrap(), "/cg/user/a");
+}
+
+#[test]
+fn update_changes_only_what_is_named_and_can_lift_limits() {
+    let created = plan(&v1(), &path("a"), &Resources::default()).unwrap();
+    let change = Resources {
+        pids_limit: Some(-1),
+        cpuset_mems: Some("0".into()),
+        ..Resources::default()
+    };
+    let text = plan_update(&v1(), &created.paths, &change)
+        .unwrap()
+        .to_string();
+    assert_eq!(
+        text,
+        "\
+mkdir /cg/cpuset/a
+inherit cpuset from /cg/cpuset to /cg/cpuset/a
+write /cg/cpuset/a/cpuset.mems = 0
+write /cg/pids/a/pids.max = max
+"
+    );
+    let text = plan_update(
+        &v2(),
+        &BTreeMap::from([(String::new(), "/cg/a".into())]),
+        &Resources {
+            memory_limit_bytes: Some(-1),
+            cpu_quota_us: Some(-1),
+            ..Resources::default()
+        },
+    )
+    .unwrap()
+    .to_string();
+    assert_eq!(
+        text,
+        "write /cg/a/cpu.max = max\nwrite /cg/a/memory.max = max\n"
+    );
+}
+
+#[test]
+fn what_a_layout_cannot_do_is_refused() {
+    let refused = |hierarchies: &Hierarchies, resources: Resources| {
+        plan(hierarchies, &path("a"), &resources).unwrap_err()
+    };
+    let error = refused(
+        &v1(),
+        Resources {
+            blkio_read_bps: vec![DeviceRate {
+                major: 8,
+                minor: 0,
+                rate: 1,
+            }],
+            ..Resources::default()
+        },
+    );
+    assert_eq!(
+        error.to_string(),
+        "block I/O limit needs the cgroup controller `blkio`, which is not available"
+    );
+    assert!(error.hint().is_some());
+    let error = refused(
+        &v1(),
+        Resources {
+            memory_limit_bytes: Some(200),
+            memory_swap_bytes: Some(100),
+            ..Resources::default()
+        },
+    );
+    assert_eq!(
+        error.to_string(),
+        "memory and swap limit of 100 bytes is below the memory limit of 200 bytes"
+    );
+    let unified = Resources {
+        unified: BTreeMap::from([("memory.high".into(), "1".into())]),
+        ..Resources::default()
+    };
+    assert!(matches!(
+        refused(&v1(), unified.clone()),
+        Error::Setting { .. }
+    ));
+    assert!(plan(&v2(), &path("a"), &unified).is_ok());
+    let escape = Resources {
+        unified: BTreeMap::from([("../memory.max".into(), "1".into())]),
+        ..Resources::default()
+    };
+    assert!(matches!(refused(&v2(), escape), Error::Setting { .. }));
+    let huge = Resources {
+        hugepage_limits: vec![HugepageLimit {
+            page_size: "2MB".into(),
+            limit_bytes: 1,
+        }],
+        ..Resources::default()
+    };
+    assert!(matches!(
+        refused(&v1(), huge),
+        Error::NoController { controller, .. } if controller == "hugetlb"
+    ));
+}
