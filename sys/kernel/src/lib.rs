@@ -13,15 +13,18 @@
     reason = "the only home of raw system calls; each block names its precondition"
 )]
 
+pub mod allocator;
 pub mod capability;
 pub mod descriptors;
 pub mod file;
+pub mod inherited;
 pub mod inside;
 pub mod mount;
 pub mod namespace;
 pub mod overlay;
 pub mod process;
 pub mod self_exe;
+pub mod signal_fd;
 pub mod terminal;
 pub mod unix;
 
