@@ -1,12 +1,24 @@
-//! A handle on a container's state folder.
+//! A handle on a container by its state folder.
 
-use std::os::fd::OwnedFd;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use atoll_spec::{Resources, Spec, State};
+use atoll_cgroup::{Cgroup, Hierarchies, Stats};
+use atoll_spec::{NamespaceKind, Resources, State, Status};
+use atoll_sys::Errno;
+use atoll_sys::process;
+use atoll_sys::rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::error::{Error, Result};
-use crate::{ContainerId, CreateRequest, ExecRequest};
+use crate::apply::control::{MESSAGE_BYTES, Message};
+use crate::apply::spawn::launch_failure;
+use crate::create::{oci_state, open_recorded};
+use crate::error::{Error, Result, kernel};
+use crate::exec::{self, is_alive};
+use crate::state::{self, Record};
+use crate::{ContainerId, ExecRequest, hook};
 
 /// A new container and its first process.
 #[derive(Debug)]
@@ -26,16 +38,10 @@ pub struct InitProcess {
     pub pidfd: OwnedFd,
     /// The terminal's master, if one was asked for.
     pub terminal: Option<OwnedFd>,
-}
-
-impl InitProcess {
-    /// Lets the process execute its program and waits until it does.
-    ///
-    /// # Errors
-    /// As [`create`] for commands; the process is gone then.
-    pub fn start(&mut self) -> Result<()> {
-        Err(Error::Vanished)
-    }
+    pub(crate) control: Option<OwnedFd>,
+    pub(crate) command: String,
+    pub(crate) cwd: String,
+    pub(crate) container: Container,
 }
 
 /// A process run by [`Container::exec`], executing its program.
@@ -47,15 +53,6 @@ pub struct ExecProcess {
     pub pidfd: OwnedFd,
     /// The terminal's master, if one was asked for.
     pub terminal: Option<OwnedFd>,
-}
-
-/// Makes a container: when this returns, everything is set up but its program isn't executed.
-///
-/// # Errors
-/// [`Error`]; nothing is left behind then.
-pub fn create(request: CreateRequest, spec: &Spec) -> Result<Created> {
-    spec.validate()?;
-    Err(Error::NotFound(request.id))
 }
 
 /// A container below a state root.
@@ -71,21 +68,29 @@ impl Container {
     /// # Errors
     /// [`Error::NotFound`].
     pub fn load(state_root: &Path, id: &ContainerId) -> Result<Self> {
-        let container = Self {
-            id: id.clone(),
-            folder: state_root.join(id.as_str()),
-        };
-        if !container.folder.join("state.json").is_file() {
+        let folder = state::folder_of(state_root, id);
+        if !folder.join("state.json").is_file() {
             return Err(Error::NotFound(id.clone()));
         }
-        Ok(container)
+        Ok(Self {
+            id: id.clone(),
+            folder,
+        })
     }
 
     /// Every container below a state root, by id.
     #[must_use]
     pub fn list(state_root: &Path) -> Vec<Self> {
-        let _ = state_root;
-        Vec::new()
+        let Ok(entries) = fs::read_dir(state_root) else {
+            return Vec::new();
+        };
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let ids = names.filter_map(|name| name.parse().ok());
+        let mut found: Vec<Self> = ids
+            .filter_map(|id| Self::load(state_root, &id).ok())
+            .collect();
+        found.sort_by(|a, b| a.id.cmp(&b.id));
+        found
     }
 
     /// The container's id.
@@ -94,55 +99,224 @@ impl Container {
         &self.id
     }
 
+    /// Its state folder.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn record(&self) -> Result<Record> {
+        state::read(&self.folder)?.ok_or_else(|| Error::NotFound(self.id.clone()))
+    }
+
     /// The container's state now.
     ///
     /// # Errors
-    /// [`Error::File`] when its state can't be read.
+    /// [`Error::NotFound`] when it was deleted, [`Error::File`] when its state can't be read.
     pub fn state(&self) -> Result<State> {
-        Err(Error::NotFound(self.id.clone()))
+        let record = self.record()?;
+        Ok(oci_state(&record, self.status_of(&record)))
+    }
+
+    /// When it was made (RFC 3339), and its root file system's folder.
+    ///
+    /// # Errors
+    /// As [`Self::state`].
+    pub fn origin(&self) -> Result<(String, PathBuf)> {
+        let record = self.record()?;
+        Ok((record.created, record.rootfs))
+    }
+
+    pub(crate) fn status_of(&self, record: &Record) -> Status {
+        if !is_alive(record) {
+            return Status::Stopped;
+        }
+        if state::fifo_path(&self.folder).exists() {
+            return Status::Created;
+        }
+        if Cgroup::open(record.cgroup.clone()).is_frozen() {
+            return Status::Paused;
+        }
+        Status::Running
+    }
+
+    /// Its control groups.
+    ///
+    /// # Errors
+    /// As [`Self::state`].
+    pub fn cgroup(&self) -> Result<Cgroup> {
+        Ok(Cgroup::open(self.record()?.cgroup))
+    }
+
+    /// Whether the first process waits at the fifo, rather than for its maker.
+    pub(crate) fn waits_at_fifo(&self) -> bool {
+        state::report_path(&self.folder).exists()
+    }
+
+    /// Notes that the program is executed or never will be.
+    pub(crate) fn mark_started(&self) {
+        let _ = fs::remove_file(state::fifo_path(&self.folder));
+    }
+
+    /// Runs the hooks for after the start; their failure is not the container's.
+    pub(crate) fn run_poststart(&self) {
+        let Ok(record) = self.record() else { return };
+        if !record.poststart.is_empty() {
+            let state = oci_state(&record, Status::Running);
+            let _ = hook::run("poststart", &record.poststart, &state);
+        }
     }
 
     /// Lets the created container's first process execute its program, from any process.
     ///
     /// # Errors
-    /// [`Error::WrongStatus`] unless it is created; errors of the command.
+    /// [`Error::WrongStatus`] unless it is created and was made to be started by anyone; errors of
+    /// the command.
     pub fn start(&self) -> Result<()> {
-        Err(Error::NotFound(self.id.clone()))
+        let record = self.record()?;
+        let status = self.status_of(&record);
+        let wrong = || Error::WrongStatus {
+            id: self.id.clone(),
+            action: "start",
+            status,
+        };
+        if status != Status::Created {
+            return Err(wrong());
+        }
+        let path = state::fifo_path(&self.folder);
+        let open = File::options()
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(&path);
+        // Without a reader nobody waits there: it is started by its maker.
+        let mut fifo = open.map_err(|_| wrong())?;
+        fifo.write_all(b"s")
+            .map_err(|source| state::file("write", &path, source))?;
+        self.mark_started();
+        await_no_reader(&fifo).map_err(|errno| kernel("wait for the program", errno))?;
+        self.read_report(&record)?;
+        self.run_poststart();
+        Ok(())
+    }
+
+    /// The failure the first process wrote down, if any.
+    fn read_report(&self, record: &Record) -> Result<()> {
+        let bytes = fs::read(state::report_path(&self.folder)).unwrap_or_default();
+        if bytes.len() != MESSAGE_BYTES {
+            return Ok(());
+        }
+        let Some(Message::Failed { step, errno }) = Message::decode(&bytes) else {
+            return Ok(());
+        };
+        let command = command_of(record);
+        Err(launch_failure(
+            step,
+            Errno::from_raw_os_error(errno),
+            &command,
+            "",
+        ))
     }
 
     /// Sends a signal by number to the first process, or with `all` to every process.
     ///
     /// # Errors
-    /// [`Error::WrongStatus`] when it is stopped.
+    /// [`Error::NotRunning`] when it is stopped.
     pub fn kill(&self, signal: i32, all: bool) -> Result<()> {
-        let _ = (signal, all);
-        Err(Error::NotFound(self.id.clone()))
+        let record = self.record()?;
+        if all {
+            return self.kill_all(&record, signal);
+        }
+        let Some(pidfd) = open_recorded(&record) else {
+            return Err(Error::NotRunning(self.id.clone()));
+        };
+        match process::send_signal(pidfd.as_fd(), signal) {
+            Err(Errno::SRCH) => return Err(Error::NotRunning(self.id.clone())),
+            outcome => outcome.map_err(|errno| kernel(format!("send signal {signal}"), errno))?,
+        }
+        if signal == libc::SIGKILL {
+            // On cgroup v1 a frozen process doesn't die before it is thawed.
+            let cgroup = Cgroup::open(record.cgroup);
+            if cgroup.is_frozen() {
+                cgroup.thaw()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn kill_all(&self, record: &Record, signal: i32) -> Result<()> {
+        let cgroup = Cgroup::open(record.cgroup.clone());
+        if signal == libc::SIGKILL {
+            return Ok(cgroup.kill_all()?);
+        }
+        for pid in cgroup.pids()? {
+            let sent =
+                process::open(pid).and_then(|pidfd| process::send_signal(pidfd.as_fd(), signal));
+            match sent {
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(errno) => return Err(kernel(format!("send signal {signal} to {pid}"), errno)),
+            }
+        }
+        Ok(())
     }
 
     /// Removes the container's cgroups and state; with `force` kills it first.
     ///
+    /// A container that is only created is killed in any case.
+    ///
     /// # Errors
-    /// [`Error::WrongStatus`] when it runs and `force` isn't given.
+    /// [`Error::NotStopped`] when it runs and `force` isn't given.
     pub fn delete(&self, force: bool) -> Result<()> {
-        let _ = force;
-        Err(Error::NotFound(self.id.clone()))
+        let record = self.record()?;
+        let status = self.status_of(&record);
+        if !force && !matches!(status, Status::Stopped | Status::Created) {
+            return Err(Error::NotStopped {
+                id: self.id.clone(),
+                status,
+            });
+        }
+        let cgroup = Cgroup::open(record.cgroup.clone());
+        let owns_pids = record.namespaces.contains(&NamespaceKind::Pid);
+        if status != Status::Stopped || !owns_pids {
+            if let Some(pidfd) = open_recorded(&record) {
+                let _ = process::send_signal(pidfd.as_fd(), libc::SIGKILL);
+                if cgroup.is_frozen() {
+                    cgroup.thaw()?;
+                }
+                let _ = await_end(&pidfd);
+            }
+            if !owns_pids {
+                cgroup.kill_all()?;
+            }
+        }
+        cgroup.remove()?;
+        match fs::remove_dir_all(&self.folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            outcome => outcome.map_err(|source| state::file("remove", &self.folder, source))?,
+        }
+        if !record.poststop.is_empty() {
+            let state = oci_state(&record, Status::Stopped);
+            // A failing hook must not keep a container from being deleted.
+            let _ = hook::run("poststop", &record.poststop, &state);
+        }
+        Ok(())
     }
 
     /// Runs one more process and waits until it executes its program.
     ///
+    /// May be called from any thread of a multi-threaded process.
+    ///
     /// # Errors
     /// [`Error::WrongStatus`] unless it runs; errors of the command.
     pub fn exec(&self, request: ExecRequest) -> Result<ExecProcess> {
-        let _ = request;
-        Err(Error::NotFound(self.id.clone()))
+        let record = self.record()?;
+        exec::exec(self, &record, request)
     }
 
     /// Process ids of every process, in the caller's PID namespace.
     ///
     /// # Errors
-    /// [`Error::Kernel`].
+    /// [`Error::Cgroup`].
     pub fn pids(&self) -> Result<Vec<u32>> {
-        Err(Error::NotFound(self.id.clone()))
+        Ok(self.cgroup()?.pids()?)
     }
 
     /// Freezes every process.
@@ -150,7 +324,16 @@ impl Container {
     /// # Errors
     /// [`Error::WrongStatus`] unless it runs.
     pub fn pause(&self) -> Result<()> {
-        Err(Error::NotFound(self.id.clone()))
+        let record = self.record()?;
+        let status = self.status_of(&record);
+        if !matches!(status, Status::Running | Status::Created) {
+            return Err(Error::WrongStatus {
+                id: self.id.clone(),
+                action: "pause",
+                status,
+            });
+        }
+        Ok(Cgroup::open(record.cgroup).freeze()?)
     }
 
     /// Thaws every process.
@@ -158,15 +341,81 @@ impl Container {
     /// # Errors
     /// [`Error::WrongStatus`] unless it is paused.
     pub fn resume(&self) -> Result<()> {
-        Err(Error::NotFound(self.id.clone()))
+        let record = self.record()?;
+        let status = self.status_of(&record);
+        if status != Status::Paused {
+            return Err(Error::WrongStatus {
+                id: self.id.clone(),
+                action: "resume",
+                status,
+            });
+        }
+        Ok(Cgroup::open(record.cgroup).thaw()?)
     }
 
     /// Changes limits; those not named stay.
     ///
     /// # Errors
-    /// [`Error::Kernel`].
+    /// [`Error::NotRunning`], [`Error::Plan`], [`Error::Cgroup`].
     pub fn update(&self, resources: &Resources) -> Result<()> {
-        let _ = resources;
-        Err(Error::NotFound(self.id.clone()))
+        let mut record = self.record()?;
+        if !is_alive(&record) {
+            return Err(Error::NotRunning(self.id.clone()));
+        }
+        let resources = crate::plan::resources(resources, false)?;
+        let hierarchies = Hierarchies::detect()?;
+        let plan = atoll_cgroup::plan_update(&hierarchies, &record.cgroup, &resources)?;
+        let mut cgroup = Cgroup::open(record.cgroup.clone());
+        cgroup.apply(&plan)?;
+        if *cgroup.paths() != record.cgroup {
+            record.cgroup.clone_from(cgroup.paths());
+            state::write(&self.folder, &record)?;
+        }
+        Ok(())
     }
+
+    /// What the container uses.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`].
+    pub fn stats(&self) -> Result<Stats> {
+        let record = self.record()?;
+        if !is_alive(&record) {
+            return Err(Error::NotRunning(self.id.clone()));
+        }
+        Ok(Cgroup::open(record.cgroup).stats())
+    }
+}
+
+/// The program's name as the configuration has it, for errors.
+fn command_of(record: &Record) -> String {
+    let spec = atoll_spec::Spec::load(&record.bundle.join("config.json"));
+    let process = spec.ok().and_then(|spec| spec.process);
+    process
+        .and_then(|process| process.args.into_iter().next())
+        .unwrap_or_default()
+}
+
+/// Waits until nobody has the fifo open for reading: the program is executed, or the process gone.
+fn await_no_reader(fifo: &File) -> atoll_sys::Result<()> {
+    loop {
+        let mut fds = [PollFd::new(fifo, PollFlags::empty())];
+        match poll(&mut fds, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+        if fds[0].revents().contains(PollFlags::ERR) {
+            return Ok(());
+        }
+    }
+}
+
+/// Waits up to ten seconds for a process to end; it may be somebody else's child.
+fn await_end(pidfd: &OwnedFd) -> atoll_sys::Result<()> {
+    let limit = Timespec {
+        tv_sec: 10,
+        tv_nsec: 0,
+    };
+    let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
+    poll(&mut fds, Some(&limit)).map(|_| ())
 }

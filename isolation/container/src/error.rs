@@ -33,6 +33,17 @@ pub enum Error {
         /// The state it is in.
         status: Status,
     },
+    /// The container's first process is gone.
+    #[error("container not running: {0}")]
+    NotRunning(ContainerId),
+    /// The container can't be deleted while it runs.
+    #[error("cannot delete container {id} that is not stopped: {status}")]
+    NotStopped {
+        /// The container.
+        id: ContainerId,
+        /// The state it is in.
+        status: Status,
+    },
     /// The configuration can't be used.
     #[error(transparent)]
     Spec(#[from] SpecError),
@@ -44,6 +55,9 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// The control group can't be made or changed.
+    #[error(transparent)]
+    Cgroup(#[from] atoll_cgroup::Error),
     /// The program isn't there.
     #[error("exec: {command:?}: {reason}")]
     CommandNotFound {
@@ -122,7 +136,9 @@ impl Error {
             Self::CommandNotExecutable { .. } => ErrorKind::CommandNotExecutable,
             Self::NotFound(_) => ErrorKind::NotFound,
             Self::AlreadyExists(_) => ErrorKind::AlreadyExists,
-            Self::WrongStatus { .. } => ErrorKind::WrongStatus,
+            Self::WrongStatus { .. } | Self::NotRunning(_) | Self::NotStopped { .. } => {
+                ErrorKind::WrongStatus
+            }
             Self::InvalidId(_) | Self::Spec(_) | Self::Plan { .. } => ErrorKind::InvalidArgument,
             _ => ErrorKind::Other,
         }
@@ -136,8 +152,20 @@ impl Error {
             Self::AlreadyExists(id) => Some(format!(
                 "choose another id, or delete it: atoll-runtime delete {id}"
             )),
+            Self::NotStopped { id, .. } => Some(format!(
+                "kill it first, or: atoll-runtime delete --force {id}"
+            )),
             Self::Spec(error) => error.hint(),
+            Self::Cgroup(error) => error.hint(),
             _ => None,
         }
+    }
+}
+
+/// A kernel's refusal with what was tried.
+pub(crate) fn kernel(step: impl Into<String>, errno: Errno) -> Error {
+    Error::Kernel {
+        step: step.into(),
+        errno,
     }
 }

@@ -9,7 +9,7 @@ use crate::absent::{is_default, null_as_default};
 use crate::resources::Resources;
 
 /// The seccomp part of the configuration.
-pub type Seccomp = serde_json::Value;
+pub type Seccomp = atoll_seccomp::Profile;
 
 /// Linux specific settings.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]

@@ -1,0 +1,181 @@
+//! The child: executes a [`Program`]. No allocation, no locks, no logging.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use atoll_sys::mount::{self, Attributes, Change, Propagation};
+use atoll_sys::rustix::fs::{CWD, Mode, OFlags};
+use atoll_sys::rustix::mount::{UnmountFlags, unmount};
+use atoll_sys::rustix::process::{self as rustix_process, fchdir, pivot_root};
+use atoll_sys::terminal::Terminal;
+use atoll_sys::{Errno, Result, inside, namespace, process, task};
+
+use super::control::{self, Message};
+use super::program::{Op, Program};
+use super::{launch, mounting};
+
+/// What operations leave for later ones.
+pub(super) struct Scene<'a> {
+    /// The program.
+    pub(super) program: &'a Program,
+    /// The container's fresh procfs, not yet touchable by the container.
+    pub(super) proc: Option<OwnedFd>,
+    /// The terminal.
+    pub(super) terminal: Option<Terminal>,
+    /// The tmpfs that hides masked folders.
+    pub(super) hider: Option<OwnedFd>,
+}
+
+/// Executes the operations, then launches the program; never returns.
+pub(super) fn run(program: &Program) -> ! {
+    // Modes given are meant exactly.
+    rustix_process::umask(Mode::empty());
+    let mut scene = Scene {
+        program,
+        proc: None,
+        terminal: None,
+        hider: None,
+    };
+    for (step, op) in (0_u32..).zip(&program.steps) {
+        if let Err(errno) = scene.execute(op) {
+            fail(program.control.as_fd(), step, errno);
+        }
+    }
+    scene.proc = None;
+    scene.hider = None;
+    let terminal = scene.terminal.take();
+    let (step, errno) = launch::launch(program, terminal);
+    launch::report_failure(program, step, errno);
+    process::exit_now(1)
+}
+
+fn fail(control: BorrowedFd<'_>, step: u32, errno: Errno) -> ! {
+    let errno = errno.raw_os_error();
+    control::report(control, Message::Failed { step, errno }, None);
+    process::exit_now(1)
+}
+
+impl Scene<'_> {
+    /// The container's root directory.
+    pub(super) fn root(&self) -> Result<BorrowedFd<'_>> {
+        self.program
+            .root
+            .as_ref()
+            .map(AsFd::as_fd)
+            .ok_or(Errno::BADF)
+    }
+
+    fn execute(&mut self, op: &Op) -> Result<()> {
+        match op {
+            Op::DeathSignal(signal) => process::set_death_signal(*signal),
+            Op::Keyring(name) => task::new_session_keyring(name),
+            Op::OomScore(value) => write_oom_score(value.to_bytes()),
+            Op::JoinCgroup(handles) => handles
+                .join_self()
+                .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)),
+            Op::NewCgroupNamespace => namespace::unshare(libc::CLONE_NEWCGROUP),
+            Op::Enter { kind, fd } => namespace::enter(fd.as_fd(), crate::plan::clone_flag(*kind)),
+            Op::EnterProcess { pidfd, flags } => namespace::enter(pidfd.as_fd(), *flags),
+            Op::AwaitMappings => {
+                control::await_go(self.program.control.as_fd())?;
+                task::become_user(0, 0, &[])
+            }
+            Op::BecomeRoot => task::become_user(0, 0, &[]),
+            Op::Loopback => task::bring_up_loopback(),
+            Op::Propagate(change) => mount::set_attributes(CWD, c"/", true, change),
+            Op::PrivateRoot => {
+                mount::set_attributes(CWD, c"/", false, &Change::propagation(Propagation::Private))
+            }
+            Op::AttachRoot => mount::attach_at(self.root()?, c"/"),
+            Op::Attach {
+                mount,
+                target,
+                missing,
+            } => {
+                let place = inside::open_or_make(self.root()?, target, *missing)?;
+                mount::attach(mount.as_fd(), place.as_fd())
+            }
+            Op::Filesystem(filesystem) => mounting::filesystem(self, filesystem),
+            Op::CgroupView {
+                target,
+                folders,
+                links,
+                attributes,
+            } => mounting::cgroup_view(self, target, folders, links, *attributes),
+            Op::Device(device) => mounting::device(self, device),
+            Op::Link { target, path } => mounting::link(self, target, path),
+            Op::Console => self.console(),
+            Op::Terminal => {
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                let root = atoll_sys::rustix::fs::openat(CWD, c"/", flags, Mode::empty())?;
+                self.terminal = Some(atoll_sys::terminal::open_inside(root.as_fd())?);
+                Ok(())
+            }
+            Op::WorkingDirectory => {
+                let cwd = &self.program.launch.cwd;
+                inside::open_or_make(self.root()?, cwd, inside::Missing::Folder).map(|_| ())
+            }
+            Op::Sysctl { path, value } => mounting::sysctl(self, path, value),
+            Op::Mask(path) => mounting::mask(self, path),
+            Op::ReadOnly(path) => mounting::read_only(self, path),
+            Op::RemountReadOnly(path) => {
+                let place = inside::open(self.root()?, path, OFlags::PATH)?;
+                let change = Change::attributes(Attributes::RDONLY, Attributes::empty());
+                mount::set_attributes(place.as_fd(), c"", false, &change)
+            }
+            Op::RootReadOnly => {
+                let change = Change::attributes(Attributes::RDONLY, Attributes::empty());
+                mount::set_attributes(self.root()?, c"", false, &change)
+            }
+            Op::AwaitHooks => {
+                let control = self.program.control.as_fd();
+                control::report(control, Message::Ready, None);
+                control::await_go(control)
+            }
+            Op::PivotRoot { shared } => self.pivot(*shared),
+            Op::MoveRoot => {
+                fchdir(self.root()?)?;
+                rustix_process::chroot(c".")?;
+                rustix_process::chdir(c"/")
+            }
+            Op::Hostname(name) => task::set_hostname(name),
+            Op::Domainname(name) => task::set_domainname(name),
+            Op::Personality(domain) => task::set_personality(*domain),
+        }
+    }
+
+    /// Both the new root and the place of the old one are the current folder: the old root ends up
+    /// on top of the new one and is unmounted from there.
+    fn pivot(&self, shared: bool) -> Result<()> {
+        fchdir(self.root()?)?;
+        pivot_root(c".", c".")?;
+        if shared {
+            // Else unmounting would unmount the host's.
+            let slave = Change::propagation(Propagation::Slave);
+            mount::set_attributes(CWD, c".", true, &slave)?;
+        }
+        unmount(c".", UnmountFlags::DETACH)?;
+        rustix_process::chdir(c"/")
+    }
+
+    fn console(&mut self) -> Result<()> {
+        let terminal = atoll_sys::terminal::open_inside(self.root()?)?;
+        let place = inside::open_or_make(self.root()?, c"/dev/console", inside::Missing::File)?;
+        // The slave itself is shown, whatever its path leads to by now.
+        let slave = mount::clone_tree(terminal.slave.as_fd(), c"", false, false)?;
+        mount::attach(slave.as_fd(), place.as_fd())?;
+        self.terminal = Some(terminal);
+        Ok(())
+    }
+}
+
+/// Lowering the score needs `CAP_SYS_RESOURCE`; without it the score stays as it is, as a container
+/// that is a little more likely to be killed beats none.
+fn write_oom_score(value: &[u8]) -> Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let file =
+        atoll_sys::rustix::fs::openat(CWD, c"/proc/self/oom_score_adj", flags, Mode::empty())?;
+    match atoll_sys::rustix::io::write(&file, value) {
+        Ok(_) | Err(Errno::ACCESS | Errno::PERM) => Ok(()),
+        Err(error) => Err(error),
+    }
+}

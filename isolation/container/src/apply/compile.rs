@@ -1,0 +1,320 @@
+//! Turns a plan into a program for the child: opens what it needs, makes detached mounts.
+
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use atoll_cgroup::Cgroup;
+use atoll_spec::NamespaceKind;
+use atoll_sys::Errno;
+use atoll_sys::inside::Missing;
+use atoll_sys::mount::{self, Attributes, Change, Propagation};
+use atoll_sys::process::StringArray;
+use atoll_sys::rustix::fs::{CWD, FileType};
+use atoll_sys::rustix::process::Gid;
+
+use super::program::{Filesystem, Launch, Op, Program, Start, Stdio};
+use super::{passwd, rootfs};
+use crate::error::{Error, Result, kernel};
+use crate::plan::{ContainerPlan, LINKS, MountPlan, MountSource, ProcessPlan};
+use crate::{CreateRequest, StdioRequest};
+
+/// The program of a container's first process.
+///
+/// # Errors
+/// [`Error::Kernel`] for sources that can't be opened or mounted.
+pub(crate) fn init(
+    plan: &ContainerPlan,
+    request: CreateRequest,
+    cgroup: &Cgroup,
+    control: OwnedFd,
+    start: Start,
+    has_hooks: bool,
+) -> Result<Program> {
+    let root = rootfs::open(plan, &request.rootfs_mounts)?;
+    let mut steps = Vec::with_capacity(64);
+    if let Some(signal) = request.death_signal {
+        steps.push(Op::DeathSignal(signal));
+    }
+    before_root(plan, &request, &mut steps)?;
+    steps.push(Op::Propagate(Change::propagation(plan.root_propagation)));
+    let is_shared = plan.root_propagation == Propagation::Shared;
+    if is_shared {
+        steps.push(Op::PrivateRoot);
+    }
+    steps.push(Op::AttachRoot);
+    let mut readonly_dev = false;
+    for mount in &plan.mounts {
+        readonly_dev |= push_mount(plan, mount, &mut steps)?;
+    }
+    push_devices(plan, &mut steps)?;
+    if plan.process.terminal {
+        steps.push(Op::Console);
+    }
+    for (path, value) in &plan.sysctls {
+        let (path, value) = (path.clone(), value.clone());
+        steps.push(Op::Sysctl { path, value });
+    }
+    steps.push(Op::WorkingDirectory);
+    if readonly_dev {
+        steps.push(Op::RemountReadOnly(c"/dev".to_owned()));
+    }
+    steps.extend(plan.readonly_paths.iter().cloned().map(Op::ReadOnly));
+    steps.extend(plan.masked_paths.iter().cloned().map(Op::Mask));
+    if plan.root_is_readonly {
+        steps.push(Op::RootReadOnly);
+    }
+    if has_hooks {
+        steps.push(Op::AwaitHooks);
+    }
+    steps.push(Op::JoinCgroup(cgroup.join_handles()?));
+    if plan.namespaces.makes(NamespaceKind::Cgroup) {
+        steps.push(Op::NewCgroupNamespace);
+    }
+    steps.push(if request.no_pivot {
+        Op::MoveRoot
+    } else {
+        Op::PivotRoot { shared: is_shared }
+    });
+    steps.extend(plan.hostname.clone().map(Op::Hostname));
+    steps.extend(plan.domainname.clone().map(Op::Domainname));
+    steps.extend(plan.personality.map(Op::Personality));
+    let home = passwd::home(root.as_fd(), plan.process.uid);
+    let launch = launch(
+        &plan.process,
+        request.stdio,
+        request.preserve_fds,
+        start,
+        home,
+    );
+    Ok(Program {
+        steps,
+        root: Some(root),
+        control,
+        launch,
+    })
+}
+
+/// What is done before the mounts: the host's file tree is still the one seen.
+fn before_root(plan: &ContainerPlan, request: &CreateRequest, steps: &mut Vec<Op>) -> Result<()> {
+    if let Some(op) = oom_score(&plan.process) {
+        steps.push(op);
+    }
+    if !request.no_new_keyring {
+        let name = CString::new(format!("_ses.{}", request.id)).unwrap_or_default();
+        steps.push(Op::Keyring(name));
+    }
+    for (kind, path) in &plan.namespaces.joined {
+        if *kind == NamespaceKind::Pid {
+            continue;
+        }
+        let fd = File::open(path).map_err(|source| Error::File {
+            action: "open namespace",
+            path: path.clone(),
+            source,
+        })?;
+        steps.push(Op::Enter {
+            kind: *kind,
+            fd: fd.into(),
+        });
+    }
+    if plan.namespaces.makes(NamespaceKind::User) {
+        steps.push(Op::AwaitMappings);
+    }
+    if plan.namespaces.makes(NamespaceKind::Network) {
+        steps.push(Op::Loopback);
+    }
+    Ok(())
+}
+
+/// The step that sets a process' `oom_score_adj`.
+pub(crate) fn oom_score(process: &ProcessPlan) -> Option<Op> {
+    let text = CString::new(process.oom_score_adj?.to_string()).ok()?;
+    Some(Op::OomScore(text))
+}
+
+/// How `process` is launched.
+pub(crate) fn launch(
+    process: &ProcessPlan,
+    stdio: StdioRequest,
+    preserve_fds: u32,
+    start: Start,
+    home: Option<CString>,
+) -> Launch {
+    let mut env = process.env.clone();
+    if !env
+        .iter()
+        .any(|entry| entry.as_bytes().starts_with(b"HOME="))
+    {
+        env.push(home.unwrap_or_else(|| c"HOME=/".to_owned()));
+    }
+    Launch {
+        stdio: match stdio {
+            StdioRequest::Fds {
+                stdin,
+                stdout,
+                stderr,
+            } => Stdio::Fds(above_streams([stdin, stdout, stderr])),
+            _ if process.terminal => Stdio::Terminal,
+            _ => Stdio::Inherit,
+        },
+        terminal_size: process.terminal_size,
+        preserve_fds,
+        rlimits: process.rlimits.clone(),
+        io_priority: process.io_priority,
+        capabilities: process.capabilities,
+        uid: process.uid,
+        gid: process.gid,
+        groups: process
+            .groups
+            .iter()
+            .map(|gid| Gid::from_raw(*gid))
+            .collect(),
+        umask: process.umask,
+        cwd: process.cwd.clone(),
+        no_new_privileges: process.no_new_privileges,
+        seccomp: process.seccomp.clone(),
+        candidates: process.candidates.clone(),
+        args: StringArray::new(process.args.clone()),
+        env: StringArray::new(env),
+        start,
+    }
+}
+
+/// Streams that are themselves 0, 1 or 2 would be overwritten while the others are placed.
+fn above_streams(fds: [OwnedFd; 3]) -> [OwnedFd; 3] {
+    use std::os::fd::AsRawFd;
+    fds.map(|fd| {
+        if fd.as_raw_fd() > 2 {
+            return fd;
+        }
+        atoll_sys::descriptors::duplicate_above(fd.as_fd(), 3).unwrap_or(fd)
+    })
+}
+
+/// Adds a mount; true when it is a `/dev` to be made read-only after it is filled.
+fn push_mount(plan: &ContainerPlan, mount: &MountPlan, steps: &mut Vec<Op>) -> Result<bool> {
+    match &mount.source {
+        MountSource::Bind { path, recursive } => {
+            let detached = bind(plan, mount, path, *recursive)
+                .map_err(|errno| bind_error(path, &mount.destination, errno))?;
+            let missing = missing_like(detached.as_fd());
+            steps.push(Op::Attach {
+                mount: detached,
+                target: mount.destination.clone(),
+                missing,
+            });
+            Ok(false)
+        }
+        MountSource::Filesystem {
+            kind,
+            settings,
+            copy_up,
+        } => {
+            if *copy_up {
+                return Err(Error::Plan {
+                    field: format!("mounts {}", mount.destination.to_string_lossy()),
+                    reason: "tmpcopyup is not supported yet".to_owned(),
+                });
+            }
+            let is_late =
+                mount.destination.as_c_str() == c"/dev" && mount.set.contains(Attributes::RDONLY);
+            let late = if is_late {
+                Attributes::RDONLY
+            } else {
+                Attributes::empty()
+            };
+            let changes = mount
+                .propagation
+                .iter()
+                .map(|(kind, _)| Change::propagation(*kind));
+            steps.push(Op::Filesystem(Filesystem {
+                kind: kind.clone(),
+                settings: settings.clone(),
+                attributes: (mount.set | mount.set_recursive) - late,
+                changes: changes.collect(),
+                target: mount.destination.clone(),
+            }));
+            Ok(is_late)
+        }
+        MountSource::Cgroup { folders, links } => {
+            steps.push(Op::CgroupView {
+                target: mount.destination.clone(),
+                folders: folders.clone(),
+                links: links.clone(),
+                attributes: mount.set,
+            });
+            Ok(false)
+        }
+    }
+}
+
+/// A detached mount of a part of the host's file tree, with everything set that will be.
+fn bind(
+    plan: &ContainerPlan,
+    mount: &MountPlan,
+    path: &CStr,
+    recursive: bool,
+) -> atoll_sys::Result<OwnedFd> {
+    let detached = mount::clone_tree(CWD, path, recursive, false)?;
+    let set = |change: &Change, recursive| {
+        mount::set_attributes(detached.as_fd(), c"", recursive, change)
+    };
+    if !mount.set.is_empty() || !mount.clear.is_empty() {
+        set(&Change::attributes(mount.set, mount.clear), false)?;
+    }
+    if !mount.set_recursive.is_empty() || !mount.clear_recursive.is_empty() {
+        set(
+            &Change::attributes(mount.set_recursive, mount.clear_recursive),
+            true,
+        )?;
+    }
+    if mount.propagation.is_empty() {
+        set(&Change::propagation(plan.root_propagation), true)?;
+    }
+    for (propagation, recursive) in &mount.propagation {
+        set(&Change::propagation(*propagation), *recursive)?;
+    }
+    Ok(detached)
+}
+
+fn bind_error(source: &CStr, destination: &CStr, errno: Errno) -> Error {
+    let (source, destination) = (source.to_string_lossy(), destination.to_string_lossy());
+    kernel(format!("mount {source} → {destination}"), errno)
+}
+
+fn missing_like(mount: BorrowedFd<'_>) -> Missing {
+    let is_folder = atoll_sys::rustix::fs::fstat(mount)
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
+    if is_folder {
+        Missing::Folder
+    } else {
+        Missing::File
+    }
+}
+
+fn push_devices(plan: &ContainerPlan, steps: &mut Vec<Op>) -> Result<()> {
+    if !plan.fills_dev {
+        return Ok(());
+    }
+    for device in &plan.devices {
+        if plan.binds_devices {
+            let mount = mount::clone_tree(CWD, &device.path, false, false)
+                .map_err(|errno| bind_error(&device.path, &device.path, errno))?;
+            steps.push(Op::Attach {
+                mount,
+                target: device.path.clone(),
+                missing: Missing::File,
+            });
+        } else {
+            steps.push(Op::Device(device.clone()));
+        }
+    }
+    for (target, path) in LINKS {
+        steps.push(Op::Link {
+            target: target.to_owned(),
+            path: path.to_owned(),
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,142 @@
+//! Messages between the runtime and a container process before its program is executed.
+//!
+//! One `SOCK_SEQPACKET` pair, close-on-exec on both ends: the runtime sees end-of-file when the
+//! program is executed. Messages of the child are twelve bytes: kind, step, errno, each 32 bits in
+//! the machine's byte order; those of the runtime are one byte.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use atoll_sys::rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
+};
+use atoll_sys::{Errno, Result, unix};
+
+/// What a child says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Message {
+    /// Everything is set up; the program waits to be executed. The terminal's master comes along.
+    Ready,
+    /// A step failed; the child is about to exit.
+    Failed {
+        /// Which step, see [`super::program`].
+        step: u32,
+        /// What the kernel said.
+        errno: i32,
+    },
+}
+
+/// What the runtime says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Go {
+    /// The user namespace has its mappings.
+    Mapped,
+    /// Hooks have run.
+    Hooked,
+    /// Execute the program.
+    Start,
+}
+
+/// Length of a message in bytes.
+pub(crate) const MESSAGE_BYTES: usize = 12;
+
+const READY: u32 = 1;
+const FAILED: u32 = 2;
+
+impl Message {
+    /// The message as bytes. Child-safe.
+    pub(crate) fn encode(self) -> [u8; MESSAGE_BYTES] {
+        let (kind, step, errno) = match self {
+            Self::Ready => (READY, 0, 0),
+            Self::Failed { step, errno } => (FAILED, step, errno),
+        };
+        let mut bytes = [0; MESSAGE_BYTES];
+        bytes[..4].copy_from_slice(&kind.to_ne_bytes());
+        bytes[4..8].copy_from_slice(&step.to_ne_bytes());
+        bytes[8..].copy_from_slice(&errno.to_ne_bytes());
+        bytes
+    }
+
+    /// The message in `bytes`, if they are one.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let word = |at: usize| -> Option<[u8; 4]> { bytes.get(at..at + 4)?.try_into().ok() };
+        match u32::from_ne_bytes(word(0)?) {
+            READY => Some(Self::Ready),
+            FAILED => Some(Self::Failed {
+                step: u32::from_ne_bytes(word(4)?),
+                errno: i32::from_ne_bytes(word(8)?),
+            }),
+            _ => None,
+        }
+    }
+}
+
+/// The two ends: the runtime's, the child's.
+pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd)> {
+    socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+}
+
+/// Tells the child to go on. A child that is gone is found out by the next receive.
+pub(crate) fn tell(control: BorrowedFd<'_>, go: Go) {
+    let byte = match go {
+        Go::Mapped => b'm',
+        Go::Hooked => b'h',
+        Go::Start => b's',
+    };
+    let _ = send(control, &[byte], SendFlags::NOSIGNAL);
+}
+
+/// Waits for the runtime's `go`. Child-safe.
+///
+/// # Errors
+/// `EPIPE` when the runtime is gone.
+pub(crate) fn await_go(control: BorrowedFd<'_>) -> Result<()> {
+    let mut byte = [0];
+    loop {
+        match recv(control, &mut byte, RecvFlags::empty()) {
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+            Ok((_, 0)) => return Err(Errno::PIPE),
+            Ok(_) => return Ok(()),
+        }
+    }
+}
+
+/// Sends a message and, with it, a terminal's master. Child-safe; nobody listening is fine.
+pub(crate) fn report(control: BorrowedFd<'_>, message: Message, master: Option<&OwnedFd>) {
+    let bytes = message.encode();
+    let _ = match master {
+        Some(master) => unix::send_fds(control, &bytes, &[master.as_fd()]).map(|_| ()),
+        None => send(control, &bytes, SendFlags::NOSIGNAL)
+            .map(|_| ())
+            .map_err(Into::into),
+    };
+}
+
+/// The child's next message and the terminal's master; `None` when the child has executed its
+/// program or is gone.
+pub(crate) fn receive(
+    control: BorrowedFd<'_>,
+) -> std::io::Result<Option<(Message, Option<OwnedFd>)>> {
+    let mut bytes = [0; MESSAGE_BYTES];
+    let (count, fds) = unix::recv_fds(control, &mut bytes)?;
+    let message = Message::decode(&bytes[..count]);
+    Ok(message.map(|message| (message, fds.into_iter().next())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_round_trip() {
+        for message in [Message::Ready, Message::Failed { step: 7, errno: 13 }] {
+            assert_eq!(Message::decode(&message.encode()), Some(message));
+        }
+        assert_eq!(Message::decode(b"short"), None);
+    }
+}

@@ -1,0 +1,250 @@
+//! The child's last part, the same for first processes and later ones: streams, limits, user,
+//! capabilities, then the program. Child-safe throughout.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+
+use atoll_sys::capability::{self, SYS_ADMIN, Set, Sets};
+use atoll_sys::rustix::fs::{self, Access, AtFlags, CWD, FileType, Mode, OFlags};
+use atoll_sys::rustix::process::{fchdir, ioctl_tiocsctty, setsid, umask};
+use atoll_sys::terminal::Terminal;
+use atoll_sys::{Errno, Result, descriptors, inside, process, task};
+
+use super::control::{self, Message};
+use super::program::{Launch, LaunchStep, Program, Start, Stdio};
+
+/// Launches the program; returns only what failed.
+pub(super) fn launch(program: &Program, terminal: Option<Terminal>) -> (LaunchStep, Errno) {
+    match try_launch(program, terminal) {
+        Err(failure) => failure,
+        Ok(never) => match never {},
+    }
+}
+
+/// Tells whoever waits that the program won't be executed.
+pub(super) fn report_failure(program: &Program, step: LaunchStep, errno: Errno) {
+    let message = Message::Failed {
+        step: step as u32,
+        errno: errno.raw_os_error(),
+    };
+    if let Start::Fifo { report, .. } = &program.launch.start {
+        let _ = atoll_sys::rustix::io::write(report, &message.encode());
+    }
+    control::report(program.control.as_fd(), message, None);
+}
+
+fn try_launch(
+    program: &Program,
+    terminal: Option<Terminal>,
+) -> std::result::Result<std::convert::Infallible, (LaunchStep, Errno)> {
+    let at = |step: LaunchStep| move |errno: Errno| (step, errno);
+    let launch = &program.launch;
+    setsid().map_err(at(LaunchStep::Session))?;
+    let master = match terminal {
+        Some(terminal) => Some(take_terminal(launch, terminal).map_err(at(LaunchStep::Terminal))?),
+        None => None,
+    };
+    set_streams(launch).map_err(at(LaunchStep::Streams))?;
+    for limit in &launch.rlimits {
+        task::set_limit(limit.resource, limit.soft, limit.hard).map_err(at(LaunchStep::Limits))?;
+    }
+    if let Some(priority) = launch.io_priority {
+        task::set_io_priority(priority).map_err(at(LaunchStep::IoPriority))?;
+    }
+    let master_number = master.as_ref().map(AsRawFd::as_raw_fd);
+    close_others(program, master_number).map_err(at(LaunchStep::Descriptors))?;
+
+    let early = change_directory(&launch.cwd);
+    capability::keep_bounding(launch.capabilities.bounding).map_err(at(LaunchStep::Bounding))?;
+    capability::keep_on_uid_change().map_err(at(LaunchStep::User))?;
+    task::become_user(launch.uid, launch.gid, &launch.groups).map_err(at(LaunchStep::User))?;
+    // Installing a filter without no_new_privs needs CAP_SYS_ADMIN; all else is given up now, so
+    // that the filter needn't permit more than capset(2) and execve(2).
+    let needs_admin = launch.seccomp.is_some() && !launch.no_new_privileges;
+    let admin = if needs_admin {
+        Set::of(SYS_ADMIN)
+    } else {
+        Set::default()
+    };
+    set_capabilities(launch, admin).map_err(at(LaunchStep::Capabilities))?;
+    if early.is_err() {
+        // Some file systems let only the user in.
+        change_directory(&launch.cwd).map_err(at(LaunchStep::Chdir))?;
+    }
+    umask(Mode::from_raw_mode(launch.umask));
+    process::reset_signals();
+    let path = find(&launch.candidates).map_err(at(LaunchStep::Lookup))?;
+
+    await_start(program, master).map_err(at(LaunchStep::Start))?;
+
+    if launch.no_new_privileges {
+        capability::set_no_new_privs().map_err(at(LaunchStep::NoNewPrivs))?;
+    }
+    if let Some(seccomp) = &launch.seccomp {
+        process::install_seccomp(&seccomp.program, seccomp.flags)
+            .map_err(at(LaunchStep::Seccomp))?;
+    }
+    if needs_admin {
+        // The ambient set shrinks with the permitted one.
+        capability::set(final_sets(launch)).map_err(at(LaunchStep::Capabilities))?;
+    }
+    Err((
+        LaunchStep::Execute,
+        process::execute(path, &launch.args, &launch.env),
+    ))
+}
+
+/// Makes the terminal the session's and the standard streams; returns its master.
+fn take_terminal(launch: &Launch, terminal: Terminal) -> Result<std::os::fd::OwnedFd> {
+    let Terminal { master, slave } = terminal;
+    if let Some((rows, columns)) = launch.terminal_size {
+        atoll_sys::terminal::resize(&slave, rows, columns)?;
+    }
+    ioctl_tiocsctty(&slave)?;
+    for number in 0..3 {
+        place(slave.as_fd(), number)?;
+    }
+    Ok(master)
+}
+
+fn set_streams(launch: &Launch) -> Result<()> {
+    if let Stdio::Fds(fds) = &launch.stdio {
+        for (fd, number) in fds.iter().zip(0..) {
+            place(fd.as_fd(), number)?;
+        }
+    }
+    // The user must be able to open /dev/stdout again.
+    for number in 0..3 {
+        // SAFETY: nothing closes the three between here and the end of the loop's body; one that
+        // isn't open only makes the calls fail.
+        let stream = unsafe { std::os::fd::BorrowedFd::borrow_raw(number) };
+        let Ok(stat) = fs::fstat(stream) else {
+            continue;
+        };
+        let is_null = stat.st_rdev == fs::makedev(1, 3)
+            && FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
+        if stat.st_uid == launch.uid || is_null {
+            continue;
+        }
+        match fs::fchown(stream, Some(fs::Uid::from_raw(launch.uid)), None) {
+            Ok(()) | Err(Errno::INVAL | Errno::PERM | Errno::ROFS) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn place(fd: std::os::fd::BorrowedFd<'_>, number: RawFd) -> Result<()> {
+    // SAFETY: 0, 1 and 2 are the standard streams, which no owned descriptor of the child is.
+    unsafe { descriptors::place(fd, number, false) }
+}
+
+/// Closes everything but the standard streams, preserved descriptors and what the start needs; so
+/// nothing of the host is reachable as `/proc/self/fd/N` while the program is looked up
+/// (CVE-2024-21626).
+fn close_others(program: &Program, master: Option<RawFd>) -> Result<()> {
+    let mut kept = [master.unwrap_or(-1), program.control.as_raw_fd(), -1, -1];
+    if let Start::Fifo { fifo, report } = &program.launch.start {
+        kept[2] = fifo.as_raw_fd();
+        kept[3] = report.as_raw_fd();
+    }
+    kept.sort_unstable();
+    let mut first = 3 + program.launch.preserve_fds;
+    for number in kept {
+        let Ok(number) = u32::try_from(number) else {
+            continue;
+        };
+        if number < first {
+            continue;
+        }
+        if number > first {
+            // SAFETY: everything from here to execve uses only the kept descriptors, which are not
+            // in the range, and the standard streams.
+            unsafe { descriptors::close_range(first, number - 1)? };
+        }
+        first = number + 1;
+    }
+    // SAFETY: as above.
+    unsafe { descriptors::close_range(first, u32::MAX) }
+}
+
+/// Magic links are refused, so the working directory can't be one of the host's by a leaked
+/// descriptor.
+fn change_directory(cwd: &CStr) -> Result<()> {
+    let root = fs::openat(CWD, c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let folder = inside::open(root.as_fd(), cwd, OFlags::PATH | OFlags::DIRECTORY)?;
+    fchdir(&folder)
+}
+
+fn set_capabilities(launch: &Launch, extra: Set) -> Result<()> {
+    let sets = final_sets(launch);
+    capability::set(Sets {
+        effective: sets.effective.with(extra),
+        permitted: sets.permitted.with(extra),
+        inheritable: sets.inheritable,
+    })?;
+    capability::set_ambient(launch.capabilities.ambient)
+}
+
+fn final_sets(launch: &Launch) -> Sets {
+    Sets {
+        effective: launch.capabilities.effective,
+        permitted: launch.capabilities.permitted,
+        inheritable: launch.capabilities.inheritable,
+    }
+}
+
+/// The first candidate that can be executed, by the rules of Go's LookPath: `EISDIR` for folders,
+/// `EACCES` for files without execute permission. With several candidates only `ENOENT` is said.
+fn find(candidates: &[std::ffi::CString]) -> Result<&CStr> {
+    let mut outcome = Err(Errno::NOENT);
+    for candidate in candidates {
+        match check(candidate) {
+            Ok(()) => return Ok(candidate),
+            Err(errno) if candidates.len() == 1 => outcome = Err(errno),
+            Err(_) => {}
+        }
+    }
+    outcome
+}
+
+fn check(path: &CStr) -> Result<()> {
+    let stat = fs::statat(CWD, path, AtFlags::empty())?;
+    if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+        return Err(Errno::ISDIR);
+    }
+    match fs::accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS) {
+        // An old kernel or filter: the mode bits must do.
+        Err(Errno::NOSYS | Errno::PERM) if stat.st_mode & 0o111 != 0 => Ok(()),
+        Err(Errno::NOSYS | Errno::PERM) => Err(Errno::ACCESS),
+        outcome => outcome,
+    }
+}
+
+fn await_start(program: &Program, master: Option<std::os::fd::OwnedFd>) -> Result<()> {
+    let control = program.control.as_fd();
+    match &program.launch.start {
+        Start::AtOnce => {
+            if master.is_some() {
+                control::report(control, Message::Ready, master.as_ref());
+            }
+            Ok(())
+        }
+        Start::Control => {
+            control::report(control, Message::Ready, master.as_ref());
+            drop(master);
+            control::await_go(control)
+        }
+        Start::Fifo { fifo, .. } => {
+            control::report(control, Message::Ready, master.as_ref());
+            drop(master);
+            let mut byte = [0_u8];
+            loop {
+                match atoll_sys::rustix::io::read(fifo, &mut byte) {
+                    Err(Errno::INTR) => {}
+                    outcome => return outcome.map(|_| ()),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Does what a plan says: everything that can be is prepared here ([`compile`]), then a child
+//! executes the prepared [`program`] ([`child`]) and says how it went ([`control`]).
+
+mod child;
+pub(crate) mod compile;
+pub(crate) mod control;
+mod launch;
+mod mounting;
+pub(crate) mod passwd;
+pub(crate) mod program;
+mod rootfs;
+pub(crate) mod spawn;

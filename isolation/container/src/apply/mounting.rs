@@ -1,0 +1,216 @@
+//! What the child mounts, makes and hides inside the new root. Child-safe throughout.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use atoll_sys::inside::{self, Missing};
+use atoll_sys::mount::{self, Attributes, Change, Setting};
+use atoll_sys::rustix::fs::{self, AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid};
+use atoll_sys::{Errno, Result};
+
+use super::child::Scene;
+use super::program::Filesystem;
+use crate::plan::DevicePlan;
+
+/// Makes a superblock and attaches it.
+pub(super) fn filesystem(scene: &mut Scene<'_>, filesystem: &Filesystem) -> Result<()> {
+    let settings = filesystem.settings.iter().map(|(key, value)| match value {
+        Some(value) => Setting::Value(key, value),
+        None => Setting::Flag(key),
+    });
+    let mount = mount::new_filesystem(&filesystem.kind, settings, filesystem.attributes)?;
+    for change in &filesystem.changes {
+        mount::set_attributes(mount.as_fd(), c"", true, change)?;
+    }
+    let place = if filesystem.kind.as_c_str() == c"proc" || filesystem.kind.as_c_str() == c"sysfs" {
+        exact_place(scene.root()?, &filesystem.target)?
+    } else {
+        inside::open_or_make(scene.root()?, &filesystem.target, Missing::Folder)?
+    };
+    mount::attach(mount.as_fd(), place.as_fd())?;
+    if filesystem.kind.as_c_str() == c"proc" && scene.proc.is_none() {
+        scene.proc = Some(mount);
+    }
+    Ok(())
+}
+
+/// A place for procfs or sysfs: never through a symlink, which an image could use to have its own
+/// files where programs and we expect the kernel's (CVE-2019-16884, CVE-2019-19921).
+fn exact_place(root: BorrowedFd<'_>, target: &CStr) -> Result<OwnedFd> {
+    let relative = relative(target);
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    match inside::open_exactly(root, relative, flags) {
+        Err(Errno::NOENT) => {
+            inside::open_or_make(root, target, Missing::Folder)?;
+            inside::open_exactly(root, relative, flags)
+        }
+        outcome => outcome,
+    }
+}
+
+/// Shows the container's control groups below `target`.
+pub(super) fn cgroup_view(
+    scene: &Scene<'_>,
+    target: &CStr,
+    folders: &[(CString, CString)],
+    links: &[(CString, CString)],
+    attributes: Attributes,
+) -> Result<()> {
+    let place = inside::open_or_make(scene.root()?, target, Missing::Folder)?;
+    let change = Change::attributes(attributes, Attributes::empty());
+    if let [(name, folder)] = folders
+        && name.is_empty()
+    {
+        let view = mount::clone_tree(CWD, folder, false, false)?;
+        mount::set_attributes(view.as_fd(), c"", false, &change)?;
+        return mount::attach(view.as_fd(), place.as_fd());
+    }
+    let settings = [
+        Setting::Value(c"source", c"tmpfs"),
+        Setting::Value(c"mode", c"755"),
+    ];
+    let shelf = mount::new_filesystem(c"tmpfs", settings, attributes - Attributes::RDONLY)?;
+    mount::attach(shelf.as_fd(), place.as_fd())?;
+    for (name, folder) in folders {
+        let view = mount::clone_tree(CWD, folder, false, false)?;
+        mount::set_attributes(view.as_fd(), c"", false, &change)?;
+        fs::mkdirat(&shelf, name.as_c_str(), Mode::from_raw_mode(0o755))?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let below = fs::openat(&shelf, name.as_c_str(), flags, Mode::empty())?;
+        mount::attach(view.as_fd(), below.as_fd())?;
+    }
+    for (name, target) in links {
+        match fs::symlinkat(target.as_c_str(), &shelf, name.as_c_str()) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    mount::set_attributes(shelf.as_fd(), c"", false, &change)
+}
+
+/// Makes a device node; one that is there already must be the same.
+pub(super) fn device(scene: &Scene<'_>, device: &DevicePlan) -> Result<()> {
+    let (folder, name) = parent(scene.root()?, &device.path)?;
+    let kind = FileType::from_raw_mode(device.mode);
+    let permissions = Mode::from_raw_mode(device.mode & 0o7777);
+    let number = fs::makedev(device.major, device.minor);
+    match fs::mknodat(&folder, name, kind, permissions, number) {
+        Err(Errno::EXIST) => {
+            let found = fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            let is_same = FileType::from_raw_mode(found.st_mode) == kind
+                && (found.st_rdev == number || kind == FileType::Fifo);
+            if !is_same {
+                return Err(Errno::EXIST);
+            }
+        }
+        outcome => outcome?,
+    }
+    if (device.uid, device.gid) != (0, 0) {
+        let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
+        fs::chownat(
+            &folder,
+            name,
+            Some(uid),
+            Some(gid),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )?;
+    }
+    Ok(())
+}
+
+/// Makes a symlink, unless something has its name.
+pub(super) fn link(scene: &Scene<'_>, target: &CStr, path: &CStr) -> Result<()> {
+    let (folder, name) = parent(scene.root()?, path)?;
+    match fs::symlinkat(target, &folder, name) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Writes a kernel parameter through a procfs that is surely one: the one just mounted for the
+/// container, or a detached one.
+pub(super) fn sysctl(scene: &mut Scene<'_>, path: &CStr, value: &CStr) -> Result<()> {
+    if scene.proc.is_none() {
+        let source = [Setting::Value(c"source", c"proc")];
+        scene.proc = Some(mount::new_filesystem(c"proc", source, Attributes::empty())?);
+    }
+    let proc = scene.proc.as_ref().ok_or(Errno::BADF)?;
+    let file = inside::open_exactly(proc.as_fd(), path, OFlags::WRONLY)?;
+    atoll_sys::rustix::io::write(&file, value.to_bytes())?;
+    Ok(())
+}
+
+/// Hides a path: a folder under an empty read-only tmpfs, a file under the null device. A path that
+/// isn't there needs no hiding.
+pub(super) fn mask(scene: &mut Scene<'_>, path: &CStr) -> Result<()> {
+    let place = match inside::open(scene.root()?, path, OFlags::PATH) {
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+        outcome => outcome?,
+    };
+    let is_folder = FileType::from_raw_mode(fs::fstat(&place)?.st_mode) == FileType::Directory;
+    if !is_folder {
+        let null = null_device()?;
+        return mount::attach(null.as_fd(), place.as_fd());
+    }
+    match &scene.hider {
+        Some(hider) => {
+            let again = mount::clone_tree(hider.as_fd(), c"", false, false)?;
+            mount::attach(again.as_fd(), place.as_fd())
+        }
+        None => {
+            let source = [Setting::Value(c"source", c"tmpfs")];
+            let hider = mount::new_filesystem(c"tmpfs", source, Attributes::RDONLY)?;
+            mount::attach(hider.as_fd(), place.as_fd())?;
+            scene.hider = Some(hider);
+            Ok(())
+        }
+    }
+}
+
+/// A mount of the host's null device, checked to be it (CVE-2025-31133: a container's `/dev/null`
+/// may be anything).
+fn null_device() -> Result<OwnedFd> {
+    let null = mount::clone_tree(CWD, c"/dev/null", false, true)?;
+    let stat = fs::fstat(&null)?;
+    let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && stat.st_rdev == fs::makedev(1, 3);
+    if is_null { Ok(null) } else { Err(Errno::NXIO) }
+}
+
+/// Makes a path read-only by a mount of itself on itself.
+pub(super) fn read_only(scene: &Scene<'_>, path: &CStr) -> Result<()> {
+    let place = match inside::open(scene.root()?, path, OFlags::PATH) {
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+        outcome => outcome?,
+    };
+    let again = mount::clone_tree(place.as_fd(), c"", true, false)?;
+    let change = Change::attributes(Attributes::RDONLY, Attributes::empty());
+    mount::set_attributes(again.as_fd(), c"", true, &change)?;
+    mount::attach(again.as_fd(), place.as_fd())
+}
+
+/// The folder of `path`, made when missing, and the last component.
+fn parent<'a>(root: BorrowedFd<'_>, path: &'a CStr) -> Result<(OwnedFd, &'a CStr)> {
+    let bytes = path.to_bytes_with_nul();
+    let slash = bytes
+        .iter()
+        .rposition(|&byte| byte == b'/')
+        .ok_or(Errno::INVAL)?;
+    let name = CStr::from_bytes_with_nul(&bytes[slash + 1..]).map_err(|_| Errno::INVAL)?;
+    let mut text = [0_u8; 4096];
+    text.get_mut(..slash)
+        .ok_or(Errno::NAMETOOLONG)?
+        .copy_from_slice(&bytes[..slash]);
+    let folder = CStr::from_bytes_until_nul(&text).map_err(|_| Errno::NAMETOOLONG)?;
+    let folder = if folder.is_empty() { c"/" } else { folder };
+    Ok((inside::open_or_make(root, folder, Missing::Folder)?, name))
+}
+
+/// `path` without its leading slash.
+fn relative(path: &CStr) -> &CStr {
+    let bytes = path.to_bytes_with_nul();
+    match bytes {
+        [b'/', rest @ ..] => CStr::from_bytes_with_nul(rest).unwrap_or(path),
+        _ => path,
+    }
+}

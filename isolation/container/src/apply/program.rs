@@ -1,0 +1,266 @@
+//! The list of operations a container process executes before its program.
+//!
+//! Everything the operations need is here, allocated and opened by the runtime before the clone;
+//! the child only reads it. A failed operation is reported by its index; its description is made by
+//! the runtime, and only then.
+
+use std::ffi::CString;
+use std::os::fd::OwnedFd;
+
+use atoll_cgroup::JoinHandles;
+use atoll_spec::NamespaceKind;
+use atoll_sys::inside::Missing;
+use atoll_sys::mount::{Attributes, Change};
+use atoll_sys::process::StringArray;
+use atoll_sys::rustix::process::Gid;
+
+use crate::plan::{CapabilityPlan, DevicePlan, RlimitPlan, SeccompPlan, file_name};
+
+/// What a container process does.
+#[derive(Debug)]
+pub(crate) struct Program {
+    /// Operations in order.
+    pub(crate) steps: Vec<Op>,
+    /// Root directory of the container's file system; absent for processes that join one.
+    pub(crate) root: Option<OwnedFd>,
+    /// The child's end of the control socket.
+    pub(crate) control: OwnedFd,
+    /// How the program is launched at last.
+    pub(crate) launch: Launch,
+}
+
+/// One operation.
+#[derive(Debug)]
+pub(crate) enum Op {
+    /// Asks for a signal when the runtime's thread ends.
+    DeathSignal(i32),
+    /// Joins a new session keyring.
+    Keyring(CString),
+    /// Writes `/proc/self/oom_score_adj`.
+    OomScore(CString),
+    /// Joins control groups.
+    JoinCgroup(JoinHandles),
+    /// Makes a control group namespace with the present groups as its root.
+    NewCgroupNamespace,
+    /// Joins a namespace.
+    Enter { kind: NamespaceKind, fd: OwnedFd },
+    /// Joins several namespaces of a process at once.
+    EnterProcess { pidfd: OwnedFd, flags: i32 },
+    /// Waits for the user namespace's mappings and becomes its root.
+    AwaitMappings,
+    /// Becomes root of the user namespace joined.
+    BecomeRoot,
+    /// Brings `lo` up.
+    Loopback,
+    /// Changes all mounts of the namespace.
+    Propagate(Change),
+    /// Keeps a root mount from travelling to shared parents.
+    PrivateRoot,
+    /// Attaches the root file system.
+    AttachRoot,
+    /// Attaches a detached mount.
+    Attach {
+        mount: OwnedFd,
+        target: CString,
+        missing: Missing,
+    },
+    /// Makes a superblock and attaches it.
+    Filesystem(Filesystem),
+    /// Shows the container's control groups.
+    CgroupView {
+        target: CString,
+        folders: Vec<(CString, CString)>,
+        links: Vec<(CString, CString)>,
+        attributes: Attributes,
+    },
+    /// Makes a device node.
+    Device(DevicePlan),
+    /// Makes a symlink.
+    Link { target: CString, path: CString },
+    /// Allocates the terminal and shows it as `/dev/console`.
+    Console,
+    /// Allocates the terminal.
+    Terminal,
+    /// Makes the working directory.
+    WorkingDirectory,
+    /// Writes a kernel parameter.
+    Sysctl { path: CString, value: CString },
+    /// Makes a path unreadable.
+    Mask(CString),
+    /// Makes a path read-only.
+    ReadOnly(CString),
+    /// Makes a mount read-only.
+    RemountReadOnly(CString),
+    /// Makes the root read-only.
+    RootReadOnly,
+    /// Tells the runtime that namespaces exist, and waits for its hooks.
+    AwaitHooks,
+    /// Changes the root.
+    PivotRoot { shared: bool },
+    /// Changes the root where pivot_root(2) can't.
+    MoveRoot,
+    /// Sets the host name.
+    Hostname(CString),
+    /// Sets the domain name.
+    Domainname(CString),
+    /// Sets the execution domain.
+    Personality(u64),
+}
+
+/// A superblock to make.
+#[derive(Debug)]
+pub(crate) struct Filesystem {
+    pub(crate) kind: CString,
+    pub(crate) settings: Vec<(CString, Option<CString>)>,
+    pub(crate) attributes: Attributes,
+    pub(crate) changes: Vec<Change>,
+    pub(crate) target: CString,
+}
+
+/// How the program is launched.
+#[derive(Debug)]
+pub(crate) struct Launch {
+    /// Where standard streams lead.
+    pub(crate) stdio: Stdio,
+    /// Rows and columns.
+    pub(crate) terminal_size: Option<(u16, u16)>,
+    /// How many descriptors from 3 on the program gets.
+    pub(crate) preserve_fds: u32,
+    pub(crate) rlimits: Vec<RlimitPlan>,
+    pub(crate) io_priority: Option<i32>,
+    pub(crate) capabilities: CapabilityPlan,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) groups: Vec<Gid>,
+    pub(crate) umask: u32,
+    pub(crate) cwd: CString,
+    pub(crate) no_new_privileges: bool,
+    pub(crate) seccomp: Option<SeccompPlan>,
+    pub(crate) candidates: Vec<CString>,
+    pub(crate) args: StringArray,
+    pub(crate) env: StringArray,
+    pub(crate) start: Start,
+}
+
+/// Where standard streams lead.
+#[derive(Debug)]
+pub(crate) enum Stdio {
+    Inherit,
+    Fds([OwnedFd; 3]),
+    Terminal,
+}
+
+/// What the program's execution waits for.
+#[derive(Debug)]
+pub(crate) enum Start {
+    /// Nothing.
+    AtOnce,
+    /// A byte on the control socket.
+    Control,
+    /// A byte in a fifo; failures go into a file.
+    Fifo { fifo: OwnedFd, report: OwnedFd },
+}
+
+/// Steps after the operations; their numbers start where no index is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum LaunchStep {
+    Session = 0x1_0000,
+    Terminal,
+    Streams,
+    Limits,
+    IoPriority,
+    Descriptors,
+    Chdir,
+    Bounding,
+    User,
+    Capabilities,
+    Lookup,
+    Start,
+    NoNewPrivs,
+    Seccomp,
+    Execute,
+}
+
+impl LaunchStep {
+    const ALL: [(Self, &'static str); 15] = [
+        (Self::Session, "make a session"),
+        (Self::Terminal, "take the terminal"),
+        (Self::Streams, "set standard streams"),
+        (Self::Limits, "set resource limits"),
+        (Self::IoPriority, "set I/O priority"),
+        (Self::Descriptors, "close descriptors"),
+        (Self::Chdir, "change the working directory"),
+        (Self::Bounding, "drop capabilities from the bounding set"),
+        (Self::User, "change user and groups"),
+        (Self::Capabilities, "set capabilities"),
+        (Self::Lookup, "find the program"),
+        (Self::Start, "wait for start"),
+        (Self::NoNewPrivs, "set no_new_privs"),
+        (Self::Seccomp, "install the seccomp filter"),
+        (Self::Execute, "execute the program"),
+    ];
+
+    /// The step of a number in a message.
+    pub(crate) fn from_number(number: u32) -> Option<Self> {
+        Self::ALL
+            .iter()
+            .map(|(step, _)| *step)
+            .find(|step| *step as u32 == number)
+    }
+
+    /// What is done.
+    pub(crate) fn describe(self) -> &'static str {
+        Self::ALL
+            .iter()
+            .find(|(step, _)| *step == self)
+            .map_or("", |(_, text)| text)
+    }
+}
+
+impl Op {
+    /// What is done, for people.
+    pub(crate) fn describe(&self) -> String {
+        let text = |c: &CString| c.to_string_lossy().into_owned();
+        match self {
+            Self::DeathSignal(_) => "set the parent death signal".to_owned(),
+            Self::Keyring(name) => format!("join session keyring {}", text(name)),
+            Self::OomScore(value) => format!("write {} to oom_score_adj", text(value)),
+            Self::JoinCgroup(_) => "join the cgroup".to_owned(),
+            Self::NewCgroupNamespace => "make a cgroup namespace".to_owned(),
+            Self::Enter { kind, .. } => format!("join the {} namespace", file_name(*kind)),
+            Self::EnterProcess { .. } => "join the container's namespaces".to_owned(),
+            Self::AwaitMappings | Self::BecomeRoot => {
+                "become root of the user namespace".to_owned()
+            }
+            Self::Loopback => "bring up lo".to_owned(),
+            Self::Propagate(_) => "change mount propagation".to_owned(),
+            Self::PrivateRoot => "make the root mount private".to_owned(),
+            Self::AttachRoot => "mount the rootfs".to_owned(),
+            Self::Attach { target, .. } => format!("bind mount to {}", text(target)),
+            Self::Filesystem(filesystem) => {
+                format!(
+                    "mount {} to {}",
+                    text(&filesystem.kind),
+                    text(&filesystem.target)
+                )
+            }
+            Self::CgroupView { target, .. } => format!("mount cgroups to {}", text(target)),
+            Self::Device(device) => format!("make device {}", text(&device.path)),
+            Self::Link { path, .. } => format!("make symlink {}", text(path)),
+            Self::Console | Self::Terminal => "allocate a terminal".to_owned(),
+            Self::WorkingDirectory => "make the working directory".to_owned(),
+            Self::Sysctl { path, .. } => format!("write /proc/{}", text(path)),
+            Self::Mask(path) => format!("mask {}", text(path)),
+            Self::ReadOnly(path) => format!("make {} read-only", text(path)),
+            Self::RemountReadOnly(path) => format!("remount {} read-only", text(path)),
+            Self::RootReadOnly => "make the root read-only".to_owned(),
+            Self::AwaitHooks => "wait for hooks".to_owned(),
+            Self::PivotRoot { .. } => "pivot_root".to_owned(),
+            Self::MoveRoot => "move the root".to_owned(),
+            Self::Hostname(name) => format!("set hostname {}", text(name)),
+            Self::Domainname(name) => format!("set domainname {}", text(name)),
+            Self::Personality(domain) => format!("set personality {domain}"),
+        }
+    }
+}

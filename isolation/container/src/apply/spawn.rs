@@ -1,0 +1,222 @@
+//! Clones the child and talks with it until its program is executed.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use atoll_sys::process::{self, Cloned};
+use atoll_sys::{Errno, namespace};
+
+use super::child;
+use super::control::{self, Message};
+use super::program::{LaunchStep, Op, Program};
+use crate::error::{Error, Result, kernel};
+
+/// A child that has not executed its program yet; killed and reaped when dropped.
+#[derive(Debug)]
+pub(crate) struct Child {
+    pub(crate) pid: u32,
+    pidfd: Option<OwnedFd>,
+    control: OwnedFd,
+    /// For the descriptions of failures.
+    steps: Vec<Op>,
+    command: String,
+    cwd: String,
+}
+
+/// What the child said while it was waited for.
+#[derive(Debug)]
+pub(crate) enum Waited {
+    /// It is ready; the terminal's master, if it has one.
+    Ready(Option<OwnedFd>),
+    /// It has executed its program or is gone.
+    Executed,
+}
+
+/// Clones a child that executes `program`.
+///
+/// * `flags`: `CLONE_NEW…` for it.
+/// * `cgroup`: folder of cgroup2 to be born in.
+/// * `pid_namespace`: a pidfd or namespace file whose PID namespace it is born in.
+/// * `control`: our end of the control socket.
+///
+/// # Errors
+/// [`Error::Kernel`].
+pub(crate) fn spawn(
+    program: Program,
+    flags: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+    pid_namespace: Option<BorrowedFd<'_>>,
+    control: OwnedFd,
+) -> Result<Child> {
+    let guest = pid_namespace.map(PidNamespaceVisit::enter).transpose()?;
+    // SAFETY: the child runs `child::run` only, which is child-safe throughout and never returns.
+    let cloned = unsafe { process::clone_process(flags, cgroup) };
+    let (pid, pidfd) = match cloned {
+        Ok(Cloned::Child) => child::run(&program),
+        Ok(Cloned::Parent { pid, pidfd }) => (pid, pidfd),
+        Err(errno) => return Err(kernel("clone the container's process", errno)),
+    };
+    drop(guest);
+    let command = program.launch.args.texts().first();
+    Ok(Child {
+        pid,
+        pidfd: Some(pidfd),
+        control,
+        command: command
+            .map(|text| text.to_string_lossy().into_owned())
+            .unwrap_or_default(),
+        cwd: program.launch.cwd.to_string_lossy().into_owned(),
+        steps: program.steps,
+    })
+}
+
+impl Child {
+    /// The control socket.
+    pub(crate) fn control(&self) -> BorrowedFd<'_> {
+        self.control.as_fd()
+    }
+
+    /// Waits for what the child says next.
+    ///
+    /// # Errors
+    /// What failed in the child, in the words container managers know.
+    pub(crate) fn wait(&mut self) -> Result<Waited> {
+        let received = control::receive(self.control.as_fd()).map_err(|source| Error::File {
+            action: "read from the container's process",
+            path: "control socket".into(),
+            source,
+        })?;
+        match received {
+            None => Ok(Waited::Executed),
+            Some((Message::Ready, master)) => Ok(Waited::Ready(master)),
+            Some((Message::Failed { step, errno }, _)) => Err(self.failure(step, errno)),
+        }
+    }
+
+    /// The error of a failed step.
+    fn failure(&self, step: u32, errno: i32) -> Error {
+        let errno = Errno::from_raw_os_error(errno);
+        let op = usize::try_from(step)
+            .ok()
+            .and_then(|idx| self.steps.get(idx));
+        if let Some(op) = op {
+            return kernel(op.describe(), errno);
+        }
+        launch_failure(step, errno, &self.command, &self.cwd)
+    }
+
+    /// Gives up the guard: the process lives on.
+    pub(crate) fn release(mut self) -> Released {
+        let pidfd = self.pidfd.take();
+        let control = self.control.try_clone();
+        Released {
+            pid: self.pid,
+            pidfd,
+            control: control.ok(),
+            command: std::mem::take(&mut self.command),
+            cwd: std::mem::take(&mut self.cwd),
+        }
+    }
+}
+
+/// What remains of a [`Child`] that is no longer guarded.
+#[derive(Debug)]
+pub(crate) struct Released {
+    pub(crate) pid: u32,
+    pub(crate) pidfd: Option<OwnedFd>,
+    pub(crate) control: Option<OwnedFd>,
+    pub(crate) command: String,
+    pub(crate) cwd: String,
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if let Some(pidfd) = self.pidfd.take() {
+            let _ = process::send_signal(pidfd.as_fd(), libc::SIGKILL);
+            let _ = process::wait(pidfd.as_fd());
+        }
+    }
+}
+
+/// The error of a failed launch step, in the words container managers parse.
+pub(crate) fn launch_failure(step: u32, errno: Errno, command: &str, cwd: &str) -> Error {
+    let command = command.to_owned();
+    let text = go_words(errno);
+    match LaunchStep::from_number(step) {
+        Some(LaunchStep::Lookup) => match errno {
+            Errno::NOENT | Errno::NOTDIR if command.contains('/') => {
+                let reason = format!("stat {command}: {text}");
+                Error::CommandNotFound { command, reason }
+            }
+            Errno::NOENT => Error::CommandNotFound {
+                command,
+                reason: "executable file not found in $PATH".to_owned(),
+            },
+            _ => Error::CommandNotExecutable {
+                command,
+                reason: text,
+            },
+        },
+        Some(LaunchStep::Execute) => match errno {
+            Errno::NOENT => Error::CommandNotFound {
+                command,
+                reason: text,
+            },
+            Errno::ACCESS | Errno::NOEXEC | Errno::ISDIR | Errno::PERM | Errno::TXTBSY => {
+                Error::CommandNotExecutable {
+                    command,
+                    reason: text,
+                }
+            }
+            _ => kernel(format!("exec {command}"), errno),
+        },
+        Some(LaunchStep::Chdir) => kernel(
+            format!("chdir to cwd ({cwd:?}) set in config.json failed"),
+            errno,
+        ),
+        Some(step) => kernel(step.describe(), errno),
+        None => kernel(format!("step {step}"), errno),
+    }
+}
+
+/// An errno as Go says it.
+fn go_words(errno: Errno) -> String {
+    match errno {
+        Errno::NOENT => "no such file or directory".to_owned(),
+        Errno::ACCESS => "permission denied".to_owned(),
+        Errno::ISDIR => "is a directory".to_owned(),
+        Errno::NOTDIR => "not a directory".to_owned(),
+        Errno::NOEXEC => "exec format error".to_owned(),
+        Errno::PERM => "operation not permitted".to_owned(),
+        Errno::TXTBSY => "text file busy".to_owned(),
+        Errno::LOOP => "too many levels of symbolic links".to_owned(),
+        other => atoll_sys::describe(other),
+    }
+}
+
+/// While it lives, children of the calling thread are born in another PID namespace. Other threads
+/// are not affected.
+struct PidNamespaceVisit {
+    own: File,
+}
+
+impl PidNamespaceVisit {
+    fn enter(namespace: BorrowedFd<'_>) -> Result<Self> {
+        let path = "/proc/self/ns/pid";
+        let own = File::open(path).map_err(|source| Error::File {
+            action: "open",
+            path: path.into(),
+            source,
+        })?;
+        namespace::enter(namespace, libc::CLONE_NEWPID)
+            .map_err(|errno| kernel("join the pid namespace", errno))?;
+        Ok(Self { own })
+    }
+}
+
+impl Drop for PidNamespaceVisit {
+    fn drop(&mut self) {
+        // Going back to one's own namespace needs the right that entering another needed.
+        let _ = namespace::enter(self.own.as_fd(), libc::CLONE_NEWPID);
+    }
+}

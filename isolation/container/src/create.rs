@@ -1,0 +1,262 @@
+//! Making a container.
+
+use std::fs::{self, File};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use atoll_cgroup::Cgroup;
+use atoll_spec::{Hooks, IdMapping, NamespaceKind, Spec, State, Status};
+use atoll_sys::Errno;
+use atoll_sys::process;
+use atoll_sys::rustix::fs::{CWD, FileType, Mode, mknodat};
+
+use crate::apply::compile;
+use crate::apply::control::{self, Go};
+use crate::apply::program::Start;
+use crate::apply::spawn::{Child, Waited, launch_failure, spawn};
+use crate::container::{Container, Created, InitProcess};
+use crate::error::{Error, Result, kernel};
+use crate::plan::{ContainerPlan, HostFacts, clone_flag};
+use crate::state::{self, Folder, Record};
+use crate::{CreateRequest, StartBy, hook};
+
+/// Makes a container: when this returns, everything is set up but its program isn't executed.
+///
+/// May be called from any thread of a multi-threaded process; with a death signal the thread must
+/// live as long as the container should.
+///
+/// # Errors
+/// [`Error`]; nothing is left behind then: each thing made is undone by a guard.
+pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
+    request.bundle = absolute(&request.bundle)?;
+    let facts = HostFacts::detect()?;
+    let plan = crate::plan(spec, &request, &facts)?;
+    let hooks = spec.hooks.clone().unwrap_or_default();
+    hook::refuse_unsupported(&hooks)?;
+
+    let id = request.id.clone();
+    let state_root = request.state_root.clone();
+    let folder = Folder::make(&state_root, &id)?;
+    let mut record = new_record(&plan, &request, spec, &hooks);
+    state::write(folder.path(), &record)?;
+    if let Some(seccomp) = &plan.process.seccomp {
+        state::write_seccomp(folder.path(), seccomp)?;
+    }
+    let cgroup = NewCgroup(Some(Cgroup::create(&plan.cgroup)?));
+    let start = prepare_start(folder.path(), request.start_by)?;
+    let mut child = start_child(&plan, request, &cgroup, start, &hooks)?;
+    record.pid = child.pid;
+    record.start_ticks = process::start_time(child.pid)
+        .map_err(|errno| kernel("read the start time of the first process", errno))?
+        .ticks;
+    state::write(folder.path(), &record)?;
+
+    if plan.namespaces.makes(NamespaceKind::User) {
+        map_ids(&plan, child.pid)?;
+        control::tell(child.control(), Go::Mapped);
+    }
+    if hook::run_before_start(&hooks) {
+        await_ready(&mut child)?;
+        let state = oci_state(&record, Status::Creating);
+        hook::run("prestart", &hooks.prestart, &state)?;
+        hook::run("createRuntime", &hooks.create_runtime, &state)?;
+        control::tell(child.control(), Go::Hooked);
+    }
+    let terminal = await_ready(&mut child)?;
+
+    folder.keep();
+    cgroup.keep();
+    let container = Container::load(&state_root, &id)?;
+    let child = child.release();
+    let (Some(pidfd), Some(control)) = (child.pidfd, child.control) else {
+        return Err(Error::Vanished);
+    };
+    let init = InitProcess {
+        pid: child.pid,
+        pidfd,
+        terminal,
+        control: Some(control),
+        command: child.command,
+        cwd: child.cwd,
+        container: container.clone(),
+    };
+    Ok(Created { container, init })
+}
+
+fn new_record(plan: &ContainerPlan, request: &CreateRequest, spec: &Spec, hooks: &Hooks) -> Record {
+    let mut record = Record::new(&request.id);
+    record.oci_version.clone_from(&spec.oci_version);
+    record.bundle.clone_from(&request.bundle);
+    record.rootfs.clone_from(&plan.rootfs);
+    record.cgroup.clone_from(&plan.cgroup.paths);
+    record.namespaces.clone_from(&plan.namespaces.new);
+    record
+        .namespaces
+        .extend(plan.namespaces.joined.iter().map(|(kind, _)| *kind));
+    record.seccomp_flags = plan.process.seccomp.as_ref().map(|seccomp| seccomp.flags);
+    record.annotations.clone_from(&spec.annotations);
+    record.poststart.clone_from(&hooks.poststart);
+    record.poststop.clone_from(&hooks.poststop);
+    record
+}
+
+fn start_child(
+    plan: &ContainerPlan,
+    request: CreateRequest,
+    cgroup: &NewCgroup,
+    start: Start,
+    hooks: &Hooks,
+) -> Result<Child> {
+    let Some(cgroup) = &cgroup.0 else {
+        return Err(Error::Vanished);
+    };
+    let (ours, theirs) =
+        control::pair().map_err(|errno| kernel("make the control socket", errno))?;
+    let has_hooks = hook::run_before_start(hooks);
+    let program = compile::init(plan, request, cgroup, theirs, start, has_hooks)?;
+    // The cgroup namespace is made later, in the container's groups.
+    let new = plan
+        .namespaces
+        .new
+        .iter()
+        .filter(|kind| **kind != NamespaceKind::Cgroup);
+    let flags = new.fold(0, |flags, kind| flags | process::flag(clone_flag(*kind)));
+    let pid_namespace = plan
+        .namespaces
+        .joined
+        .iter()
+        .find(|(kind, _)| *kind == NamespaceKind::Pid);
+    let pid_namespace = pid_namespace
+        .map(|(_, path)| {
+            File::open(path).map_err(|error| state::file("open namespace", path, error))
+        })
+        .transpose()?;
+    let unified = cgroup.v2_dir_fd()?;
+    let unified = unified.as_ref().map(AsFd::as_fd);
+    spawn(
+        program,
+        flags,
+        unified,
+        pid_namespace.as_ref().map(AsFd::as_fd),
+        ours,
+    )
+}
+
+fn await_ready(child: &mut Child) -> Result<Option<OwnedFd>> {
+    match child.wait()? {
+        Waited::Ready(terminal) => Ok(terminal),
+        Waited::Executed => Err(Error::Vanished),
+    }
+}
+
+fn prepare_start(folder: &Path, start_by: StartBy) -> Result<Start> {
+    let fifo = state::fifo_path(folder);
+    let make = || mknodat(CWD, &fifo, FileType::Fifo, Mode::from_raw_mode(0o600), 0);
+    make().map_err(|errno| kernel(format!("make {}", fifo.display()), errno))?;
+    if start_by == StartBy::Caller {
+        return Ok(Start::Control);
+    }
+    // Open both ways: opening never waits, and reading never sees an end of file.
+    let open = File::options().read(true).write(true).open(&fifo);
+    let fifo = open.map_err(|source| state::file("open", &fifo, source))?;
+    let path = state::report_path(folder);
+    let report = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path);
+    let report = report.map_err(|source| state::file("make", &path, source))?;
+    Ok(Start::Fifo {
+        fifo: fifo.into(),
+        report: report.into(),
+    })
+}
+
+fn map_ids(plan: &ContainerPlan, pid: u32) -> Result<()> {
+    for (name, mappings) in [
+        ("uid_map", &plan.uid_mappings),
+        ("gid_map", &plan.gid_mappings),
+    ] {
+        let path = PathBuf::from(format!("/proc/{pid}/{name}"));
+        let line = |map: &IdMapping| format!("{} {} {}\n", map.container_id, map.host_id, map.size);
+        let text: String = mappings.iter().map(line).collect();
+        fs::write(&path, text).map_err(|source| state::file("write", &path, source))?;
+    }
+    Ok(())
+}
+
+/// What hooks and `state` are told.
+pub(crate) fn oci_state(record: &Record, status: Status) -> State {
+    State {
+        oci_version: record.oci_version.clone(),
+        id: record.id.clone(),
+        status,
+        pid: Some(record.pid).filter(|pid| *pid != 0 && status != Status::Stopped),
+        bundle: record.bundle.clone(),
+        annotations: record.annotations.clone(),
+    }
+}
+
+impl InitProcess {
+    /// Lets the process execute its program and waits until it does.
+    ///
+    /// # Errors
+    /// [`Error::CommandNotFound`], [`Error::CommandNotExecutable`] or what else failed; the process
+    /// is gone then, but not reaped. [`Error::WrongStatus`] when it was started before.
+    pub fn start(&mut self) -> Result<()> {
+        let Some(control) = self.control.take() else {
+            return Err(Error::WrongStatus {
+                id: self.container.id().clone(),
+                action: "start",
+                status: Status::Running,
+            });
+        };
+        if self.container.waits_at_fifo() {
+            drop(control);
+            return self.container.start();
+        }
+        control::tell(control.as_fd(), Go::Start);
+        let received = control::receive(control.as_fd())
+            .map_err(|source| state::file("read from", Path::new("control socket"), source))?;
+        self.container.mark_started();
+        if let Some((control::Message::Failed { step, errno }, _)) = received {
+            let errno = Errno::from_raw_os_error(errno);
+            return Err(launch_failure(step, errno, &self.command, &self.cwd));
+        }
+        self.container.run_poststart();
+        Ok(())
+    }
+}
+
+/// A cgroup that is removed unless kept.
+struct NewCgroup(Option<Cgroup>);
+
+impl NewCgroup {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for NewCgroup {
+    fn drop(&mut self) {
+        if let Some(cgroup) = &self.0 {
+            let _ = cgroup.remove();
+        }
+    }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|source| state::file("find", path, source))
+}
+
+/// Refers to a process as its record does: `None` when that process is gone.
+pub(crate) fn open_recorded(record: &Record) -> Option<OwnedFd> {
+    if record.pid == 0 {
+        return None;
+    }
+    let pidfd = process::open(record.pid).ok()?;
+    // Checked after opening: the descriptor then refers to the process looked at.
+    let time = process::start_time(record.pid).ok()?;
+    (time.ticks == record.start_ticks && !time.is_zombie && pidfd.as_raw_fd() >= 0).then_some(pidfd)
+}

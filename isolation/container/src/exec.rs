@@ -1,0 +1,151 @@
+//! Running one more process in a container.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+
+use atoll_cgroup::Cgroup;
+use atoll_spec::{NamespaceKind, Status};
+use atoll_sys::capability;
+use atoll_sys::process;
+
+use crate::apply::program::{Op, Program, Start};
+use crate::apply::spawn::{Waited, spawn};
+use crate::apply::{compile, control, passwd};
+use crate::container::{Container, ExecProcess};
+use crate::create::open_recorded;
+use crate::error::{Error, Result, kernel};
+use crate::plan::{clone_flag, plan_process};
+use crate::state::{self, Record};
+use crate::{ExecRequest, StdioRequest};
+
+/// Runs a process and waits until it executes its program.
+pub(crate) fn exec(
+    container: &Container,
+    record: &Record,
+    request: ExecRequest,
+) -> Result<ExecProcess> {
+    request.process.validate()?;
+    let status = container.status_of(record);
+    let may_run = status == Status::Running
+        || status == Status::Created
+        || (status == Status::Paused && request.ignore_paused);
+    let wrong = |status| Error::WrongStatus {
+        id: container.id().clone(),
+        action: "exec in",
+        status,
+    };
+    if !may_run {
+        return Err(wrong(status));
+    }
+    let Some(init) = open_recorded(record) else {
+        return Err(wrong(Status::Stopped));
+    };
+    let has_userns = record.namespaces.contains(&NamespaceKind::User);
+    let available = if has_userns {
+        capability::Set(u64::MAX)
+    } else {
+        let sets = capability::current().map_err(|errno| kernel("capget", errno))?;
+        sets.permitted
+    };
+    let seccomp = record
+        .seccomp_flags
+        .map(|flags| state::read_seccomp(container.folder(), flags));
+    let mut plan = plan_process(&request.process, available, seccomp.transpose()?)?;
+    match &request.stdio {
+        StdioRequest::Terminal { size } => {
+            plan.terminal = true;
+            plan.terminal_size = size.or(plan.terminal_size);
+        }
+        StdioRequest::Fds { .. } => plan.terminal = false,
+        StdioRequest::Inherit => {}
+    }
+
+    let cgroup = sub_cgroup(record, request.cgroup.as_deref());
+    let mut steps = Vec::with_capacity(8);
+    steps.extend(compile::oom_score(&plan));
+    if !request.no_new_keyring {
+        let name = std::ffi::CString::new(format!("_ses.{}", record.id)).unwrap_or_default();
+        steps.push(Op::Keyring(name));
+    }
+    steps.push(Op::JoinCgroup(cgroup.join_handles()?));
+    let others = record
+        .namespaces
+        .iter()
+        .filter(|kind| **kind != NamespaceKind::Pid);
+    let flags = others.fold(0, |flags, kind| flags | clone_flag(*kind));
+    let pidfd = init.try_clone().map_err(|source| Error::File {
+        action: "duplicate",
+        path: "pidfd".into(),
+        source,
+    })?;
+    steps.push(Op::EnterProcess { pidfd, flags });
+    if has_userns {
+        steps.push(Op::BecomeRoot);
+    }
+    if plan.terminal {
+        steps.push(Op::Terminal);
+    }
+    let (ours, theirs) =
+        control::pair().map_err(|errno| kernel("make the control socket", errno))?;
+    let home = home(record.pid, plan.uid);
+    let launch = compile::launch(
+        &plan,
+        request.stdio,
+        request.preserve_fds,
+        Start::AtOnce,
+        home,
+    );
+    let program = Program {
+        steps,
+        root: None,
+        control: theirs,
+        launch,
+    };
+    let pid_namespace = record
+        .namespaces
+        .contains(&NamespaceKind::Pid)
+        .then(|| init.as_fd());
+    let unified = cgroup.v2_dir_fd()?;
+    let mut child = spawn(
+        program,
+        0,
+        unified.as_ref().map(AsFd::as_fd),
+        pid_namespace,
+        ours,
+    )?;
+    let mut terminal = None;
+    while let Waited::Ready(master) = child.wait()? {
+        terminal = master.or(terminal);
+    }
+    let child = child.release();
+    let pidfd = child.pidfd.ok_or(Error::Vanished)?;
+    Ok(ExecProcess {
+        pid: child.pid,
+        pidfd,
+        terminal,
+    })
+}
+
+/// The container's control groups, or those named `below` in them.
+fn sub_cgroup(record: &Record, below: Option<&str>) -> Cgroup {
+    let mut paths = record.cgroup.clone();
+    if let Some(below) = below {
+        for path in paths.values_mut() {
+            path.push(below.trim_start_matches('/'));
+        }
+    }
+    Cgroup::open(paths)
+}
+
+/// `HOME` by the container's passwd file as its first process sees it.
+fn home(pid: u32, uid: u32) -> Option<std::ffi::CString> {
+    let root: OwnedFd = File::open(format!("/proc/{pid}/root")).ok()?.into();
+    passwd::home(root.as_fd(), uid)
+}
+
+/// Whether a process started as recorded still runs.
+pub(crate) fn is_alive(record: &Record) -> bool {
+    record.pid != 0
+        && process::start_time(record.pid)
+            .is_ok_and(|time| time.ticks == record.start_ticks && !time.is_zombie)
+}

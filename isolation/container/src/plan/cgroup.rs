@@ -1,0 +1,241 @@
+//! Which control group a container gets.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+
+use atoll_cgroup::{
+    CgroupPath, DeviceAccess, DeviceKind, DeviceRate, DeviceRule, DeviceWeight, Hierarchies,
+    HugepageLimit, Layout,
+};
+use atoll_spec::{BlockIo, Linux, Resources, ThrottleDevice};
+
+use super::{c_string, fault};
+use crate::CreateRequest;
+use crate::error::Result;
+
+/// Names below a mount of type `cgroup`, and folders or link targets.
+type Names = Vec<(CString, CString)>;
+
+pub(super) fn plan(
+    linux: &Linux,
+    request: &CreateRequest,
+    hierarchies: &Hierarchies,
+) -> Result<atoll_cgroup::Plan> {
+    let text = linux
+        .cgroups_path
+        .as_deref()
+        .filter(|path| !path.is_empty());
+    let path = match text {
+        None => request.id.as_str().to_owned(),
+        Some(text) if request.systemd_cgroup => systemd_path(text)?,
+        Some(text) => text.to_owned(),
+    };
+    let path: CgroupPath = path.parse()?;
+    let resources = match &linux.resources {
+        Some(list) => resources(list, true)?,
+        None => atoll_cgroup::Resources::default(),
+    };
+    Ok(atoll_cgroup::plan(hierarchies, &path, &resources)?)
+}
+
+/// `slice:prefix:name` as the folder systemd would make.
+fn systemd_path(text: &str) -> Result<String> {
+    let parts: Vec<&str> = text.split(':').collect();
+    let [slice, prefix, name] = parts[..] else {
+        return fault(
+            "linux.cgroupsPath",
+            format!(
+                "expected cgroupsPath to be of format \"slice:prefix:name\" for systemd cgroups, got {text:?} instead"
+            ),
+        );
+    };
+    let slice = if slice.is_empty() {
+        "system.slice"
+    } else {
+        slice
+    };
+    let stem = slice.strip_suffix(".slice").unwrap_or(slice);
+    let mut path = String::new();
+    let mut prefix_so_far = String::new();
+    // a-b.slice lies in a.slice; -.slice is the root.
+    for part in stem.split('-').filter(|part| !part.is_empty()) {
+        prefix_so_far.push_str(part);
+        path.push_str(&format!("/{prefix_so_far}.slice"));
+        prefix_so_far.push('-');
+    }
+    Ok(format!("{path}/{prefix}-{name}.scope"))
+}
+
+/// What a mount of type `cgroup` shows: names and folders, and links for controllers that share a
+/// hierarchy.
+pub(super) fn views(plan: &atoll_cgroup::Plan, hierarchies: &Hierarchies) -> (Names, Names) {
+    let c = |text: &std::ffi::OsStr| c_string("cgroup", text).unwrap_or_default();
+    if hierarchies.layout() == Layout::V2 {
+        let folder = plan.paths.get("").map(|path| c(path.as_os_str()));
+        return (
+            folder
+                .map(|folder| (CString::default(), folder))
+                .into_iter()
+                .collect(),
+            Vec::new(),
+        );
+    }
+    let (mut folders, mut links) = (Vec::new(), Vec::new());
+    for hierarchy in hierarchies.v1() {
+        let first = hierarchy
+            .controllers
+            .iter()
+            .find_map(|name| plan.paths.get(name));
+        let (Some(folder), Some(name)) = (first, hierarchy.mount.file_name()) else {
+            continue;
+        };
+        folders.push((c(name), c(folder.as_os_str())));
+        if hierarchy.controllers.len() > 1 {
+            let names = hierarchy.controllers.iter();
+            links.extend(names.map(|controller| (c(controller.as_ref()), c(name))));
+        }
+    }
+    (folders, links)
+}
+
+/// The configuration's limits as atoll-cgroup has them.
+///
+/// * `is_new`: adds the devices every container may use; an update names only what changes.
+pub(crate) fn resources(list: &Resources, is_new: bool) -> Result<atoll_cgroup::Resources> {
+    let mut out = atoll_cgroup::Resources {
+        unified: list.unified.clone(),
+        ..atoll_cgroup::Resources::default()
+    };
+    if let Some(memory) = &list.memory {
+        out.memory_limit_bytes = memory.limit;
+        out.memory_swap_bytes = memory.swap;
+        out.memory_reservation_bytes = memory.reservation;
+        out.memory_swappiness = memory.swappiness;
+        out.disable_oom_killer = memory.disable_oom_killer;
+    }
+    if let Some(cpu) = &list.cpu {
+        // 0 is how Go programs say "not set".
+        out.cpu_shares = cpu.shares.filter(|shares| *shares != 0);
+        out.cpu_quota_us = cpu.quota.filter(|quota| *quota != 0);
+        out.cpu_period_us = cpu.period.filter(|period| *period != 0);
+        out.cpu_burst_us = cpu.burst;
+        out.cpu_idle = cpu.idle;
+        out.cpu_realtime_runtime_us = cpu.realtime_runtime.filter(|runtime| *runtime != 0);
+        out.cpu_realtime_period_us = cpu.realtime_period.filter(|period| *period != 0);
+        out.cpuset_cpus = cpu.cpus.clone().filter(|cpus| !cpus.is_empty());
+        out.cpuset_mems = cpu.mems.clone().filter(|mems| !mems.is_empty());
+    }
+    out.pids_limit = list.pids.as_ref().and_then(|pids| pids.limit);
+    if let Some(io) = &list.block_io {
+        block_io(io, &mut out)?;
+    }
+    out.hugepage_limits = list
+        .hugepage_limits
+        .iter()
+        .map(|limit| HugepageLimit {
+            page_size: limit.page_size.clone(),
+            limit_bytes: limit.limit,
+        })
+        .collect();
+    if let Some(network) = &list.network {
+        out.network_class_id = network.class_id;
+        let priorities = network.priorities.iter();
+        let rows = priorities.map(|row| (row.name.clone(), row.priority));
+        out.network_priorities = rows.collect::<BTreeMap<_, _>>();
+    }
+    if !list.devices.is_empty() {
+        for (idx, rule) in list.devices.iter().enumerate() {
+            out.devices.push(device_rule(idx, rule)?);
+        }
+        if is_new {
+            out.devices.extend(DeviceRule::defaults());
+        }
+    }
+    Ok(out)
+}
+
+fn block_io(io: &BlockIo, out: &mut atoll_cgroup::Resources) -> Result<()> {
+    out.blkio_weight = io.weight.filter(|weight| *weight != 0);
+    for device in &io.weight_device {
+        if let Some(weight) = device.weight {
+            out.blkio_weight_devices.push(DeviceWeight {
+                major: number(device.major)?,
+                minor: number(device.minor)?,
+                weight,
+            });
+        }
+    }
+    out.blkio_read_bps = rates(&io.throttle_read_bps_device)?;
+    out.blkio_write_bps = rates(&io.throttle_write_bps_device)?;
+    out.blkio_read_iops = rates(&io.throttle_read_iops_device)?;
+    out.blkio_write_iops = rates(&io.throttle_write_iops_device)?;
+    Ok(())
+}
+
+fn rates(list: &[ThrottleDevice]) -> Result<Vec<DeviceRate>> {
+    let mut rates = Vec::with_capacity(list.len());
+    for device in list {
+        rates.push(DeviceRate {
+            major: number(device.major)?,
+            minor: number(device.minor)?,
+            rate: device.rate,
+        });
+    }
+    Ok(rates)
+}
+
+fn number(value: i64) -> Result<u32> {
+    u32::try_from(value)
+        .or_else(|_| fault("linux.resources", format!("{value} is no device number")))
+}
+
+fn device_rule(idx: usize, rule: &atoll_spec::DeviceRule) -> Result<DeviceRule> {
+    let field = format!("linux.resources.devices[{idx}]");
+    let kind = match rule.kind.as_deref() {
+        None | Some("" | "a") => DeviceKind::All,
+        Some("c" | "u") => DeviceKind::Character,
+        Some("b") => DeviceKind::Block,
+        Some(other) => return fault(&field, format!("{other:?} is not a, b or c")),
+    };
+    let letters = rule
+        .access
+        .as_deref()
+        .filter(|letters| !letters.is_empty())
+        .unwrap_or("rwm");
+    let Some(access) = DeviceAccess::parse(letters) else {
+        return fault(
+            &field,
+            format!("access {letters:?} has letters other than r, w, m"),
+        );
+    };
+    let any_below_zero = |value: Option<i64>| match value {
+        None | Some(-1) => Ok(None),
+        Some(value) => number(value).map(Some),
+    };
+    Ok(DeviceRule {
+        allow: rule.allow,
+        kind,
+        major: any_below_zero(rule.major)?,
+        minor: any_below_zero(rule.minor)?,
+        access,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn systemd_paths_are_expanded() {
+        assert_eq!(
+            systemd_path("a-b.slice:docker:x").unwrap(),
+            "/a.slice/a-b.slice/docker-x.scope"
+        );
+        assert_eq!(
+            systemd_path(":runc:x").unwrap(),
+            "/system.slice/runc-x.scope"
+        );
+        assert_eq!(systemd_path("-.slice:r:x").unwrap(), "/r-x.scope");
+        assert!(systemd_path("/docker/x").is_err());
+    }
+}

@@ -1,0 +1,330 @@
+//! Decides everything about a container before anything is done. Pure: reads nothing but its
+//! arguments, so a plan can be printed and compared without root.
+
+mod cgroup;
+mod devices;
+mod mounts;
+mod namespaces;
+mod options;
+mod process;
+mod seccomp;
+
+use std::ffi::CString;
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use atoll_cgroup::Hierarchies;
+use atoll_spec::{IdMapping, Linux, NamespaceKind, Spec};
+use atoll_sys::capability::{self, Set};
+use atoll_sys::mount::Propagation;
+
+pub(crate) use cgroup::resources;
+pub use devices::DevicePlan;
+pub(crate) use devices::LINKS;
+pub use mounts::{MountPlan, MountSource};
+pub use namespaces::NamespacePlan;
+pub(crate) use namespaces::{clone_flag, file_name};
+pub(crate) use options::Options as MountOptions;
+pub use options::known_mount_options;
+pub(crate) use process::plan as plan_process;
+pub use process::{CapabilityPlan, ProcessPlan, RlimitPlan};
+pub use seccomp::SeccompPlan;
+
+use crate::error::{Error, Result};
+use crate::{CreateRequest, StdioRequest};
+
+/// What a plan depends on besides the request.
+#[derive(Debug, Clone)]
+pub struct HostFacts {
+    /// Capabilities the runtime may pass on.
+    pub capabilities: Set,
+    /// Control group hierarchies.
+    pub hierarchies: Hierarchies,
+}
+
+impl HostFacts {
+    /// Looks at the running system.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`], [`Error::Cgroup`].
+    pub fn detect() -> Result<Self> {
+        let sets = capability::current().map_err(|errno| Error::Kernel {
+            step: "capget".to_owned(),
+            errno,
+        })?;
+        Ok(Self {
+            capabilities: sets.permitted,
+            hierarchies: Hierarchies::detect()?,
+        })
+    }
+}
+
+/// Everything that will be done for a container.
+#[derive(Debug, Clone)]
+pub struct ContainerPlan {
+    /// Namespaces.
+    pub namespaces: NamespacePlan,
+    /// User ids of a new user namespace.
+    pub uid_mappings: Vec<IdMapping>,
+    /// Group ids of a new user namespace.
+    pub gid_mappings: Vec<IdMapping>,
+    /// Folder or mountpoint of the root file system, absolute.
+    pub rootfs: PathBuf,
+    /// Whether the container sees its root read-only.
+    pub root_is_readonly: bool,
+    /// Propagation of the container's view of the host's mounts, before its own are made.
+    pub root_propagation: Propagation,
+    /// Mounts, in order.
+    pub mounts: Vec<MountPlan>,
+    /// Device nodes.
+    pub devices: Vec<DevicePlan>,
+    /// Whether `/dev` gets its usual links and console.
+    pub fills_dev: bool,
+    /// Whether device nodes are bind mounted from the host's instead of made (user namespaces).
+    pub binds_devices: bool,
+    /// Path below `/proc/sys`, and value.
+    pub sysctls: Vec<(CString, CString)>,
+    /// Paths made unreadable.
+    pub masked_paths: Vec<CString>,
+    /// Paths made read-only.
+    pub readonly_paths: Vec<CString>,
+    /// Host name.
+    pub hostname: Option<CString>,
+    /// NIS domain name.
+    pub domainname: Option<CString>,
+    /// personality(2).
+    pub personality: Option<u64>,
+    /// Control group.
+    pub cgroup: atoll_cgroup::Plan,
+    /// The first process.
+    pub process: ProcessPlan,
+}
+
+/// Plans a container. Pure.
+///
+/// # Errors
+/// [`Error::Spec`] and [`Error::Plan`] for a configuration that can't be, [`Error::Cgroup`] for
+/// limits that can't be.
+pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<ContainerPlan> {
+    spec.validate()?;
+    let empty = Linux::default();
+    let linux = spec.linux.as_ref().unwrap_or(&empty);
+    let Some(process) = &spec.process else {
+        return fault("process", "is missing");
+    };
+    if process
+        .selinux_label
+        .as_ref()
+        .is_some_and(|label| !label.is_empty())
+    {
+        return fault("process.selinuxLabel", "is not supported yet");
+    }
+    let namespaces = namespaces::plan(linux)?;
+    let has_userns = namespaces.makes(NamespaceKind::User);
+    if has_userns && (linux.uid_mappings.is_empty() || linux.gid_mappings.is_empty()) {
+        return fault(
+            "linux.uidMappings",
+            "a new user namespace needs uid and gid mappings",
+        );
+    }
+    let cgroup = cgroup::plan(linux, request, &facts.hierarchies)?;
+    let (folders, links) = cgroup::views(&cgroup, &facts.hierarchies);
+    let mounts = mounts::plan(&spec.mounts, &request.bundle, &folders, &links)?;
+    let available = if has_userns {
+        Set(u64::MAX)
+    } else {
+        facts.capabilities
+    };
+    let seccomp = linux.seccomp.as_ref().map(seccomp::plan).transpose()?;
+    let mut process = process::plan(process, available, seccomp)?;
+    match &request.stdio {
+        StdioRequest::Terminal { size } => {
+            process.terminal = true;
+            process.terminal_size = size.or(process.terminal_size);
+        }
+        StdioRequest::Fds { .. } => process.terminal = false,
+        StdioRequest::Inherit => {}
+    }
+    let root = spec.root.as_ref();
+    let fills_dev = devices::fills_dev(&mounts);
+    Ok(ContainerPlan {
+        uid_mappings: linux.uid_mappings.clone(),
+        gid_mappings: linux.gid_mappings.clone(),
+        rootfs: root.map_or_else(PathBuf::new, |root| request.bundle.join(&root.path)),
+        root_is_readonly: root.is_some_and(|root| root.readonly),
+        root_propagation: root_propagation(linux),
+        devices: if fills_dev {
+            devices::plan(&linux.devices)?
+        } else {
+            Vec::new()
+        },
+        fills_dev,
+        binds_devices: has_userns || !facts.capabilities.holds(27), // CAP_MKNOD
+        sysctls: sysctls(linux, &namespaces)?,
+        masked_paths: paths("linux.maskedPaths", &linux.masked_paths)?,
+        readonly_paths: paths("linux.readonlyPaths", &linux.readonly_paths)?,
+        hostname: name("hostname", spec.hostname.as_deref())?,
+        domainname: name("domainname", spec.domainname.as_deref())?,
+        personality: personality(linux)?,
+        mounts,
+        namespaces,
+        cgroup,
+        process,
+    })
+}
+
+fn root_propagation(linux: &Linux) -> Propagation {
+    let word = linux.rootfs_propagation.as_deref().unwrap_or_default();
+    match word.strip_prefix('r').unwrap_or(word) {
+        "shared" => Propagation::Shared,
+        "private" => Propagation::Private,
+        "unbindable" => Propagation::Unbindable,
+        _ => Propagation::Slave,
+    }
+}
+
+fn sysctls(linux: &Linux, namespaces: &NamespacePlan) -> Result<Vec<(CString, CString)>> {
+    let mut plans = Vec::with_capacity(linux.sysctl.len());
+    for (key, value) in &linux.sysctl {
+        let wants = |kind| -> Result<()> {
+            if namespaces.has(kind) {
+                return Ok(());
+            }
+            let name = file_name(kind);
+            fault(
+                "linux.sysctl",
+                format!("sysctl {key:?} is not allowed in the hosts {name} namespace"),
+            )
+        };
+        if key.starts_with("net.") || key.starts_with("net/") {
+            wants(NamespaceKind::Network)?;
+        } else if IPC_SYSCTLS.contains(&key.as_str()) || key.starts_with("fs.mqueue.") {
+            wants(NamespaceKind::Ipc)?;
+        } else if matches!(key.as_str(), "kernel.hostname" | "kernel.domainname") {
+            wants(NamespaceKind::Uts)?;
+        } else {
+            return fault(
+                "linux.sysctl",
+                format!("sysctl {key:?} is not in a separate kernel namespace"),
+            );
+        }
+        // A slash separates in the same way and then dots are part of names (interface names).
+        let path = if key.contains('/') {
+            key.clone()
+        } else {
+            key.replace('.', "/")
+        };
+        plans.push((
+            c_string("linux.sysctl", format!("sys/{path}"))?,
+            c_string("linux.sysctl", value)?,
+        ));
+    }
+    Ok(plans)
+}
+
+const IPC_SYSCTLS: [&str; 8] = [
+    "kernel.msgmax",
+    "kernel.msgmnb",
+    "kernel.msgmni",
+    "kernel.sem",
+    "kernel.shmall",
+    "kernel.shmmax",
+    "kernel.shmmni",
+    "kernel.shm_rmid_forced",
+];
+
+fn personality(linux: &Linux) -> Result<Option<u64>> {
+    let Some(personality) = &linux.personality else {
+        return Ok(None);
+    };
+    match personality.domain.as_str() {
+        "LINUX" => Ok(Some(0)),
+        "LINUX32" => Ok(Some(8)),
+        other => fault(
+            "linux.personality.domain",
+            format!("{other:?} is not LINUX or LINUX32"),
+        ),
+    }
+}
+
+fn paths(field: &str, list: &[String]) -> Result<Vec<CString>> {
+    list.iter()
+        .map(|path| mounts::clean(field, Path::new(path)))
+        .collect()
+}
+
+fn name(field: &str, name: Option<&str>) -> Result<Option<CString>> {
+    let name = name.filter(|name| !name.is_empty());
+    name.map(|name| c_string(field, name)).transpose()
+}
+
+/// `text` for the kernel.
+fn c_string(field: &str, text: impl AsRef<std::ffi::OsStr>) -> Result<CString> {
+    CString::new(text.as_ref().as_bytes()).or_else(|_| fault(field, "holds a NUL byte"))
+}
+
+fn fault<T>(field: &str, reason: impl Into<String>) -> Result<T> {
+    Err(Error::Plan {
+        field: field.to_owned(),
+        reason: reason.into(),
+    })
+}
+
+impl fmt::Display for ContainerPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.namespaces)?;
+        for (kind, mappings) in [("uid", &self.uid_mappings), ("gid", &self.gid_mappings)] {
+            for map in mappings {
+                writeln!(
+                    f,
+                    "map {kind} {} to {} for {}",
+                    map.container_id, map.host_id, map.size
+                )?;
+            }
+        }
+        for line in self.cgroup.to_string().lines() {
+            writeln!(f, "cgroup {line}")?;
+        }
+        let propagation = format!("{:?}", self.root_propagation).to_lowercase();
+        let access = if self.root_is_readonly {
+            "read-only"
+        } else {
+            "writable"
+        };
+        writeln!(f, "root {} {access} {propagation}", self.rootfs.display())?;
+        for mount in &self.mounts {
+            writeln!(f, "mount {mount}")?;
+        }
+        for device in &self.devices {
+            let how = if self.binds_devices { "bind" } else { "make" };
+            writeln!(f, "device {how} {device}")?;
+        }
+        for (path, value) in &self.sysctls {
+            writeln!(
+                f,
+                "write /proc/{} {}",
+                path.to_string_lossy(),
+                value.to_string_lossy()
+            )?;
+        }
+        for path in &self.masked_paths {
+            writeln!(f, "mask {}", path.to_string_lossy())?;
+        }
+        for path in &self.readonly_paths {
+            writeln!(f, "read-only {}", path.to_string_lossy())?;
+        }
+        for (kind, name) in [
+            ("hostname", &self.hostname),
+            ("domainname", &self.domainname),
+        ] {
+            if let Some(name) = name {
+                writeln!(f, "{kind} {}", name.to_string_lossy())?;
+            }
+        }
+        if let Some(personality) = self.personality {
+            writeln!(f, "personality {personality}")?;
+        }
+        write!(f, "{}", self.process)
+    }
+}

@@ -1,0 +1,248 @@
+//! Which mounts a container gets.
+
+use std::ffi::CString;
+use std::fmt;
+use std::path::{Component, Path, PathBuf};
+
+use atoll_spec::Mount;
+use atoll_sys::mount::{Attributes, Propagation};
+
+use super::options::Options;
+use super::{c_string, fault};
+use crate::error::Result;
+
+/// One mount of a container besides its root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountPlan {
+    /// Where inside the container, absolute, without `.` and `..`.
+    pub destination: CString,
+    /// What is mounted.
+    pub source: MountSource,
+    /// Attributes to set.
+    pub set: Attributes,
+    /// Attributes to clear.
+    pub clear: Attributes,
+    /// Attributes to set on the mount and those below it.
+    pub set_recursive: Attributes,
+    /// Attributes to clear on the mount and those below it.
+    pub clear_recursive: Attributes,
+    /// Propagation to set, and whether of those below too.
+    pub propagation: Vec<(Propagation, bool)>,
+}
+
+/// What is mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MountSource {
+    /// A part of the caller's file tree.
+    Bind {
+        /// Absolute path.
+        path: CString,
+        /// Whether mounts below it come along.
+        recursive: bool,
+    },
+    /// A new superblock.
+    Filesystem {
+        /// File system type.
+        kind: CString,
+        /// Settings, words without value included.
+        settings: Vec<(CString, Option<CString>)>,
+        /// Whether what the image has there is copied in.
+        copy_up: bool,
+    },
+    /// The container's own control groups: on v1 a tmpfs with one bind mount per hierarchy, on v2
+    /// one bind mount.
+    Cgroup {
+        /// Names below the destination and folders mounted there; one with an empty name on v2.
+        folders: Vec<(CString, CString)>,
+        /// Symlinks from single controllers to the hierarchy that has several, name and target.
+        links: Vec<(CString, CString)>,
+    },
+}
+
+/// The mounts of `list`.
+///
+/// * `bundle`: absolute; relative bind sources start there.
+/// * `cgroup_folders`: what a mount of type `cgroup` shows, see [`MountSource::Cgroup`].
+///
+/// # Errors
+/// [`crate::Error::Plan`] for what can't be mounted.
+pub(super) fn plan(
+    list: &[Mount],
+    bundle: &Path,
+    cgroup_folders: &[(CString, CString)],
+    cgroup_links: &[(CString, CString)],
+) -> Result<Vec<MountPlan>> {
+    let mut plans = Vec::with_capacity(list.len());
+    for (idx, mount) in list.iter().enumerate() {
+        let field = format!("mounts[{idx}]");
+        let options = Options::parse(mount.options.iter().map(String::as_str));
+        if !mount.uid_mappings.is_empty() || options.idmap.is_some() {
+            return fault(&field, "idmapped mounts are not supported yet");
+        }
+        let kind = mount.kind.as_deref().unwrap_or_default();
+        let is_bind = kind == "bind" || options.bind.is_some();
+        let source = if is_bind {
+            bind_source(&field, mount, bundle, options.bind.unwrap_or(false))?
+        } else if matches!(kind, "cgroup" | "cgroup2") {
+            MountSource::Cgroup {
+                folders: cgroup_folders.to_vec(),
+                links: cgroup_links.to_vec(),
+            }
+        } else {
+            filesystem(&field, kind, mount, &options)?
+        };
+        plans.push(MountPlan {
+            destination: clean(&field, &mount.destination)?,
+            source,
+            set: options.set,
+            clear: options.clear,
+            set_recursive: options.set_recursive,
+            clear_recursive: options.clear_recursive,
+            propagation: options.propagation,
+        });
+    }
+    Ok(plans)
+}
+
+fn bind_source(field: &str, mount: &Mount, bundle: &Path, recursive: bool) -> Result<MountSource> {
+    let Some(source) = mount
+        .source
+        .as_deref()
+        .filter(|s| !s.as_os_str().is_empty())
+    else {
+        return fault(&format!("{field}.source"), "a bind mount needs one");
+    };
+    let path = c_string(&format!("{field}.source"), bundle.join(source))?;
+    Ok(MountSource::Bind { path, recursive })
+}
+
+fn filesystem(field: &str, kind: &str, mount: &Mount, options: &Options) -> Result<MountSource> {
+    if kind.is_empty() {
+        return fault(&format!("{field}.type"), "is missing");
+    }
+    let mut settings = Vec::new();
+    let source = mount.source.clone().unwrap_or_else(|| PathBuf::from(kind));
+    settings.push((
+        c"source".to_owned(),
+        Some(c_string(&format!("{field}.source"), source)?),
+    ));
+    if options.set.contains(Attributes::RDONLY) && !is_kernel_made(kind) {
+        settings.push((c"ro".to_owned(), None));
+    }
+    for (key, value) in &options.settings {
+        let key = c_string(&format!("{field}.options"), key)?;
+        let value = value
+            .as_ref()
+            .map(|value| c_string(&format!("{field}.options"), value));
+        settings.push((key, value.transpose()?));
+    }
+    Ok(MountSource::Filesystem {
+        kind: c_string(&format!("{field}.type"), kind)?,
+        settings,
+        copy_up: options.copy_up,
+    })
+}
+
+/// File systems without a device, whose superblock needn't be read-only for the mount to be.
+fn is_kernel_made(kind: &str) -> bool {
+    matches!(
+        kind,
+        "tmpfs" | "proc" | "sysfs" | "devpts" | "mqueue" | "ramfs" | "devtmpfs"
+    )
+}
+
+/// `path` as an absolute one without `.` and `..` (which can't leave the root).
+pub(super) fn clean(field: &str, path: &Path) -> Result<CString> {
+    let mut cleaned = PathBuf::from("/");
+    for component in path.components() {
+        match component {
+            Component::Normal(part) => cleaned.push(part),
+            Component::ParentDir => {
+                cleaned.pop();
+            }
+            _ => {}
+        }
+    }
+    c_string(field, cleaned)
+}
+
+impl fmt::Display for MountPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let destination = self.destination.to_string_lossy();
+        match &self.source {
+            MountSource::Bind { path, recursive } => {
+                let word = if *recursive { "rbind" } else { "bind" };
+                write!(f, "{word} {} on {destination}", path.to_string_lossy())?;
+            }
+            MountSource::Filesystem {
+                kind,
+                settings,
+                copy_up,
+            } => {
+                write!(f, "{} on {destination}", kind.to_string_lossy())?;
+                for (key, value) in settings {
+                    write!(f, " {}", key.to_string_lossy())?;
+                    if let Some(value) = value {
+                        write!(f, "={}", value.to_string_lossy())?;
+                    }
+                }
+                if *copy_up {
+                    write!(f, " copy-up")?;
+                }
+            }
+            MountSource::Cgroup { folders, links } => {
+                write!(f, "cgroups on {destination}")?;
+                for (name, folder) in folders {
+                    let (name, folder) = (name.to_string_lossy(), folder.to_string_lossy());
+                    write!(f, " {name}={folder}")?;
+                }
+                for (name, target) in links {
+                    let (name, target) = (name.to_string_lossy(), target.to_string_lossy());
+                    write!(f, " {name}→{target}")?;
+                }
+            }
+        }
+        show_attributes(f, "+", self.set)?;
+        show_attributes(f, "-", self.clear)?;
+        show_attributes(f, "+r", self.set_recursive)?;
+        show_attributes(f, "-r", self.clear_recursive)?;
+        for (propagation, recursive) in &self.propagation {
+            let prefix = if *recursive { "r" } else { "" };
+            write!(f, " {prefix}{}", format!("{propagation:?}").to_lowercase())?;
+        }
+        Ok(())
+    }
+}
+
+fn show_attributes(f: &mut fmt::Formatter<'_>, sign: &str, attributes: Attributes) -> fmt::Result {
+    for (name, _) in attributes.iter_names() {
+        write!(f, " {sign}{}", name.to_lowercase())?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn destinations_are_cleaned() {
+        let cleaned = |path: &str| clean("x", Path::new(path)).unwrap().into_string().unwrap();
+        assert_eq!(cleaned("/a/../../b/./c"), "/b/c");
+        assert_eq!(cleaned("proc"), "/proc");
+    }
+
+    #[test]
+    fn bind_without_source_is_refused() {
+        let mount = Mount {
+            destination: "/x".into(),
+            kind: Some("bind".to_owned()),
+            ..Mount::default()
+        };
+        let error = plan(&[mount], Path::new("/b"), &[], &[]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "mounts[0].source: a bind mount needs one"
+        );
+    }
+}

@@ -1,0 +1,109 @@
+//! Which namespaces are made and which are joined.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use atoll_spec::{Linux, NamespaceKind};
+
+use super::fault;
+use crate::error::Result;
+
+/// Namespaces by what happens to them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NamespacePlan {
+    /// Kinds made new.
+    pub new: Vec<NamespaceKind>,
+    /// Kinds joined, with the files that stand for them.
+    pub joined: Vec<(NamespaceKind, PathBuf)>,
+}
+
+impl NamespacePlan {
+    /// Whether a namespace of this kind is made new.
+    #[must_use]
+    pub fn makes(&self, kind: NamespaceKind) -> bool {
+        self.new.contains(&kind)
+    }
+
+    /// Whether the container has a namespace of this kind of its own choice.
+    #[must_use]
+    pub fn has(&self, kind: NamespaceKind) -> bool {
+        self.makes(kind) || self.joined.iter().any(|(joined, _)| *joined == kind)
+    }
+}
+
+/// The `CLONE_NEW…` constant of a kind.
+#[must_use]
+pub(crate) fn clone_flag(kind: NamespaceKind) -> i32 {
+    match kind {
+        NamespaceKind::Pid => libc::CLONE_NEWPID,
+        NamespaceKind::Network => libc::CLONE_NEWNET,
+        NamespaceKind::Mount => libc::CLONE_NEWNS,
+        NamespaceKind::Ipc => libc::CLONE_NEWIPC,
+        NamespaceKind::Uts => libc::CLONE_NEWUTS,
+        NamespaceKind::User => libc::CLONE_NEWUSER,
+        NamespaceKind::Cgroup => libc::CLONE_NEWCGROUP,
+        NamespaceKind::Time => 0x80, // CLONE_NEWTIME
+    }
+}
+
+/// Name below `/proc/<pid>/ns`.
+#[must_use]
+pub(crate) fn file_name(kind: NamespaceKind) -> &'static str {
+    match kind {
+        NamespaceKind::Pid => "pid",
+        NamespaceKind::Network => "net",
+        NamespaceKind::Mount => "mnt",
+        NamespaceKind::Ipc => "ipc",
+        NamespaceKind::Uts => "uts",
+        NamespaceKind::User => "user",
+        NamespaceKind::Cgroup => "cgroup",
+        NamespaceKind::Time => "time",
+    }
+}
+
+pub(super) fn plan(linux: &Linux) -> Result<NamespacePlan> {
+    let mut plan = NamespacePlan::default();
+    for namespace in &linux.namespaces {
+        match &namespace.path {
+            Some(path) if !path.as_os_str().is_empty() => {
+                plan.joined.push((namespace.kind, path.clone()));
+            }
+            _ => plan.new.push(namespace.kind),
+        }
+    }
+    if !plan.makes(NamespaceKind::Mount) {
+        let reason =
+            "a container needs a new mount namespace; joining or sharing one is not supported yet";
+        return fault("linux.namespaces", reason);
+    }
+    if plan
+        .joined
+        .iter()
+        .any(|(kind, _)| *kind == NamespaceKind::User)
+    {
+        return fault(
+            "linux.namespaces",
+            "joining a user namespace is not supported yet",
+        );
+    }
+    if plan.has(NamespaceKind::Time) && !linux.time_offsets.is_empty() {
+        return fault("linux.timeOffsets", "is not supported yet");
+    }
+    plan.new.sort_unstable();
+    // A user namespace first, so that its rights cover the others.
+    plan.joined
+        .sort_by_key(|(kind, _)| (*kind != NamespaceKind::User, *kind));
+    Ok(plan)
+}
+
+impl fmt::Display for NamespacePlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for kind in &self.new {
+            writeln!(f, "namespace {} new", file_name(*kind))?;
+        }
+        for (kind, path) in &self.joined {
+            writeln!(f, "namespace {} join {}", file_name(*kind), path.display())?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,233 @@
+//! A container's folder below the state root: what is remembered of it.
+//!
+//! Format: docs/formats/runtime-state.md.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use atoll_spec::{Hook, NamespaceKind};
+use serde::{Deserialize, Serialize};
+
+use crate::ContainerId;
+use crate::error::{Error, Result};
+use crate::plan::SeccompPlan;
+
+/// The only version of the format.
+const VERSION: u32 = 1;
+
+/// What `state.json` holds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    /// Version of this format.
+    pub(crate) version: u32,
+    /// Version of the specification the bundle follows.
+    pub(crate) oci_version: String,
+    /// The container's id.
+    pub(crate) id: String,
+    /// Absolute path of the bundle.
+    pub(crate) bundle: PathBuf,
+    /// Absolute path of the root file system's folder.
+    pub(crate) rootfs: PathBuf,
+    /// When it was made, RFC 3339.
+    pub(crate) created: String,
+    /// The first process in the runtime's PID namespace; 0 until there is one.
+    pub(crate) pid: u32,
+    /// When that process was started, in clock ticks since boot: tells it from a later one with
+    /// the same pid.
+    pub(crate) start_ticks: u64,
+    /// Folder by controller; `""` is cgroup2.
+    pub(crate) cgroup: BTreeMap<String, PathBuf>,
+    /// Namespaces later processes join.
+    pub(crate) namespaces: Vec<NamespaceKind>,
+    /// Flags of the filter in `seccomp.bpf`; absent without a filter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) seccomp_flags: Option<u64>,
+    /// Annotations of the configuration.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) annotations: BTreeMap<String, String>,
+    /// Hooks to run after the program is executed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) poststart: Vec<Hook>,
+    /// Hooks to run after the container is deleted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) poststop: Vec<Hook>,
+}
+
+impl Record {
+    /// A record of a container without processes.
+    pub(crate) fn new(id: &ContainerId) -> Self {
+        Self {
+            version: VERSION,
+            oci_version: String::new(),
+            id: id.to_string(),
+            bundle: PathBuf::new(),
+            rootfs: PathBuf::new(),
+            created: jiff::Timestamp::now().to_string(),
+            pid: 0,
+            start_ticks: 0,
+            cgroup: BTreeMap::new(),
+            namespaces: Vec::new(),
+            seccomp_flags: None,
+            annotations: BTreeMap::new(),
+            poststart: Vec::new(),
+            poststop: Vec::new(),
+        }
+    }
+}
+
+/// The folder; removed when dropped unless kept.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    path: PathBuf,
+    keep: bool,
+}
+
+impl Folder {
+    /// Makes the folder of a new container; this claims its id.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyExists`], [`Error::File`].
+    pub(crate) fn make(state_root: &Path, id: &ContainerId) -> Result<Self> {
+        let path = folder_of(state_root, id);
+        let make = |path: &Path| fs::DirBuilder::new().mode(0o711).create(path);
+        let mut outcome = make(&path);
+        if outcome
+            .as_ref()
+            .is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+        {
+            let root = fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o711)
+                .create(state_root);
+            outcome = root.and_then(|()| make(&path));
+        }
+        match outcome {
+            Ok(()) => Ok(Self { path, keep: false }),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Err(Error::AlreadyExists(id.clone()))
+            }
+            Err(source) => Err(file("make", &path, source)),
+        }
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Leaves it there.
+    pub(crate) fn keep(mut self) {
+        self.keep = true;
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if !self.keep {
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+/// The folder of container `id`.
+pub(crate) fn folder_of(state_root: &Path, id: &ContainerId) -> PathBuf {
+    state_root.join(id.as_str())
+}
+
+/// The fifo a created container waits at; it exists until the container is started.
+pub(crate) fn fifo_path(folder: &Path) -> PathBuf {
+    folder.join("exec.fifo")
+}
+
+/// Where a container says why its program couldn't be executed after a start by fifo.
+pub(crate) fn report_path(folder: &Path) -> PathBuf {
+    folder.join("exec.error")
+}
+
+/// Replaces `state.json`. Not synced to disk: after a power failure the container is gone too.
+pub(crate) fn write(folder: &Path, record: &Record) -> Result<()> {
+    let path = folder.join("state.json");
+    let text = serde_json::to_vec(record).map_err(|error| file("write", &path, error.into()))?;
+    atoll_sys::file::replace(&path, &text, 0o600).map_err(|source| file("write", &path, source))
+}
+
+/// Reads `state.json`; `None` when there is none.
+pub(crate) fn read(folder: &Path) -> Result<Option<Record>> {
+    let path = folder.join("state.json");
+    let text = match fs::read(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(file("read", &path, source)),
+    };
+    let record =
+        serde_json::from_slice(&text).map_err(|error| file("read", &path, error.into()))?;
+    Ok(Some(record))
+}
+
+/// Keeps a compiled filter for later processes.
+pub(crate) fn write_seccomp(folder: &Path, seccomp: &SeccompPlan) -> Result<()> {
+    let path = folder.join("seccomp.bpf");
+    fs::write(&path, seccomp.program.as_flattened()).map_err(|source| file("write", &path, source))
+}
+
+/// Reads the compiled filter back.
+pub(crate) fn read_seccomp(folder: &Path, flags: u64) -> Result<SeccompPlan> {
+    let path = folder.join("seccomp.bpf");
+    let bytes = fs::read(&path).map_err(|source| file("read", &path, source))?;
+    let (instructions, _) = bytes.as_chunks::<8>();
+    Ok(SeccompPlan {
+        program: instructions.to_vec(),
+        flags,
+    })
+}
+
+pub(crate) fn file(action: &'static str, path: &Path, source: io::Error) -> Error {
+    Error::File {
+        action,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folder_claims_the_id_and_vanishes_unless_kept() {
+        let root = tempfile::tempdir().unwrap();
+        let deep = root.path().join("a/b");
+        let id: ContainerId = "web".parse().unwrap();
+        let folder = Folder::make(&deep, &id).unwrap();
+        assert!(matches!(
+            Folder::make(&deep, &id),
+            Err(Error::AlreadyExists(_))
+        ));
+        write(folder.path(), &Record::new(&id)).unwrap();
+        drop(folder);
+        assert!(!deep.join("web").exists());
+        Folder::make(&deep, &id).unwrap().keep();
+        assert!(deep.join("web").exists());
+    }
+
+    #[test]
+    fn records_and_filters_round_trip() {
+        let root = tempfile::tempdir().unwrap();
+        let mut record = Record::new(&"web".parse().unwrap());
+        record.namespaces = vec![NamespaceKind::Pid];
+        record
+            .cgroup
+            .insert("memory".to_owned(), "/sys/fs/cgroup/memory/x".into());
+        write(root.path(), &record).unwrap();
+        assert_eq!(read(root.path()).unwrap(), Some(record));
+        let seccomp = SeccompPlan {
+            program: vec![[1; 8], [2; 8]],
+            flags: 6,
+        };
+        write_seccomp(root.path(), &seccomp).unwrap();
+        assert_eq!(read_seccomp(root.path(), 6).unwrap(), seccomp);
+    }
+}
