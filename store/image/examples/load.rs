@@ -22,6 +22,11 @@ fn main() -> Result<(), Box<dyn Error>> {
             };
             println!("{}", store.import(io::stdin().lock(), options)?);
         }
+        "load" => {
+            for loaded in store.load(io::stdin().lock(), &mut |_| {})? {
+                println!("{loaded:?}");
+            }
+        }
         _ => return Err("no such verb".into()),
     }
     println!("{} ms", start.elapsed().as_millis());

@@ -45,10 +45,8 @@ impl Blobs {
             .tmp_dir
             .join(format!("blob-{}-{number}", std::process::id()));
         let write = || {
-            let mut file = File::create_new(&tmp)?;
-            file.write_all(bytes)?;
-            // The database names it right after this.
-            file.sync_data()?;
+            // Not synced: it is checked when the store is opened, as the image's layers are.
+            File::create_new(&tmp)?.write_all(bytes)?;
             fs::rename(&tmp, &target)
         };
         write().map_err(|error| {

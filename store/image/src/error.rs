@@ -45,6 +45,9 @@ pub enum ImageError {
     /// An archive given to load or import isn't an image.
     #[error("invalid image archive: {0}")]
     Archive(String),
+    /// An archive given to load can't be read to its end.
+    #[error("cannot read the image archive")]
+    Unreadable(#[source] LayerError),
     /// A blob's bytes aren't those its name promises.
     #[error("digest mismatch: `{name}` has digest {found}")]
     BlobDigest {
@@ -130,6 +133,8 @@ pub enum RegistryErrorKind {
     Denied,
     /// Not reachable, or the connection broke.
     Network,
+    /// It can't answer now.
+    Unavailable,
     /// It answers, but wrongly.
     Protocol,
 }
@@ -154,7 +159,9 @@ impl ImageError {
                      case"
                 ));
             }
-            Self::Layer { source, .. } | Self::Store(source) => return source.hint(),
+            Self::Layer { source, .. } | Self::Store(source) | Self::Unreadable(source) => {
+                return source.hint();
+            }
             Self::File { source, .. }
                 if matches!(
                     source.kind(),

@@ -22,11 +22,13 @@ mod host;
 mod image;
 mod import;
 mod load;
+mod manifest;
 mod metadata;
 mod pins;
 mod progress;
 mod pull;
 mod reference;
+mod registry;
 mod remove;
 mod store;
 
@@ -42,8 +44,9 @@ pub use self::{
     image::Image,
     import::ImportOptions,
     load::Loaded,
+    manifest::Platform,
     progress::{LayerStatus, Progress},
-    pull::{Auth, Platform, Pulled},
+    pull::{Auth, Pulled},
     reference::Reference,
     remove::{ImageUse, RemoveItem},
     store::ImageStore,

@@ -30,6 +30,13 @@ pub enum Progress {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LayerStatus {
+    /// `docker load` is reading it.
+    Loading {
+        /// Bytes read so far.
+        current_bytes: u64,
+        /// In all.
+        total_bytes: u64,
+    },
     /// It is going to be fetched.
     PullingFsLayer,
     /// Other layers come first.

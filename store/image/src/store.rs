@@ -18,7 +18,6 @@ use crate::{
 };
 
 /// Largest configuration or manifest taken.
-#[expect(dead_code, reason = "load and pull use it next")]
 pub(crate) const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
 
 /// Images, their names and their layers. Cheap to clone, usable from any thread.

@@ -1,21 +1,28 @@
 //! Getting layers onto the disk without making the user wait.
 //!
 //! A layer is used as soon as it is renamed into place. Its files reach the disk a little later,
-//! with one `syncfs` for all layers of an image; until then the layer's directory holds a mark
-//! with the boot's ID. A mark from another boot at open means that the machine went down in
-//! between: the layer may have empty files, so it is removed and the image is fetched again.
+//! when the kernel writes them of its own accord; then one `syncfs` for all new layers makes
+//! sure. (Syncing at once would make every small `fsync` of the engine in the meantime wait for
+//! all the layers' data: that is how ext4's journal works.) Until then the layer's directory
+//! holds a mark with the boot's ID. A mark from another boot at open means that the machine went
+//! down in between: the layer may have empty files, so it is removed, and the image is to be
+//! fetched again. A killed engine loses nothing.
 
 use std::{
     fs,
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
+    time::Duration,
 };
 
 use rustix::fs::{CWD, Mode, OFlags};
 
 /// The mark's name in the layer's directory.
 pub(crate) const UNSYNCED_MARK: &str = "unsynced";
+
+/// How long the kernel is left to write by itself.
+const DELAY: Duration = Duration::from_secs(10);
 
 /// Identifies this run of the kernel.
 pub(crate) fn boot_id() -> String {
@@ -34,12 +41,15 @@ pub(crate) struct Syncer {
 struct Shared {
     state: Mutex<State>,
     is_idle: Condvar,
+    is_urgent: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
     marks: Vec<PathBuf>,
     is_running: bool,
+    /// Somebody waits: no delay.
+    is_urgent: bool,
 }
 
 impl Shared {
@@ -77,6 +87,8 @@ impl Syncer {
     /// Waits until the queue is empty.
     pub(crate) fn wait(&self) {
         let mut state = self.shared.lock();
+        state.is_urgent = true;
+        self.shared.is_urgent.notify_all();
         while state.is_running {
             state = self
                 .shared
@@ -84,13 +96,18 @@ impl Syncer {
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
         }
+        state.is_urgent = false;
     }
 }
 
 fn run(directory: &Path, shared: &Shared) {
     loop {
         let marks = {
-            let mut state = shared.lock();
+            let state = shared.lock();
+            let (mut state, _) = shared
+                .is_urgent
+                .wait_timeout_while(state, DELAY, |state| !state.is_urgent)
+                .unwrap_or_else(PoisonError::into_inner);
             if state.marks.is_empty() {
                 state.is_running = false;
                 shared.is_idle.notify_all();

@@ -11,7 +11,7 @@ use crate::digest::{ChainId, Digest};
 #[non_exhaustive]
 pub enum LayerError {
     /// The bytes aren't a tar archive, or one damaged at `offset` (bytes of uncompressed tar).
-    #[error("layer is not a valid tar archive: {reason} at byte {offset}")]
+    #[error("not a valid tar archive: {reason} at byte {offset}")]
     Tar {
         /// What is wrong.
         reason: String,
@@ -19,13 +19,13 @@ pub enum LayerError {
         offset: u64,
     },
     /// The archive ends before its last entry does.
-    #[error("layer archive ends too early, at byte {offset}")]
+    #[error("the archive ends too early, at byte {offset}")]
     Truncated {
         /// Uncompressed bytes there were.
         offset: u64,
     },
     /// The compressed stream is damaged or cut short.
-    #[error("layer cannot be decompressed as {format}")]
+    #[error("cannot decompress {format} data")]
     Decompress {
         /// `gzip` or `zstd`.
         format: &'static str,
@@ -33,10 +33,10 @@ pub enum LayerError {
         source: io::Error,
     },
     /// A compression Atoll doesn't read.
-    #[error("layer is compressed with {0}, which is not supported")]
+    #[error("{0} compression is not supported")]
     Compression(&'static str),
     /// An entry's path, link target or parent leads outside the layer.
-    #[error("layer entry `{path}` leads outside the layer{}", through(.link))]
+    #[error("entry `{path}` leads outside the layer{}", through(.link))]
     Escape {
         /// The entry.
         path: String,
@@ -44,7 +44,7 @@ pub enum LayerError {
         link: String,
     },
     /// A hard link to a file the layer doesn't have.
-    #[error("layer entry `{path}` is a hard link to `{target}`, which the layer does not have")]
+    #[error("entry `{path}` is a hard link to `{target}`, which the layer does not have")]
     HardLink {
         /// The entry.
         path: String,
@@ -52,7 +52,7 @@ pub enum LayerError {
         target: String,
     },
     /// An entry that can't exist on a file system.
-    #[error("layer entry `{path}` is invalid: {reason}")]
+    #[error("entry `{path}` is invalid: {reason}")]
     Entry {
         /// The entry.
         path: String,
@@ -60,7 +60,7 @@ pub enum LayerError {
         reason: String,
     },
     /// The file system refused an entry.
-    #[error("cannot {action} layer entry `{path}`")]
+    #[error("cannot {action} entry `{path}`")]
     Write {
         /// Verb: create, write, change owner of …
         action: &'static str,
@@ -91,10 +91,10 @@ pub enum LayerError {
     #[error("layer {0} does not exist")]
     NotFound(ChainId),
     /// The source of the bytes stopped half-way.
-    #[error("layer stream was interrupted")]
+    #[error("the stream was interrupted")]
     Interrupted,
     /// The caller's reader failed.
-    #[error("cannot read the layer")]
+    #[error("cannot read the archive")]
     Read(#[source] io::Error),
     /// Overlay can't be mounted from these directories.
     #[error("cannot mount the root file system")]

@@ -6,18 +6,23 @@
 
 use std::{
     ffi::OsStr,
-    os::{fd::OwnedFd, unix::ffi::OsStrExt},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
     path::{Path, PathBuf},
 };
 
 use rustix::{
-    fs::{CWD, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags, openat2},
+    fs::{CWD, Mode, OFlags, ResolveFlags, openat2},
     io::Errno,
 };
 
-use crate::{LayerError, error::store_error};
-
-const MAX_XATTR_BYTES: usize = 64 * 1024;
+use crate::{
+    LayerError,
+    copy::{Xattrs, copy_attributes},
+    error::store_error,
+};
 
 /// Copies the attributes of each directory in `implied` from the first of `lowers` that has it.
 ///
@@ -37,7 +42,8 @@ pub(crate) fn inherit(
         };
         let shown = || diff.join(OsStr::from_bytes(path));
         let target = open_directory(diff, path).map_err(store_error("open", shown()))?;
-        copy_attributes(&source, &target).map_err(store_error("change mode of", shown()))?;
+        copy_attributes(source.as_fd(), target.as_fd(), Xattrs::NotOverlay)
+            .map_err(store_error("change mode of", shown()))?;
     }
     Ok(())
 }
@@ -53,51 +59,4 @@ fn open_directory(root: &Path, path: &[u8]) -> Result<OwnedFd, Errno> {
         Mode::empty(),
         ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
     )
-}
-
-pub(crate) fn copy_attributes(source: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {
-    let stat = rustix::fs::fstat(source)?;
-    rustix::fs::fchown(
-        target,
-        Some(Uid::from_raw(stat.st_uid)),
-        Some(Gid::from_raw(stat.st_gid)),
-    )?;
-    copy_xattrs(source, target)?;
-    rustix::fs::fchmod(target, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
-    let time = |tv_sec, nanos: u64| Timespec {
-        tv_sec,
-        tv_nsec: nanos.cast_signed(),
-    };
-    rustix::fs::futimens(
-        target,
-        &Timestamps {
-            last_access: time(stat.st_atime, stat.st_atime_nsec),
-            last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
-        },
-    )
-}
-
-fn copy_xattrs(source: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {
-    let mut names = vec![0u8; MAX_XATTR_BYTES];
-    let length = match rustix::fs::flistxattr(source, &mut names[..]) {
-        Ok(length) => length,
-        Err(Errno::OPNOTSUPP) => return Ok(()),
-        Err(errno) => return Err(errno),
-    };
-    let mut value = vec![0u8; MAX_XATTR_BYTES];
-    for name in names[..length]
-        .split(|byte| *byte == 0)
-        .filter(|name| !name.is_empty())
-    {
-        // Whether the new layer's directory hides or moves something is its own affair.
-        if name.starts_with(b"trusted.overlay.") {
-            continue;
-        }
-        let length = rustix::fs::fgetxattr(source, name, &mut value[..])?;
-        match rustix::fs::fsetxattr(target, name, &value[..length], XattrFlags::empty()) {
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::PERM) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(())
 }

@@ -13,6 +13,8 @@
 
 #![forbid(unsafe_code)]
 
+mod archive;
+mod copy;
 mod decompress;
 mod digest;
 mod durability;
@@ -28,6 +30,7 @@ mod tar;
 mod writable;
 
 pub use self::{
+    archive::{ArchiveEntry, ArchiveEntryKind, ArchiveReader, is_layer_start},
     decompress::{Compression, SNIFF_BYTES, decompress},
     digest::{ChainId, Digest, DigestError},
     error::LayerError,

@@ -3,15 +3,17 @@
 use std::{
     fs, io,
     io::Read,
+    os::fd::AsFd,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, Mode, OFlags, RenameFlags, openat, renameat_with};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ChainId, Digest, LayerError, LayerSink, StagedLayer,
+    ChainId, Compression, Digest, LayerError, LayerSink, StagedLayer,
+    copy::copy_tree,
     durability::{Syncer, UNSYNCED_MARK, boot_id},
     error::store_error,
     implied,
@@ -166,6 +168,38 @@ impl LayerStore {
         self.inner.syncer.add(target.join(UNSYNCED_MARK));
         tracing::debug!(layer = %layer.chain_id, bytes = layer.size_bytes, "layer unpacked");
         Ok(layer)
+    }
+
+    /// Puts a copy of `original`'s files on top of `parent`, for an image that has the same
+    /// layer at several places.
+    ///
+    /// # Errors
+    /// [`LayerError::NotFound`] when `original` or `parent` isn't there, [`LayerError::Store`]
+    /// for the disk.
+    pub fn commit_copy(
+        &self,
+        original: &ChainId,
+        parent: Option<&ChainId>,
+    ) -> Result<Layer, LayerError> {
+        let layer = self.get(original)?;
+        let source_dir = self.directory(original).join("diff");
+        let (directory, target) = StagingDirectory::create(&self.inner.tmp_dir)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        openat(CWD, &source_dir, flags, Mode::empty())
+            .and_then(|source| copy_tree(source.as_fd(), target.as_fd()))
+            .map_err(store_error("copy", &source_dir))?;
+        let staged = StagedLayer {
+            directory,
+            diff_id: layer.diff_id,
+            tar_bytes: layer.tar_bytes,
+            blob_digest: layer.diff_id,
+            blob_bytes: layer.tar_bytes,
+            compression: Compression::None,
+            size_bytes: layer.size_bytes,
+            entries: 0,
+            implied: Vec::new(),
+        };
+        self.commit(staged, parent)
     }
 
     /// Unpacks `tar` (plain, gzip or zstd) on top of `parent`.

@@ -1,14 +1,19 @@
 //! A container's own layer, the one it writes to.
 
 use std::{
-    fs,
-    path::{Path, PathBuf},
+    fs, io,
+    os::fd::{AsFd, OwnedFd},
+    path::{Component, Path, PathBuf},
 };
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, XattrFlags};
 
 use crate::{
-    LayerError, RootfsMountSpec, error::store_error, implied::copy_attributes, overlay_mount,
+    LayerError, RootfsMountSpec,
+    copy::{Xattrs, copy_attributes},
+    error::store_error,
+    extract::OPAQUE_XATTR,
+    overlay_mount,
 };
 
 /// What a new writable layer starts with.
@@ -80,7 +85,7 @@ impl WritableLayer {
     /// [`LayerError::Store`] when something can't be removed.
     pub fn remove(&self) -> Result<(), LayerError> {
         match fs::remove_dir_all(&self.directory) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(store_error("remove", &self.directory)(error))
             }
             _ => Ok(()),
@@ -91,27 +96,59 @@ impl WritableLayer {
         for path in [&self.directory, &self.diff(), &self.work()] {
             rustix::fs::mkdir(path, Mode::RWXU).map_err(store_error("create", path))?;
         }
-        if let Some(top) = lowers.first() {
-            self.copy_root(top)?;
-        }
+        let Some(top) = lowers.first() else {
+            return Ok(());
+        };
+        let target = self.diff();
+        let prepare = |errno| store_error("prepare", &target)(errno);
+        let lower = open_directory(top).map_err(store_error("open", top))?;
+        let upper = open_directory(&target).map_err(prepare)?;
+        copy_attributes(lower.as_fd(), upper.as_fd(), Xattrs::NotOverlay).map_err(prepare)?;
         if let WritableKind::Host { hidden } = kind {
             for path in hidden {
-                self.hide(path)?;
+                hide(&lower, &upper, path).map_err(store_error("hide", path))?;
             }
         }
         Ok(())
     }
+}
 
-    fn copy_root(&self, lower: &Path) -> Result<(), LayerError> {
-        let target = self.diff();
-        let open = |path: &Path| {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(store_error("open", path))
+/// Makes `path` an empty opaque directory of `upper`, with the attributes it has in `lower`.
+///
+/// A symlink on the way is left as it is: it leads to a directory that is hidden itself if it
+/// is in the list.
+fn hide(lower: &OwnedFd, upper: &OwnedFd, path: &Path) -> Result<(), rustix::io::Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let mut relative = PathBuf::new();
+    let mut made = Vec::new();
+    for component in path.components() {
+        let Component::Normal(name) = component else {
+            continue;
         };
-        copy_attributes(&open(lower)?, &open(&target)?).map_err(store_error("prepare", &target))
+        relative.push(name);
+        let Ok(source) = rustix::fs::openat2(lower, &relative, flags, Mode::empty(), beneath)
+        else {
+            return Ok(());
+        };
+        made.push((relative.clone(), source));
     }
+    for (relative, source) in &made {
+        match rustix::fs::mkdirat(upper, relative, Mode::RWXU) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+        let target = rustix::fs::openat2(upper, relative, flags, Mode::empty(), beneath)?;
+        copy_attributes(source.as_fd(), target.as_fd(), Xattrs::NotOverlay)?;
+    }
+    if let Some((relative, _)) = made.last() {
+        let target = rustix::fs::openat2(upper, relative, flags, Mode::empty(), beneath)?;
+        rustix::fs::fsetxattr(&target, OPAQUE_XATTR, b"y", XattrFlags::empty())?;
+    }
+    Ok(())
+}
 
-    fn hide(&self, _path: &Path) -> Result<(), LayerError> {
-        Ok(())
-    }
+fn open_directory(path: &Path) -> Result<OwnedFd, rustix::io::Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(CWD, path, flags, Mode::empty())
 }

@@ -14,7 +14,7 @@ use super::root::{printable, write_error};
 use crate::{LayerError, tar::Entry};
 
 /// Marks a directory that hides what lower layers have at its place.
-pub(super) const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
+pub(crate) const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
 
 /// What `chown`, `setxattr`, `chmod` and `utimens` are going to be told.
 #[derive(Debug)]

@@ -25,8 +25,9 @@ use rustix::{
     io::{Errno, write},
 };
 
+pub(crate) use self::attributes::OPAQUE_XATTR;
 use self::{
-    attributes::{Attributes, OPAQUE_XATTR},
+    attributes::Attributes,
     path::{Whiteout, clean, split},
     root::{LayerRoot, escape, printable, write_error},
 };

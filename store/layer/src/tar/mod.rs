@@ -51,6 +51,15 @@ pub(crate) struct Entry {
     pub(crate) segments: Option<Vec<(u64, u64)>>,
 }
 
+/// Whether `start` begins with a valid header or the zero block of an empty archive.
+pub(crate) fn is_tar_start(start: &[u8]) -> bool {
+    let Some(block) = start.first_chunk::<BLOCK_BYTES>() else {
+        return false;
+    };
+    let header = Header(block);
+    header.is_zero() || header.has_right_checksum()
+}
+
 /// Reads entries one after the other.
 pub(crate) struct TarReader<R> {
     input: R,
