@@ -1,2 +1,55 @@
-//! x
-fn main(){}
+//! `atoll-runtime`: runc's command line over `isolation/container`; by its other name,
+//! `containerd-shim-atoll-v2`, the shim.
+//!
+//! ```text
+//! argv → arguments (clap) → commands/* → atoll_container → exit code
+//!                              └ report: words for people and for container managers
+//! ```
+//!
+//! One thread until a container exists; a foreground `run` or `exec` then has one more for
+//! signals and, with a terminal, one for input. Nothing outlives the command but the container.
+
+#![forbid(unsafe_code)]
+
+mod arguments;
+mod commands;
+mod foreground;
+mod report;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::arguments::Arguments;
+
+/// The name under which this program is the shim.
+const SHIM: &str = "containerd-shim-atoll-v2";
+
+fn main() -> ExitCode {
+    // Execs itself, so it comes before everything that costs time.
+    if let Err(error) = atoll_sys::self_exe::protect() {
+        return report::fatal_without_log(&format!(
+            "cannot protect the runtime's own program file: {error}"
+        ));
+    }
+    let name = std::env::args_os().next().unwrap_or_default();
+    if Path::new(&name)
+        .file_name()
+        .is_some_and(|name| name == SHIM)
+    {
+        return report::fatal_without_log("the shim is not part of this build");
+    }
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(u8::from(error.use_stderr()));
+        }
+    };
+    let log = arguments.log();
+    match commands::run(arguments) {
+        Ok(code) => code,
+        Err(failure) => failure.report(log.as_ref()),
+    }
+}

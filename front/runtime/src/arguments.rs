@@ -1,0 +1,316 @@
+//! The command line, option by option as runc has it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::report::Log;
+
+/// Runs containers as the OCI runtime specification describes them.
+#[derive(Debug, Parser)]
+#[command(name = "atoll-runtime", version = version(), about, disable_help_subcommand = true)]
+pub(crate) struct Arguments {
+    /// Folder of container states; gone after a reboot
+    #[arg(long, default_value = "/run/atoll-runtime")]
+    pub(crate) root: PathBuf,
+    /// File to append failures to
+    #[arg(long)]
+    log: Option<PathBuf>,
+    /// Form of a line in the log: text or json
+    #[arg(long, default_value = "text", value_parser = ["text", "json"])]
+    log_format: String,
+    /// Accepted for runc's callers; there is no debug log
+    #[arg(long)]
+    debug: bool,
+    /// `cgroupsPath` is `slice:prefix:name`
+    #[arg(long)]
+    pub(crate) systemd_cgroup: bool,
+    /// Accepted for runc's callers
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    rootless: Option<String>,
+    /// Accepted for runc's callers
+    #[arg(long, hide = true)]
+    criu: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+impl Arguments {
+    /// Where failures are logged besides standard error.
+    pub(crate) fn log(&self) -> Option<Log> {
+        let path = self
+            .log
+            .clone()
+            .filter(|path| !path.as_os_str().is_empty())?;
+        Some(Log {
+            path,
+            is_json: self.log_format == "json",
+        })
+    }
+}
+
+/// The version as runc prints it: container managers read the `spec:` line.
+fn version() -> &'static str {
+    concat!(env!("CARGO_PKG_VERSION"), "\nspec: 1.3.0")
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a container; its program waits for `start`
+    Create(CreateArguments),
+    /// Make a container, run its program, remove the container
+    Run(RunArguments),
+    /// Execute the program of a created container
+    Start(Id),
+    /// Print a container's state as JSON
+    State(Id),
+    /// Send a signal to a container
+    Kill(KillArguments),
+    /// Remove a stopped container
+    Delete(DeleteArguments),
+    /// Run one more program in a container
+    Exec(ExecArguments),
+    /// List containers
+    List(ListArguments),
+    /// List a container's processes
+    Ps(PsArguments),
+    /// Write an example config.json
+    Spec(SpecArguments),
+    /// Freeze every process of a container
+    Pause(Id),
+    /// Thaw every process of a container
+    Resume(Id),
+    /// Change a container's limits
+    Update(UpdateArguments),
+    /// Print what this runtime can do as JSON
+    Features,
+}
+
+/// A container's id.
+#[derive(Debug, Args)]
+pub(crate) struct Id {
+    /// The container
+    pub(crate) id: String,
+}
+
+/// Options of `create`, also of `run`.
+#[derive(Debug, Args)]
+pub(crate) struct CreateArguments {
+    /// The container's new id
+    pub(crate) id: String,
+    /// Folder with config.json
+    #[arg(long, short, default_value = ".")]
+    pub(crate) bundle: PathBuf,
+    /// Unix socket that gets the terminal's master
+    #[arg(long)]
+    pub(crate) console_socket: Option<PathBuf>,
+    /// File to write the process id to
+    #[arg(long)]
+    pub(crate) pid_file: Option<PathBuf>,
+    /// Move the root mount instead of pivot_root(2), for an initramfs
+    #[arg(long)]
+    pub(crate) no_pivot: bool,
+    /// Keep the caller's session keyring
+    #[arg(long)]
+    pub(crate) no_new_keyring: bool,
+    /// Descriptors from 3 on to pass to the program
+    #[arg(long, default_value_t = 0)]
+    pub(crate) preserve_fds: u32,
+}
+
+/// Options of `run`.
+#[derive(Debug, Args)]
+pub(crate) struct RunArguments {
+    #[command(flatten)]
+    pub(crate) create: CreateArguments,
+    /// Return when the program runs
+    #[arg(long, short)]
+    pub(crate) detach: bool,
+    /// Keep the container when its program has ended
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Accepted for runc's callers
+    #[arg(long)]
+    no_subreaper: bool,
+}
+
+/// Options of `kill`.
+#[derive(Debug, Args)]
+pub(crate) struct KillArguments {
+    /// The container
+    pub(crate) id: String,
+    /// Name or number
+    #[arg(default_value = "SIGTERM")]
+    pub(crate) signal: String,
+    /// Signal every process
+    #[arg(long, short)]
+    pub(crate) all: bool,
+}
+
+/// Options of `delete`.
+#[derive(Debug, Args)]
+pub(crate) struct DeleteArguments {
+    /// The container
+    pub(crate) id: String,
+    /// Kill it first if it runs; a missing one is no error
+    #[arg(long, short)]
+    pub(crate) force: bool,
+}
+
+/// Options of `exec`.
+#[derive(Debug, Args)]
+pub(crate) struct ExecArguments {
+    /// Unix socket that gets the terminal's master
+    #[arg(long)]
+    pub(crate) console_socket: Option<PathBuf>,
+    /// Working directory
+    #[arg(long)]
+    pub(crate) cwd: Option<PathBuf>,
+    /// Environment variable, NAME=VALUE
+    #[arg(long, short)]
+    pub(crate) env: Vec<String>,
+    /// Give it a terminal
+    #[arg(long, short)]
+    pub(crate) tty: bool,
+    /// UID[:GID]
+    #[arg(long, short)]
+    pub(crate) user: Option<String>,
+    /// Supplementary group ids
+    #[arg(long, short = 'g')]
+    pub(crate) additional_gids: Vec<u32>,
+    /// JSON file with the whole process
+    #[arg(long, short)]
+    pub(crate) process: Option<PathBuf>,
+    /// Return when the program runs
+    #[arg(long, short)]
+    pub(crate) detach: bool,
+    /// File to write the process id to
+    #[arg(long)]
+    pub(crate) pid_file: Option<PathBuf>,
+    /// Forbid gaining privileges by execve(2)
+    #[arg(long)]
+    pub(crate) no_new_privs: bool,
+    /// Capability to add
+    #[arg(long, short)]
+    pub(crate) cap: Vec<String>,
+    /// Descriptors from 3 on to pass to the program
+    #[arg(long, default_value_t = 0)]
+    pub(crate) preserve_fds: u32,
+    /// Folder below the container's cgroup to run in
+    #[arg(long)]
+    pub(crate) cgroup: Option<String>,
+    /// Run also in a paused container, when it is resumed
+    #[arg(long)]
+    pub(crate) ignore_paused: bool,
+    /// The container
+    pub(crate) id: String,
+    /// The program and its arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<String>,
+}
+
+/// Options of `list`.
+#[derive(Debug, Args)]
+pub(crate) struct ListArguments {
+    /// table or json
+    #[arg(long, short, default_value = "table", value_parser = ["table", "json"])]
+    pub(crate) format: String,
+    /// Ids only
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+}
+
+/// Options of `ps`.
+#[derive(Debug, Args)]
+pub(crate) struct PsArguments {
+    /// table or json
+    #[arg(long, short, default_value = "table", value_parser = ["table", "json"])]
+    pub(crate) format: String,
+    /// The container
+    pub(crate) id: String,
+    /// Options for ps(1), -ef when absent
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) options: Vec<String>,
+}
+
+/// Options of `spec`.
+#[derive(Debug, Args)]
+pub(crate) struct SpecArguments {
+    /// Folder to write config.json to
+    #[arg(long, short, default_value = ".")]
+    pub(crate) bundle: PathBuf,
+}
+
+/// Options of `update`: absent ones stay as they are.
+#[derive(Debug, Args)]
+pub(crate) struct UpdateArguments {
+    /// The container
+    pub(crate) id: String,
+    /// JSON file with OCI resources, - for standard input
+    #[arg(long, short)]
+    pub(crate) resources: Option<PathBuf>,
+    /// Memory limit in bytes
+    #[arg(long, allow_hyphen_values = true)]
+    pub(crate) memory: Option<i64>,
+    /// Soft memory limit in bytes
+    #[arg(long, allow_hyphen_values = true)]
+    pub(crate) memory_reservation: Option<i64>,
+    /// Limit of memory plus swap in bytes
+    #[arg(long, allow_hyphen_values = true)]
+    pub(crate) memory_swap: Option<i64>,
+    /// Processor time per period in microseconds
+    #[arg(long, allow_hyphen_values = true)]
+    pub(crate) cpu_quota: Option<i64>,
+    /// Period in microseconds
+    #[arg(long)]
+    pub(crate) cpu_period: Option<u64>,
+    /// Relative weight
+    #[arg(long)]
+    pub(crate) cpu_share: Option<u64>,
+    /// CPUs to run on
+    #[arg(long)]
+    pub(crate) cpuset_cpus: Option<String>,
+    /// Memory nodes to use
+    #[arg(long)]
+    pub(crate) cpuset_mems: Option<String>,
+    /// Number of tasks
+    #[arg(long, allow_hyphen_values = true)]
+    pub(crate) pids_limit: Option<i64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn options_are_taken_before_and_after_the_id() {
+        for line in [
+            ["r", "create", "--bundle", "/b", "x"],
+            ["r", "create", "x", "--bundle", "/b"],
+        ] {
+            let arguments = Arguments::try_parse_from(line).unwrap();
+            let Command::Create(create) = arguments.command else {
+                panic!("{line:?}")
+            };
+            assert_eq!((create.id.as_str(), create.bundle), ("x", "/b".into()));
+        }
+    }
+
+    #[test]
+    fn options_of_the_executed_program_are_its_own() {
+        let line = ["r", "exec", "-t", "x", "ls", "-l", "--cap"];
+        let arguments = Arguments::try_parse_from(line).unwrap();
+        let Command::Exec(exec) = arguments.command else {
+            panic!("{line:?}")
+        };
+        assert_eq!(exec.command, ["ls", "-l", "--cap"]);
+    }
+}

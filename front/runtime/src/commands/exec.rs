@@ -1,0 +1,127 @@
+//! `exec`.
+
+use std::os::fd::AsFd as _;
+use std::process::ExitCode;
+
+use atoll_container::{Container, ExecRequest, StdioRequest};
+use atoll_spec::{Capabilities, Process, Spec, User};
+
+use crate::arguments::ExecArguments;
+use crate::commands::create::write_pid;
+use crate::foreground::{self, HostTerminal};
+use crate::report::{Failure, Outcome};
+
+/// runc's exit code when `exec` itself fails.
+const EXEC_FAILED: u8 = 255;
+
+/// Runs one more program in `container` and, unless detached, waits for it.
+pub(crate) fn exec(container: &Container, arguments: ExecArguments) -> Outcome<ExitCode> {
+    run(container, arguments)
+        .map_err(|failure| failure.with_code(EXEC_FAILED).during("exec failed"))
+}
+
+fn run(container: &Container, arguments: ExecArguments) -> Outcome<ExitCode> {
+    let process = process(container, &arguments)?;
+    let wants_terminal = process.terminal;
+    if wants_terminal && arguments.detach && arguments.console_socket.is_none() {
+        return Err(Failure::new(
+            "cannot allocate tty if runc will detach without setting console socket",
+        )
+        .with_hint("give --console-socket PATH, or leave out --detach"));
+    }
+    let request = ExecRequest {
+        stdio: if wants_terminal {
+            StdioRequest::Terminal {
+                size: foreground::size_of_own_terminal(),
+            }
+        } else {
+            StdioRequest::Inherit
+        },
+        preserve_fds: arguments.preserve_fds,
+        ignore_paused: arguments.ignore_paused,
+        cgroup: arguments.cgroup.clone(),
+        ..ExecRequest::new(process)
+    };
+    let host = HostTerminal::raw_if(wants_terminal && arguments.console_socket.is_none());
+    let mut executed = container.exec(request)?;
+    if let (Some(socket), Some(master)) = (&arguments.console_socket, &executed.terminal) {
+        foreground::send_terminal(socket, master.as_fd())?;
+        executed.terminal = None;
+    }
+    if let Some(path) = &arguments.pid_file {
+        write_pid(path, executed.pid)?;
+    }
+    if arguments.detach {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let code = foreground::wait(executed.pidfd.as_fd(), executed.terminal.take())
+        .map_err(|error| Failure::io("cannot wait for the process", &error));
+    drop(host);
+    code
+}
+
+/// The process to run: `--process`, else the container's own with what the options change.
+fn process(container: &Container, arguments: &ExecArguments) -> Outcome<Process> {
+    if let Some(path) = &arguments.process {
+        let mut process = Process::load(path)?;
+        process.terminal |= arguments.tty;
+        return Ok(process);
+    }
+    if arguments.command.is_empty() {
+        return Err(Failure::new("process args cannot be empty")
+            .with_hint("name a program after the container's id, or give --process FILE"));
+    }
+    let config = container.state()?.bundle.join("config.json");
+    let mut process = Spec::load(&config)?.process.unwrap_or_default();
+    process.terminal = arguments.tty;
+    process.args.clone_from(&arguments.command);
+    process.env.extend(arguments.env.iter().cloned());
+    if let Some(cwd) = &arguments.cwd {
+        process.cwd.clone_from(cwd);
+    }
+    if let Some(user) = &arguments.user {
+        process.user = User {
+            additional_gids: Vec::new(),
+            ..parse_user(user)?
+        };
+    }
+    process
+        .user
+        .additional_gids
+        .extend(&arguments.additional_gids);
+    process.no_new_privileges |= arguments.no_new_privs;
+    if !arguments.cap.is_empty() {
+        let capabilities = process
+            .capabilities
+            .get_or_insert_with(Capabilities::default);
+        for cap in &arguments.cap {
+            for set in [
+                &mut capabilities.bounding,
+                &mut capabilities.effective,
+                &mut capabilities.permitted,
+            ] {
+                if !set.contains(cap) {
+                    set.push(cap.clone());
+                }
+            }
+        }
+    }
+    process.validate()?;
+    Ok(process)
+}
+
+/// Reads `UID[:GID]`; the group is 0 when absent, as runc has it.
+fn parse_user(text: &str) -> Outcome<User> {
+    let (uid, gid) = text.split_once(':').unwrap_or((text, "0"));
+    let number = |part: &str| {
+        part.parse::<u32>().map_err(|_| {
+            Failure::new(format!("invalid user {text:?}"))
+                .with_hint("give numbers: --user UID[:GID]")
+        })
+    };
+    Ok(User {
+        uid: number(uid)?,
+        gid: number(gid)?,
+        ..User::default()
+    })
+}

@@ -1,0 +1,84 @@
+//! `start`, `kill`, `delete`.
+
+use std::path::Path;
+
+use atoll_container::{Container, ErrorKind};
+
+use crate::arguments::{DeleteArguments, KillArguments};
+use crate::report::{Failure, Outcome};
+
+/// Executes the program of a created container.
+pub(crate) fn start(container: &Container) -> Outcome<()> {
+    Ok(container.start()?)
+}
+
+/// Sends a signal.
+pub(crate) fn kill(container: &Container, arguments: &KillArguments) -> Outcome<()> {
+    let signal = signal_number(&arguments.signal).ok_or_else(|| {
+        Failure::new(format!("unknown signal {:?}", arguments.signal))
+            .with_hint("give a name such as TERM or SIGKILL, or a number from 1 to 64")
+    })?;
+    match container.kill(signal, arguments.all) {
+        // Container managers look for runc's words.
+        Err(error) if error.kind() == ErrorKind::WrongStatus => {
+            Err(Failure::new("container not running"))
+        }
+        other => Ok(other?),
+    }
+}
+
+/// Removes a container.
+pub(crate) fn delete(root: &Path, arguments: &DeleteArguments) -> Outcome<()> {
+    let container = match Container::load(root, &arguments.id.parse()?) {
+        Err(error) if error.kind() == ErrorKind::NotFound && arguments.force => return Ok(()),
+        other => other?,
+    };
+    Ok(container.delete(arguments.force)?)
+}
+
+/// Linux' signal names on x86-64, without `SIG`, in the order of their numbers from 1.
+const SIGNALS: [&str; 31] = [
+    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
+    "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",
+    "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
+];
+
+/// The number of a signal given by name, with or without `SIG`, or by number.
+fn signal_number(text: &str) -> Option<i32> {
+    if let Ok(number) = text.parse::<i32>() {
+        return (1..=64).contains(&number).then_some(number);
+    }
+    let name = text.to_ascii_uppercase();
+    let name = name.strip_prefix("SIG").unwrap_or(&name);
+    if let Some(offset) = name.strip_prefix("RTMIN+") {
+        return offset
+            .parse::<i32>()
+            .ok()
+            .filter(|offset| (0..=30).contains(offset))
+            .map(|o| 34 + o);
+    }
+    let index = SIGNALS.iter().position(|known| *known == name)?;
+    i32::try_from(index + 1).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_have_names_and_numbers() {
+        for (text, number) in [
+            ("TERM", 15),
+            ("SIGKILL", 9),
+            ("sigusr1", 10),
+            ("9", 9),
+            ("SYS", 31),
+            ("SIGRTMIN+3", 37),
+        ] {
+            assert_eq!(signal_number(text), Some(number), "{text}");
+        }
+        for text in ["", "0", "65", "-9", "NOSUCH", "RTMIN+31"] {
+            assert_eq!(signal_number(text), None, "{text}");
+        }
+    }
+}

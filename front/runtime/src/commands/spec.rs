@@ -1,0 +1,84 @@
+//! `spec` and `features`.
+
+use std::fs::File;
+use std::io::Write as _;
+
+use atoll_spec::{CgroupFeatures, Features, LinuxFeatures, OCI_VERSION, SeccompFeatures};
+
+use crate::arguments::SpecArguments;
+use crate::commands::print_json;
+use crate::report::{Failure, Outcome};
+
+/// Writes an example config.json; never over an existing one.
+pub(crate) fn write_example(arguments: &SpecArguments) -> Outcome<()> {
+    let path = arguments.bundle.join("config.json");
+    let mut text = serde_json::to_string_pretty(&atoll_spec::example())
+        .map_err(|error| Failure::io("cannot write JSON", &error))?;
+    text.push('\n');
+    let refused = |error: &std::io::Error| {
+        let failure = Failure::io(format!("cannot make {}", path.display()), error);
+        if error.kind() == std::io::ErrorKind::AlreadyExists {
+            return failure.with_hint("remove it first");
+        }
+        failure
+    };
+    let mut file = File::create_new(&path).map_err(|error| refused(&error))?;
+    file.write_all(text.as_bytes())
+        .map_err(|error| refused(&error))
+}
+
+/// Prints what this runtime can do.
+pub(crate) fn print_features() -> Outcome<()> {
+    let words = |list: &[&str]| list.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
+    let namespaces = [
+        "cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts",
+    ];
+    let actions = [
+        "SCMP_ACT_ALLOW",
+        "SCMP_ACT_ERRNO",
+        "SCMP_ACT_KILL",
+        "SCMP_ACT_KILL_PROCESS",
+        "SCMP_ACT_KILL_THREAD",
+        "SCMP_ACT_LOG",
+        "SCMP_ACT_NOTIFY",
+        "SCMP_ACT_TRACE",
+        "SCMP_ACT_TRAP",
+    ];
+    let operators = [
+        "SCMP_CMP_EQ",
+        "SCMP_CMP_GE",
+        "SCMP_CMP_GT",
+        "SCMP_CMP_LE",
+        "SCMP_CMP_LT",
+        "SCMP_CMP_MASKED_EQ",
+        "SCMP_CMP_NE",
+    ];
+    print_json(&Features {
+        oci_version_min: "1.0.0".to_owned(),
+        oci_version_max: OCI_VERSION.to_owned(),
+        hooks: words(&[
+            "prestart",
+            "createRuntime",
+            "createContainer",
+            "startContainer",
+            "poststart",
+            "poststop",
+        ]),
+        linux: LinuxFeatures {
+            namespaces: words(&namespaces),
+            capabilities: words(&atoll_sys::capability::NAMES),
+            cgroup: CgroupFeatures {
+                v1: true,
+                v2: true,
+                systemd: false,
+            },
+            seccomp: SeccompFeatures {
+                enabled: true,
+                actions: words(&actions),
+                operators: words(&operators),
+                archs: words(&["SCMP_ARCH_X86", "SCMP_ARCH_X86_64", "SCMP_ARCH_X32"]),
+            },
+        },
+        ..Features::default()
+    })
+}

@@ -1,0 +1,70 @@
+//! `update`.
+
+use std::io::Read as _;
+use std::path::Path;
+
+use atoll_container::Container;
+use atoll_spec::{Cpu, Memory, Pids, Resources};
+
+use crate::arguments::UpdateArguments;
+use crate::report::{Failure, Outcome};
+
+/// Changes limits: those of `--resources`, with what the other options name on top.
+pub(crate) fn update(container: &Container, arguments: &UpdateArguments) -> Outcome<()> {
+    let base = match &arguments.resources {
+        Some(path) => read(path)?,
+        None => Resources::default(),
+    };
+    let resources = changed(base, arguments);
+    if resources == Resources::default() {
+        return Err(
+            Failure::new("nothing to change").with_hint("name a limit, or give --resources FILE")
+        );
+    }
+    Ok(container.update(&resources)?)
+}
+
+fn read(path: &Path) -> Outcome<Resources> {
+    let mut text = String::new();
+    if path == Path::new("-") {
+        std::io::stdin().read_to_string(&mut text)
+    } else {
+        std::fs::File::open(path).and_then(|mut file| file.read_to_string(&mut text))
+    }
+    .map_err(|error| Failure::io(format!("cannot read {}", path.display()), &error))?;
+    serde_json::from_str(&text)
+        .map_err(|error| Failure::io(format!("{} holds no OCI resources", path.display()), &error))
+}
+
+fn changed(mut resources: Resources, arguments: &UpdateArguments) -> Resources {
+    let memory = [
+        arguments.memory,
+        arguments.memory_reservation,
+        arguments.memory_swap,
+    ];
+    if memory.iter().any(Option::is_some) {
+        let old = resources.memory.take().unwrap_or_default();
+        resources.memory = Some(Memory {
+            limit: arguments.memory.or(old.limit),
+            reservation: arguments.memory_reservation.or(old.reservation),
+            swap: arguments.memory_swap.or(old.swap),
+            ..old
+        });
+    }
+    let old = resources.cpu.take().unwrap_or_default();
+    let cpu = Cpu {
+        quota: arguments.cpu_quota.or(old.quota),
+        period: arguments.cpu_period.or(old.period),
+        shares: arguments.cpu_share.or(old.shares),
+        cpus: arguments.cpuset_cpus.clone().or_else(|| old.cpus.clone()),
+        mems: arguments.cpuset_mems.clone().or_else(|| old.mems.clone()),
+        ..old
+    };
+    resources.cpu = (cpu != Cpu::default()).then_some(cpu);
+    if arguments.pids_limit.is_some() {
+        resources.pids = Some(Pids {
+            limit: arguments.pids_limit,
+        });
+    }
+    resources
+}

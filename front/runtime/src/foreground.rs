@@ -1,0 +1,131 @@
+//! A container in the foreground: the terminal is passed through, signals are passed on.
+
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::process::ExitCode;
+
+use rustix::termios::{self, OptionalActions, Termios};
+use signal_hook::consts::signal;
+use signal_hook::iterator::Signals;
+
+use crate::report::{Failure, Outcome};
+
+/// Signals that are passed on to the container's process, and SIGWINCH for its terminal.
+const PASSED_ON: [i32; 9] = [
+    signal::SIGHUP,
+    signal::SIGINT,
+    signal::SIGQUIT,
+    signal::SIGTERM,
+    signal::SIGUSR1,
+    signal::SIGUSR2,
+    signal::SIGCONT,
+    signal::SIGALRM,
+    signal::SIGWINCH,
+];
+
+/// Rows and columns of the terminal on standard input, if it is one.
+pub(crate) fn size_of_own_terminal() -> Option<(u16, u16)> {
+    let size = termios::tcgetwinsize(std::io::stdin()).ok()?;
+    Some((size.ws_row, size.ws_col))
+}
+
+/// The user's terminal in raw mode; dropping it restores the mode.
+pub(crate) struct HostTerminal(Option<Termios>);
+
+impl HostTerminal {
+    /// Switches the terminal on standard input to raw mode if `wanted` and if it is one.
+    pub(crate) fn raw_if(wanted: bool) -> Self {
+        let stdin = std::io::stdin();
+        let Some(before) = termios::tcgetattr(&stdin).ok().filter(|_| wanted) else {
+            return Self(None);
+        };
+        let mut raw = before.clone();
+        raw.make_raw();
+        let is_raw = termios::tcsetattr(&stdin, OptionalActions::Now, &raw).is_ok();
+        Self(is_raw.then_some(before))
+    }
+}
+
+impl Drop for HostTerminal {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            // At the end of the program there is nobody left to tell.
+            let _ = termios::tcsetattr(std::io::stdin(), OptionalActions::Drain, before);
+        }
+    }
+}
+
+/// Passes signals and, if given, the terminal through until the process behind `pidfd` has ended.
+///
+/// Returns its exit code, 128 + signal when a signal ended it.
+///
+/// # Errors
+/// The kernel's, when no signal can be caught or the process can't be waited for.
+pub(crate) fn wait(pidfd: BorrowedFd<'_>, terminal: Option<OwnedFd>) -> std::io::Result<ExitCode> {
+    let mut signals = Signals::new(PASSED_ON)?;
+    let (target, resized) = (pidfd.try_clone_to_owned()?, duplicate(terminal.as_ref())?);
+    std::thread::spawn(move || {
+        for number in signals.forever() {
+            // A process that has just ended takes no signal, a terminal that is closed no size.
+            let _ = match (&resized, number) {
+                (Some(terminal), signal::SIGWINCH) => size_of_own_terminal()
+                    .map_or(Ok(()), |(rows, columns)| {
+                        atoll_sys::terminal::resize(terminal, rows, columns)
+                    }),
+                _ => atoll_sys::process::send_signal(target.as_fd(), number),
+            };
+        }
+    });
+    let output = terminal
+        .map(|master| pass_through(File::from(master)))
+        .transpose()?;
+    let exit = atoll_sys::process::wait(pidfd)?;
+    if let Some(output) = output {
+        // The master reports an end when the last process on the terminal is gone.
+        let _ = output.join();
+    }
+    Ok(ExitCode::from(
+        u8::try_from(exit.shell_code()).unwrap_or(u8::MAX),
+    ))
+}
+
+fn duplicate(fd: Option<&OwnedFd>) -> std::io::Result<Option<OwnedFd>> {
+    fd.map(OwnedFd::try_clone).transpose()
+}
+
+/// Copies standard input to the terminal and the terminal to standard output, each in a thread;
+/// the returned one ends with the terminal.
+fn pass_through(mut master: File) -> std::io::Result<std::thread::JoinHandle<()>> {
+    let mut keyboard = master.try_clone()?;
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut keyboard);
+    });
+    Ok(std::thread::spawn(move || {
+        let mut buffer = [0; 16 * 1024];
+        let mut out = std::io::stdout().lock();
+        while let Ok(count @ 1..) = master.read(&mut buffer) {
+            if out
+                .write_all(&buffer[..count])
+                .and_then(|()| out.flush())
+                .is_err()
+            {
+                break;
+            }
+        }
+    }))
+}
+
+/// Sends a terminal's master over the Unix socket at `path`, as runc's console socket has it.
+pub(crate) fn send_terminal(path: &Path, master: BorrowedFd<'_>) -> Outcome<()> {
+    let refused = |error: &dyn std::fmt::Display| {
+        Failure::io(
+            format!("cannot send the terminal to {}", path.display()),
+            error,
+        )
+    };
+    let socket = atoll_sys::unix::connect_at(path).map_err(|error| refused(&error))?;
+    atoll_sys::unix::send_fds(&socket, b"/dev/ptmx", &[master]).map_err(|error| refused(&error))?;
+    Ok(())
+}
