@@ -25,6 +25,7 @@ pub mod overlay;
 pub mod process;
 pub mod self_exe;
 pub mod signal_fd;
+pub mod spawn;
 pub mod task;
 pub mod terminal;
 pub mod unix;
