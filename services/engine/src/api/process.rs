@@ -1,0 +1,216 @@
+//! GET /containers/{id}/top and /stats.
+
+use std::{fs, time::Duration};
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use crate::{
+    container::ContainerRef,
+    engine::EngineRef,
+    error::{Error, Result},
+    http::{
+        body::Body,
+        request::Request,
+        response::{self, Response},
+    },
+    time,
+};
+
+/// Kernel clock ticks per second, fixed for user space on Linux.
+const TICKS: u64 = 100;
+
+/// GET /containers/{id}/top.
+pub(crate) async fn top(engine: &EngineRef, request: &Request, id: &str) -> Result<Response> {
+    let container = engine.containers.find(id)?;
+    if request
+        .query
+        .text("ps_args")
+        .is_some_and(|args| args != "-ef")
+    {
+        return Err(Error::not_implemented(
+            "only the columns of `ps -ef` are available",
+        ));
+    }
+    let pids = container.running_shim()?.pids().await?;
+    let processes: Vec<Vec<String>> = pids.iter().filter_map(|pid| process(*pid)).collect();
+    Ok(response::ok(&json!({
+        "Titles": ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"],
+        "Processes": processes,
+    })))
+}
+
+/// One line of `ps -ef`; none when the process has ended.
+fn process(pid: u32) -> Option<Vec<String>> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    // The name in parentheses may hold anything, also parentheses.
+    let (head, tail) = stat.rsplit_once(')')?;
+    let fields: Vec<&str> = tail.split_whitespace().collect();
+    let number = |index: usize| fields.get(index).and_then(|text| text.parse::<u64>().ok());
+    let uid = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    let uid = uid.split_whitespace().next()?.to_owned();
+    let seconds = (number(11)? + number(12)?) / TICKS;
+    let started = boot_seconds()? + number(19)? / TICKS;
+    let arguments: Vec<String> = command
+        .split(|byte| *byte == 0)
+        .filter(|word| !word.is_empty())
+        .map(|word| String::from_utf8_lossy(word).into_owned())
+        .collect();
+    let words = match arguments.is_empty() {
+        true => format!("[{}]", head.split_once('(')?.1),
+        false => arguments.join(" "),
+    };
+    let terminal = match number(4)? {
+        0 => "?".to_owned(),
+        device => format!("pts/{}", device & 0xff),
+    };
+    let clock = jiff::Timestamp::from_second(i64::try_from(started).ok()?).ok()?;
+    Some(vec![
+        uid,
+        pid.to_string(),
+        number(1)?.to_string(),
+        "0".to_owned(),
+        clock.to_string().get(11..16)?.to_owned(),
+        terminal,
+        format!(
+            "{:02}:{:02}:{:02}",
+            seconds / 3600,
+            seconds / 60 % 60,
+            seconds % 60
+        ),
+        words,
+    ])
+}
+
+fn boot_seconds() -> Option<u64> {
+    let stat = fs::read_to_string("/proc/stat").ok()?;
+    stat.lines()
+        .find_map(|line| line.strip_prefix("btime "))?
+        .trim()
+        .parse()
+        .ok()
+}
+
+/// GET /containers/{id}/stats.
+pub(crate) async fn stats(engine: &EngineRef, request: &Request, id: &str) -> Result<Response> {
+    let container = engine.containers.find(id)?;
+    let follows = request.query.flag_or("stream", true);
+    let is_one_shot = request.query.flag("one-shot");
+    if !follows {
+        let mut before = sample(engine, &container);
+        if !is_one_shot && container.record().state.is_running() {
+            // Two samples, so that the client can tell how busy it is.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            before = joined(&before, sample(engine, &container));
+        }
+        return Ok(response::ok(&before));
+    }
+    let (sender, body) = Body::channel();
+    let engine = EngineRef::clone(engine);
+    tokio::spawn(async move {
+        let mut before = Value::Null;
+        let mut records = container.watch();
+        loop {
+            let now = joined(&before, sample(&engine, &container));
+            if sender.send(Bytes::from(format!("{now}\n"))).await.is_err() {
+                return;
+            }
+            before = now;
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                () = sender.closed() => return,
+                removed = records.wait_for(|record| record.is_removed) => {
+                    let _ = removed;
+                    return;
+                }
+            }
+        }
+    });
+    Ok(response::body("application/json", body))
+}
+
+/// Puts the sample before into the members clients compute differences with.
+fn joined(before: &Value, mut now: Value) -> Value {
+    if let Some(usage) = before.get("cpu_stats") {
+        now["precpu_stats"] = usage.clone();
+        now["preread"] = before["read"].clone();
+    }
+    now
+}
+
+fn sample(engine: &EngineRef, container: &ContainerRef) -> Value {
+    let record = container.record();
+    let mut sample = json!({
+        "id": record.id,
+        "name": format!("/{}", record.name),
+        "read": time::now(),
+        "preread": time::ZERO,
+        "num_procs": 0,
+        "storage_stats": {},
+        "pids_stats": {},
+        "blkio_stats": {
+            "io_service_bytes_recursive": null, "io_serviced_recursive": null, "io_queue_recursive": null,
+            "io_service_time_recursive": null, "io_wait_time_recursive": null,
+            "io_merged_recursive": null, "io_time_recursive": null, "sectors_recursive": null,
+        },
+        "cpu_stats": cpu(0, 0, 0),
+        "precpu_stats": cpu(0, 0, 0),
+        "memory_stats": {},
+    });
+    if record.state.is_running() {
+        fill(engine, &record.id, record.state.pid, &mut sample);
+    }
+    sample
+}
+
+fn cpu(total: u64, user: u64, kernel: u64) -> Value {
+    json!({
+        "cpu_usage": { "total_usage": total, "usage_in_kernelmode": kernel, "usage_in_usermode": user },
+        "system_cpu_usage": system_nanos(),
+        "online_cpus": std::thread::available_parallelism().map_or(1, usize::from),
+        "throttling_data": { "periods": 0, "throttled_periods": 0, "throttled_time": 0 },
+    })
+}
+
+/// Nanoseconds all CPUs have spent since boot.
+fn system_nanos() -> u64 {
+    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let ticks: u64 = stat
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .skip(1)
+        .take(8)
+        .filter_map(|text| text.parse::<u64>().ok())
+        .sum();
+    ticks * (1_000_000_000 / TICKS)
+}
+
+/// Counters of the container's cgroups and links.
+fn fill(engine: &EngineRef, id: &str, pid: u32, sample: &mut Value) {
+    let _ = (engine, id);
+    let links = fs::read_to_string(format!("/proc/{pid}/net/dev")).unwrap_or_default();
+    let networks: serde_json::Map<String, Value> = links
+        .lines()
+        .skip(2)
+        .filter_map(|line| {
+            let (name, counters) = line.split_once(':')?;
+            let counters: Vec<u64> = counters
+                .split_whitespace()
+                .filter_map(|text| text.parse().ok())
+                .collect();
+            let at = |index: usize| counters.get(index).copied().unwrap_or(0);
+            let value = json!({
+                "rx_bytes": at(0), "rx_packets": at(1), "rx_errors": at(2), "rx_dropped": at(3),
+                "tx_bytes": at(8), "tx_packets": at(9), "tx_errors": at(10), "tx_dropped": at(11),
+            });
+            (name.trim() != "lo").then(|| (name.trim().to_owned(), value))
+        })
+        .collect();
+    if !networks.is_empty() {
+        sample["networks"] = networks.into();
+    }
+}

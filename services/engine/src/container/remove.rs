@@ -1,0 +1,91 @@
+//! Removing a container.
+
+use std::fs;
+
+use super::{ContainerRef, Status, lifecycle};
+use crate::{
+    engine::{EngineRef, uninterrupted},
+    error::{Error, ErrorKind, Result},
+    signal,
+};
+
+/// How a removal came about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum How {
+    /// A client asked.
+    Asked,
+    /// A client asked, also if it runs.
+    Forced,
+    /// It ended and was to be removed then.
+    AfterExit,
+}
+
+/// Removes a container: from disk first (in one rename), then from memory; its files are deleted after that.
+///
+/// # Errors
+/// 409 when it runs and isn't forced; 500 when its directory can't be moved away, and it is then dead.
+pub(crate) async fn remove(engine: &EngineRef, container: &ContainerRef, how: How) -> Result<()> {
+    let engine = EngineRef::clone(engine);
+    let container = ContainerRef::clone(container);
+    if how == How::AfterExit {
+        // Called by the end of the run, which nothing interrupts.
+        return remove_now(&engine, &container, how).await;
+    }
+    uninterrupted(async move {
+        let _operation = container.operation.lock().await;
+        remove_now(&engine, &container, how).await
+    })
+    .await
+}
+
+async fn remove_now(engine: &EngineRef, container: &ContainerRef, how: How) -> Result<()> {
+    let record = container.record();
+    if record.is_removed {
+        return match how {
+            How::AfterExit => Ok(()),
+            _ => Err(Error::not_found(format!(
+                "No such container: {}",
+                record.id
+            ))),
+        };
+    }
+    if record.state.is_running() {
+        if how != How::Forced {
+            let doing = record.state.status.name();
+            return Err(Error::conflict(format!(
+                "cannot remove container \"/{}\": container is {doing}: stop the container before removing or force remove",
+                record.name
+            )));
+        }
+        container.update(|record| record.stopped_by_user = true);
+        lifecycle::signal_and_wait(container, signal::KILL, None).await?;
+    }
+    container.update_and_save(|record| record.state.status = Status::Removing)?;
+    let directory = engine.paths.container(container.id());
+    let trash = engine
+        .paths
+        .tmp()
+        .join(format!("removed-{}", container.id()));
+    match fs::rename(&directory, &trash) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => {
+            container.update(|record| record.state.status = Status::Dead);
+            let context = format!("cannot remove {}", directory.display());
+            return Err(Error::caused(ErrorKind::Internal, context, &error));
+        }
+    }
+    engine.containers.remove(container.id());
+    container.attach.dismiss();
+    engine.container_event(&record, "destroy", &[]);
+    container.update(|record| record.is_removed = true);
+    tracing::info!(container = record.short_id(), "removed");
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = fs::remove_dir_all(&trash)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %trash.display(), %error, "cannot delete a removed container's files");
+        }
+    });
+    Ok(())
+}

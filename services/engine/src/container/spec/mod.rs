@@ -1,0 +1,104 @@
+//! The OCI bundle configuration of a container, as Docker builds it. Pure: facts in, JSON out.
+//!
+//! Source: OCI runtime-spec 1.3 config.md, config-linux.md; defaults as dockerd 28 gives them to runc.
+
+pub(crate) mod capabilities;
+pub(crate) mod devices;
+mod mounts;
+mod namespaces;
+mod process;
+mod resources;
+mod security;
+
+use std::{collections::BTreeMap, path::Path};
+
+use serde_json::{Value, json};
+
+pub(crate) use devices::HostDevice;
+pub(crate) use process::ExecProcess;
+pub(crate) use process::exec_process;
+pub(crate) use resources::resources;
+pub(crate) use security::check_options;
+
+use super::{record::Record, users::Identity};
+use crate::error::Result;
+
+/// What the host offers, found once at start.
+#[derive(Debug, Clone)]
+pub(crate) struct HostFacts {
+    /// Capabilities of the engine, as `CAP_…`.
+    pub(crate) capabilities: Vec<String>,
+    /// Major and minor version.
+    pub(crate) kernel: (u32, u32),
+    /// Only the unified hierarchy has controllers.
+    pub(crate) is_cgroup_v2: bool,
+    /// The host's name.
+    pub(crate) hostname: String,
+}
+
+/// What a container's configuration depends on besides its record.
+#[derive(Debug)]
+pub(crate) struct SpecInput<'a> {
+    /// The container.
+    pub(crate) record: &'a Record,
+    /// Who it runs as.
+    pub(crate) identity: &'a Identity,
+    /// The host.
+    pub(crate) host: &'a HostFacts,
+    /// The container's directory, with hosts, hostname and resolv.conf.
+    pub(crate) directory: &'a Path,
+    /// Where its cgroups go.
+    pub(crate) cgroups_path: String,
+    /// Rlimits of containers that don't say.
+    pub(crate) default_ulimits: &'a BTreeMap<String, (i64, i64)>,
+    /// Devices for privileged containers and `--device`.
+    pub(crate) devices: Vec<HostDevice>,
+    /// Process of the container whose network is shared.
+    pub(crate) network_pid: Option<u32>,
+    /// Process of the container whose process ids are shared.
+    pub(crate) pid_pid: Option<u32>,
+    /// Process of the container whose IPC is shared.
+    pub(crate) ipc_pid: Option<u32>,
+}
+
+/// Builds the configuration.
+///
+/// # Errors
+/// 400 when the record asks for something the host doesn't have.
+pub(crate) fn build(input: &SpecInput<'_>) -> Result<Value> {
+    let record = input.record;
+    let config = &record.config;
+    let host_config = &record.host_config;
+    let hostname = match (record.is_host_network(), config.domainname.as_str()) {
+        (true, _) if config.hostname.is_empty() => input.host.hostname.clone(),
+        (_, "") => config.hostname.clone(),
+        (_, domain) => format!("{}.{domain}", config.hostname),
+    };
+    let capabilities = capabilities::for_container(host_config, &input.host.capabilities)?;
+    let namespaces = namespaces::namespaces(input);
+    let own_uts = host_config.uts_mode != "host";
+    let mut linux = json!({
+        "namespaces": namespaces,
+        "cgroupsPath": input.cgroups_path,
+        "resources": resources(host_config, &input.devices, input.host.is_cgroup_v2)?,
+        "devices": input.devices.iter().map(HostDevice::spec).collect::<Vec<_>>(),
+        "maskedPaths": host_config.masked_paths.as_deref().unwrap_or_default(),
+        "readonlyPaths": host_config.readonly_paths.as_deref().unwrap_or_default(),
+        "sysctl": security::sysctls(record),
+    });
+    if let Some(profile) = security::seccomp(host_config, &capabilities, input.host.kernel)? {
+        linux["seccomp"] = profile;
+    }
+    let mut spec = json!({
+        "ociVersion": "1.2.0",
+        "process": process::process(input, &capabilities, &hostname)?,
+        "root": { "path": "rootfs", "readonly": host_config.readonly_rootfs },
+        "mounts": mounts::mounts(input)?,
+        "annotations": host_config.annotations,
+        "linux": linux,
+    });
+    if own_uts {
+        spec["hostname"] = Value::String(hostname);
+    }
+    Ok(spec)
+}

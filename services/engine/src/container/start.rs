@@ -1,0 +1,372 @@
+//! Starting a container: bundle, shim, network, attached clients, process.
+
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr},
+    path::Path,
+    sync::Arc,
+    time::Instant,
+};
+
+use atoll_layer::WritableLayer;
+use atoll_shim_protocol::{LogConfig, LogDriver, StdioUri, spawn, start_error_exit_code};
+
+use super::{
+    ContainerRef, Record, Status,
+    create::lowers,
+    exit, files, mounts, remove,
+    rootfs::Rootfs,
+    spec::{self, SpecInput, devices},
+};
+use crate::{
+    engine::{EngineRef, blocking, uninterrupted},
+    error::{Error, ErrorKind, Result},
+    settings,
+    shim::client::{RootfsMount, Shim},
+    time,
+    types::EndpointConfig,
+};
+
+/// Starts a container.
+///
+/// # Errors
+/// 304 when it runs; 409 when it is paused or being removed; else what failed, in runc's words where clients read them. The
+/// record then has the exit code 127, 126 or 128, and the container stays created (or is removed, if it was to be).
+pub(crate) async fn start(engine: &EngineRef, container: &ContainerRef) -> Result<()> {
+    let engine = EngineRef::clone(engine);
+    let container = ContainerRef::clone(container);
+    uninterrupted(async move {
+        let operation = container.operation.lock().await;
+        let result = start_locked(&engine, &container).await;
+        drop(operation);
+        let failed = result
+            .as_ref()
+            .is_err_and(|error| error.kind() != ErrorKind::NotModified);
+        if failed
+            && container.record().host_config.auto_remove
+            && !container.record().state.is_running()
+        {
+            let _ = remove::remove(&engine, &container, remove::How::AfterExit).await;
+        }
+        result
+    })
+    .await
+}
+
+/// As [`start`], for who holds the operation's lock.
+///
+/// # Errors
+/// As [`start`].
+pub(crate) async fn start_locked(engine: &EngineRef, container: &ContainerRef) -> Result<()> {
+    let record = container.record();
+    match record.state.status {
+        Status::Running => return Err(Error::not_modified()),
+        Status::Paused => {
+            return Err(Error::conflict(
+                "cannot start a paused container, try unpause instead",
+            ));
+        }
+        Status::Removing | Status::Dead => {
+            return Err(Error::conflict(
+                "container is marked for removal and cannot be started",
+            ));
+        }
+        Status::Created | Status::Exited | Status::Restarting => {}
+    }
+    let began = Instant::now();
+    container.update_and_save(|record| {
+        record.state.is_starting = true;
+        record.state.error.clear();
+        record.stopped_by_user = false;
+    })?;
+    let address = match allocate(engine, &record) {
+        Ok(address) => address,
+        Err(error) => return Err(fail(engine, container, None, None, error).await),
+    };
+    let bundle = engine.paths.bundle(container.id());
+    let shim = match prepare(engine, container, &bundle, address) {
+        Ok(shim) => shim,
+        Err((shim, error)) => return Err(fail(engine, container, shim, address, error).await),
+    };
+    match run(engine, container, &shim, address).await {
+        Ok(pid) => {
+            let record = container.record();
+            tracing::info!(
+                container = record.short_id(),
+                pid,
+                took = ?began.elapsed(),
+                "started"
+            );
+            tokio::spawn(exit::monitor(
+                EngineRef::clone(engine),
+                ContainerRef::clone(container),
+                shim,
+            ));
+            Ok(())
+        }
+        Err(error) => Err(fail(engine, container, Some(shim), address, error).await),
+    }
+}
+
+/// Takes an address when the container joins the bridge.
+fn allocate(engine: &EngineRef, record: &Record) -> Result<Option<Ipv4Addr>> {
+    if record.network_mode() != "bridge" {
+        return Ok(None);
+    }
+    let before = record
+        .networks
+        .get("bridge")
+        .and_then(|end| end.ip_address.parse().ok());
+    engine.network.allocate(None, before).map(Some)
+}
+
+/// Starts the shim and, while it comes up, writes the bundle.
+fn prepare(
+    engine: &EngineRef,
+    container: &ContainerRef,
+    bundle: &Path,
+    address: Option<Ipv4Addr>,
+) -> Result<Arc<Shim>, (Option<Arc<Shim>>, Error)> {
+    let record = container.record();
+    make_bundle(bundle).map_err(|error| (None, error))?;
+    let shim = Shim::launch(
+        &engine.settings.shim,
+        container.id(),
+        bundle,
+        &engine.paths.runtime(),
+    )
+    .map_err(|error| (None, error))?;
+    let shim = Arc::new(shim);
+    match write_bundle(engine, &record, bundle, address) {
+        Ok(()) => Ok(shim),
+        Err(error) => Err((Some(shim), error)),
+    }
+}
+
+fn make_bundle(bundle: &Path) -> Result<()> {
+    let make = || {
+        if bundle.exists() {
+            fs::remove_dir_all(bundle)?;
+        }
+        fs::create_dir(bundle)?;
+        fs::create_dir(bundle.join("rootfs"))
+    };
+    make().map_err(|error: std::io::Error| {
+        Error::caused(
+            ErrorKind::Internal,
+            format!("cannot make bundle {}", bundle.display()),
+            &error,
+        )
+    })
+}
+
+fn write_bundle(
+    engine: &EngineRef,
+    record: &Record,
+    bundle: &Path,
+    address: Option<Ipv4Addr>,
+) -> Result<()> {
+    mounts::prepare(&record.mounts)?;
+    let directory = engine.paths.container(&record.id);
+    let addresses: Vec<IpAddr> = address.map(IpAddr::V4).into_iter().collect();
+    files::write(&directory, record, &engine.settings, &addresses)?;
+    let groups = record.host_config.group_add.as_deref().unwrap_or_default();
+    let identity = rootfs(engine, record).identity(&record.config.user, groups)?;
+    let shared = |mode: &str| -> Result<Option<u32>> {
+        let Some(name) = mode.strip_prefix("container:") else {
+            return Ok(None);
+        };
+        let other = engine.containers.find(name)?;
+        let state = &other.record().state;
+        match state.pid {
+            0 => Err(Error::conflict(format!(
+                "cannot join the namespace of container {name}, which is not running"
+            ))),
+            pid => Ok(Some(pid)),
+        }
+    };
+    let input = SpecInput {
+        record,
+        identity: &identity,
+        host: &engine.host,
+        directory: &directory,
+        cgroups_path: cgroups_path(engine, record),
+        default_ulimits: &engine.settings.ulimits,
+        devices: devices::collect(&record.host_config)?,
+        network_pid: shared(&record.host_config.network_mode)?,
+        pid_pid: shared(&record.host_config.pid_mode)?,
+        ipc_pid: shared(&record.host_config.ipc_mode)?,
+    };
+    let spec = spec::build(&input)?;
+    let bytes = serde_json::to_vec(&spec)
+        .map_err(|error| Error::internal(format!("cannot write the bundle: {error}")))?;
+    fs::write(bundle.join("config.json"), bytes).map_err(|error| {
+        Error::caused(
+            ErrorKind::Internal,
+            format!("cannot write bundle {}", bundle.display()),
+            &error,
+        )
+    })
+}
+
+/// Creates the process, connects what must be connected before it runs, and lets it run; answers its id.
+async fn run(
+    engine: &EngineRef,
+    container: &ContainerRef,
+    shim: &Arc<Shim>,
+    address: Option<Ipv4Addr>,
+) -> Result<u32> {
+    let record = container.record();
+    let stdio = stdio(engine, &record, shim.bundle());
+    let mount = rootfs_mount(engine, &record);
+    let pid = shim
+        .create(Some(&mount), record.config.tty, &stdio)
+        .await
+        .map_err(start_failed)?;
+    if let Some(address) = address {
+        let endpoint = attach_network(engine, container.id(), pid, address).await?;
+        container.update(|record| {
+            let end = record.networks.entry("bridge".to_owned()).or_default();
+            let asked = std::mem::take(end);
+            *end = EndpointConfig {
+                ipam_config: asked.ipam_config,
+                aliases: asked.aliases,
+                driver_opts: asked.driver_opts,
+                ..endpoint
+            };
+        });
+    }
+    container
+        .attach
+        .connect_all(&stdio.attach_socket)
+        .await
+        .map_err(|error| Error::caused(ErrorKind::Internal, "cannot attach", &error))?;
+    let pid = shim.start("").await.map_err(start_failed)?;
+    container.set_shim(Some(Arc::clone(shim)));
+    container.update_and_save(|record| {
+        let state = &mut record.state;
+        state.status = Status::Running;
+        state.is_starting = false;
+        state.pid = pid;
+        state.exit_code = 0;
+        state.oom_killed = false;
+        state.started_at = time::now();
+        state.finished_at = time::ZERO.to_owned();
+    })?;
+    engine.container_event(&container.record(), "start", &[]);
+    Ok(pid)
+}
+
+async fn attach_network(
+    engine: &EngineRef,
+    id: &str,
+    pid: u32,
+    address: Ipv4Addr,
+) -> Result<EndpointConfig> {
+    let engine = EngineRef::clone(engine);
+    let id = id.to_owned();
+    blocking(move || engine.network.attach(&id, pid, address)).await
+}
+
+/// Undoes a failed start and records why; answers the error for the client.
+async fn fail(
+    engine: &EngineRef,
+    container: &ContainerRef,
+    shim: Option<Arc<Shim>>,
+    address: Option<Ipv4Addr>,
+    error: Error,
+) -> Error {
+    if let Some(shim) = shim {
+        let _ = shim.kill("", crate::signal::KILL, true).await;
+        let _ = shim.delete("").await;
+        shim.shutdown().await;
+    }
+    exit::release(engine, container, address);
+    container.set_shim(None);
+    container.attach.dismiss();
+    let code = i64::from(start_error_exit_code(&error.to_string()));
+    let saved = container.update_and_save(|record| {
+        record.state.is_starting = false;
+        if record.state.status == Status::Restarting {
+            record.state.status = Status::Exited;
+        }
+        record.state.exit_code = code;
+        record.state.error = error.to_string();
+        record.state.pid = 0;
+        record.exits += 1;
+    });
+    if let Err(error) = saved {
+        tracing::error!(container = container.id(), %error, "cannot record a failed start");
+    }
+    tracing::warn!(container = container.record().short_id(), %error, "start failed");
+    error
+}
+
+/// Puts dockerd's words around runc's, which clients look for.
+fn start_failed(error: Error) -> Error {
+    let code = start_error_exit_code(&error.to_string());
+    let kind = if code == 128 {
+        error.kind()
+    } else {
+        ErrorKind::InvalidParameter
+    };
+    let hint = error.hint().map(ToOwned::to_owned);
+    Error::new(
+        kind,
+        format!("failed to create task for container: failed to create shim task: OCI runtime create failed: {error}"),
+    )
+    .with_hint(hint)
+}
+
+/// Where the container's cgroups go.
+fn cgroups_path(engine: &EngineRef, record: &Record) -> String {
+    let parent = match record.host_config.resources.cgroup_parent.as_str() {
+        "" => engine.cgroup_parent.as_str(),
+        parent => parent,
+    };
+    format!("{}/{}", parent.trim_end_matches('/'), record.id)
+}
+
+/// The files of a container that doesn't run.
+pub(crate) fn rootfs(engine: &EngineRef, record: &Record) -> Rootfs {
+    let writable = WritableLayer::of(&engine.paths.container(&record.id));
+    let mut layers = vec![writable.diff()];
+    layers.extend(lowers(engine, record));
+    Rootfs::of_layers(layers)
+}
+
+fn rootfs_mount(engine: &EngineRef, record: &Record) -> RootfsMount {
+    let writable = WritableLayer::of(&engine.paths.container(&record.id));
+    let mount = writable.mount(&lowers(engine, record));
+    RootfsMount {
+        kind: mount.type_,
+        source: mount.source,
+        options: mount.options,
+    }
+}
+
+fn stdio(engine: &EngineRef, record: &Record, bundle: &Path) -> StdioUri {
+    let log = &record.host_config.log_config;
+    let option = |key: &str| log.config.get(key);
+    StdioUri {
+        attach_socket: bundle.join(spawn::ATTACH_SOCKET),
+        log: Some(LogConfig {
+            driver: if log.kind == "none" {
+                LogDriver::None
+            } else {
+                LogDriver::JsonFile
+            },
+            path: engine.paths.log(&record.id),
+            max_size_bytes: option("max-size")
+                .and_then(|text| settings::parse_bytes(text))
+                .and_then(|bytes| u64::try_from(bytes).ok())
+                .filter(|bytes| *bytes > 0),
+            max_files: option("max-file")
+                .and_then(|text| text.parse().ok())
+                .unwrap_or(1)
+                .max(1),
+        }),
+        open_stdin: record.config.open_stdin,
+        stdin_once: record.config.stdin_once,
+    }
+}
