@@ -44,6 +44,8 @@ pub(crate) enum Verb {
     /// Create a container without starting it
     #[command(override_usage = "atoll create [OPTIONS] IMAGE [COMMAND] [ARG...]")]
     Create(Box<CreateArgs>),
+    /// Attach to a running container
+    Attach(AttachArgs),
     /// Run a command in a running container
     #[command(override_usage = "atoll exec [OPTIONS] CONTAINER COMMAND [ARG...]")]
     Exec(ExecArgs),
@@ -226,6 +228,26 @@ pub(crate) struct StartArgs {
     /// Names or ids of containers
     #[arg(value_name = "CONTAINER", required = true)]
     pub(crate) names: Vec<String>,
+    #[command(flatten)]
+    help: HelpFlag,
+}
+
+/// `attach`.
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct AttachArgs {
+    /// Do not pass the standard input on
+    #[arg(long)]
+    pub(crate) no_stdin: bool,
+    /// Do not pass signals on to the container
+    #[arg(long)]
+    pub(crate) no_sig_proxy: bool,
+    /// Keys that leave the terminal and let the container go on
+    #[arg(long, value_name = "KEYS", default_value = crate::detach_keys::DEFAULT)]
+    pub(crate) detach_keys: String,
+    /// Name or id of the container
+    #[arg(value_name = "CONTAINER")]
+    pub(crate) name: String,
     #[command(flatten)]
     help: HelpFlag,
 }
@@ -427,6 +449,42 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+
+    /// The command line as a page: docs/cli.md.
+    fn reference() -> String {
+        let mut root = Cli::command().term_width(100);
+        root.build();
+        let mut text = "# The `atoll` command\n\nWritten by a test: `ATOLL_BLESS=1 cargo test -p \
+                        atoll-cli reference` after a change of flags.\n"
+            .to_owned();
+        let mut page = |title: &str, command: &mut clap::Command| {
+            let help = command.render_long_help().to_string();
+            let help: Vec<&str> = help.lines().map(str::trim_end).collect();
+            text.push_str(&format!(
+                "\n## {title}\n```text\n{}\n```\n",
+                help.join("\n").trim_end()
+            ));
+        };
+        page("atoll", &mut root);
+        for verb in root.get_subcommands_mut() {
+            page(&format!("atoll {}", verb.get_name()), verb);
+        }
+        text
+    }
+
+    #[test]
+    fn the_reference_page_is_the_command_line() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/cli.md");
+        let expected = reference();
+        if std::env::var_os("ATOLL_BLESS").is_some() {
+            std::fs::write(path, &expected).unwrap();
+        }
+        let page = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            page == expected,
+            "docs/cli.md is old: run with ATOLL_BLESS=1 and look at it"
+        );
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

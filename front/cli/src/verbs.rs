@@ -1,5 +1,6 @@
 //! What each verb does.
 
+mod attach;
 mod exec;
 mod images;
 mod inspect;
@@ -22,7 +23,8 @@ pub(crate) async fn dispatch(client: &Client, verb: Verb) -> Result<u8, Error> {
         Verb::Run(args) => return run::run(client, &args).await,
         Verb::Create(args) => run::create(client, &args.create).await?,
         Verb::Exec(args) => return exec::exec(client, &args).await,
-        Verb::Start(args) => return lifecycle::start(client, &args).await,
+        Verb::Attach(args) => return attach::attach(client, &args).await,
+        Verb::Start(args) => return attach::start(client, &args).await,
         Verb::Ps(args) => ps::ps(client, &args).await?,
         Verb::Logs(args) => logs::logs(client, &args).await?,
         Verb::Stop(args) => lifecycle::stop(client, &args).await?,
