@@ -1,1 +1,150 @@
 //! The shim: one small process per container, speaking containerd's Task API.
+//!
+//! ```text
+//! engine or containerd ── ttrpc: Create, Start, Wait, … ──▶ ┌──────┐ ── isolation/container ──▶ container
+//! engine's clients ────── attach.sock ────────────────────▶ │ poll │ ◀── pipes or terminal ───── its processes
+//! containerd ◀─────────── events (ttrpc) ────────────────── │ loop │ ──▶ json-file log, fifos
+//! engine, also later ◀─── exit.json ─────────────────────── └──────┘ ◀── SIGCHLD, OOM notice
+//! ```
+//!
+//! **Threads**: one. Every request is answered by the poll loop; `Wait` is an answer that comes
+//! later. Making, executing and freezing are done inside the loop and take milliseconds.
+//!
+//! **Signals**: SIGCHLD is read from a descriptor and reaps every child, also orphans of the
+//! container (the shim is a subreaper). SIGTERM and SIGINT are taken and ignored: a shim ends by
+//! `Shutdown`, when its container is deleted. SIGPIPE is ignored.
+//!
+//! **When neighbours die**: the engine or containerd: nothing happens, output goes on being logged,
+//! `exit.json` waits for the next one. An attach client: it is forgotten. The container: its output
+//! is read to the end (at most 2 s of silence when a descendant holds it open), the exit recorded,
+//! then reported. The shim itself (kill -9): the container lives on without log; whoever started
+//! the shim sees its socket close and removes the container (`delete`, or
+//! [`atoll_container::Container::delete`]).
+//!
+//! Entry point: [`main`].
+
+#![forbid(unsafe_code)]
+
+mod arguments;
+mod clock;
+mod command;
+mod connection;
+mod events;
+mod failure;
+mod metrics;
+mod process;
+mod publisher;
+mod server;
+mod service;
+mod stdio;
+mod task;
+
+use std::fmt;
+use std::fs;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use atoll_shim_protocol::spawn;
+use atoll_sys::signal_fd::SignalFd;
+
+use arguments::{Arguments, Command};
+use events::Events;
+use publisher::Publisher;
+use server::{Options, Shim};
+
+/// Runs `containerd-shim-atoll-v2` with the process's own command line.
+pub fn main() -> ExitCode {
+    let arguments = match arguments::parse(std::env::args().skip(1)) {
+        Ok(arguments) => arguments,
+        Err(message) => {
+            report(format_args!("{message}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(format_args!("{error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> io::Result<()> {
+    if arguments.prints_version {
+        let text = format!("{} {}\n", spawn::PROGRAM, env!("CARGO_PKG_VERSION"));
+        return command::print(text.as_bytes());
+    }
+    match arguments.command {
+        Command::Start => command::print(command::start(arguments)?.as_bytes()),
+        Command::Delete => command::print(&command::delete(
+            arguments,
+            &state_root(&arguments.namespace),
+        )?),
+        Command::Serve => serve(arguments),
+    }
+}
+
+fn serve(arguments: &Arguments) -> io::Result<()> {
+    atoll_sys::allocator::keep_small();
+    let socket = std::env::var_os(command::LISTEN_ON_STDIN_ENV).map(PathBuf::from);
+    let listener = if socket.is_some() {
+        let listener = atoll_sys::inherited::take(0)?;
+        // Leads a session of its own, whoever started it.
+        let _ = rustix::process::setsid();
+        listener
+    } else {
+        atoll_sys::inherited::take(spawn::LISTEN_FD)?
+    };
+    let listener = listening(listener)?;
+    let signals = SignalFd::new(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT])?;
+    atoll_sys::process::become_subreaper()?;
+    let publisher = std::env::var("TTRPC_ADDRESS")
+        .ok()
+        .filter(|address| !address.is_empty())
+        .map(|address| Publisher::new(&address, &arguments.namespace));
+    let options = Options {
+        id: arguments.id.clone(),
+        state_root: state_root(&arguments.namespace),
+    };
+    let events = Events::new(publisher, &arguments.id);
+    Shim::new(options, signals, listener, events).run();
+    if let Some(path) = socket {
+        drop(fs::remove_file(path));
+    }
+    Ok(())
+}
+
+/// The listener as such, non-blocking, with `/dev/null` in its place when it was stdin.
+fn listening(fd: OwnedFd) -> io::Result<UnixListener> {
+    use std::os::fd::AsRawFd;
+    let listener = UnixListener::from(if fd.as_raw_fd() == 0 {
+        let moved = fd.try_clone()?;
+        drop(fd);
+        // The lowest free number is 0.
+        let null = fs::File::open("/dev/null")?;
+        std::mem::forget(null);
+        moved
+    } else {
+        fd
+    });
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Folder of container states: the engine says it, under containerd each namespace has its own.
+fn state_root(namespace: &str) -> PathBuf {
+    std::env::var_os(spawn::STATE_ROOT_ENV).map_or_else(
+        || Path::new(spawn::DEFAULT_STATE_ROOT).join(namespace),
+        PathBuf::from,
+    )
+}
+
+/// Writes a line to the shim's log. A log that takes nothing is no reason to fail.
+fn report(message: fmt::Arguments<'_>) {
+    let line = format!("{}: {message}\n", spawn::PROGRAM);
+    drop(io::stderr().write_all(line.as_bytes()));
+}

@@ -1,0 +1,394 @@
+//! The shim's one thread: a poll loop over signals, requests, streams and events.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use atoll_sys::signal_fd::SignalFd;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::WaitOptions;
+
+use crate::connection::Connection;
+use crate::events::Events;
+use crate::process::{Exit, Phase, Waiter};
+use crate::service;
+use crate::stdio::{IoToken, READ_SIZE, Stdio};
+use crate::task::Task;
+use crate::{failure::Failure, report};
+
+/// How long nothing must happen before memory of a burst is given back.
+const IDLE: Duration = Duration::from_millis(500);
+
+/// How long output of deleted processes and events are still delivered while quitting.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// How long output of a deleted process is still delivered.
+const LINGER: Duration = Duration::from_secs(30);
+
+/// What the command line and environment say.
+pub(crate) struct Options {
+    /// The container's id.
+    pub(crate) id: String,
+    /// Folder of isolation/container's state.
+    pub(crate) state_root: PathBuf,
+}
+
+/// The server's whole state.
+pub(crate) struct Shim {
+    pub(crate) options: Options,
+    pub(crate) task: Option<Task>,
+    pub(crate) events: Events,
+    signals: SignalFd,
+    listener: UnixListener,
+    connections: Vec<Connection>,
+    lingering: Vec<(u64, Stdio, Instant)>,
+    buffer: Vec<u8>,
+    last_key: u64,
+    quit_by: Option<Instant>,
+}
+
+/// What became ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Token {
+    Signals,
+    Listener,
+    Connection(u64),
+    Publisher,
+    Oom,
+    Init(IoToken),
+    Exec(u64, IoToken),
+    Lingering(u64, IoToken),
+}
+
+impl Shim {
+    /// * `listener`: non-blocking.
+    pub(crate) fn new(
+        options: Options,
+        signals: SignalFd,
+        listener: UnixListener,
+        events: Events,
+    ) -> Self {
+        Self {
+            options,
+            task: None,
+            events,
+            signals,
+            listener,
+            connections: Vec::new(),
+            lingering: Vec::new(),
+            buffer: Vec::new(),
+            last_key: 0,
+            quit_by: None,
+        }
+    }
+
+    /// Serves until told to quit.
+    pub(crate) fn run(&mut self) {
+        while !self.is_done() {
+            let ready = self.poll();
+            if ready.is_empty() {
+                self.give_memory_back();
+            }
+            for (token, flags) in ready {
+                self.handle(token, flags);
+            }
+            self.finish_ended();
+            self.connections.retain(Connection::is_open);
+            let now = Instant::now();
+            self.lingering
+                .retain(|(_, stdio, until)| stdio.owes() && now < *until);
+        }
+    }
+
+    /// A number no other exec or connection has.
+    pub(crate) fn next_key(&mut self) -> u64 {
+        self.last_key += 1;
+        self.last_key
+    }
+
+    /// Ends the loop after what is under way.
+    pub(crate) fn quit(&mut self) {
+        self.quit_by = Some(Instant::now() + FAREWELL);
+    }
+
+    /// Goes on delivering output of a deleted process to slow receivers.
+    pub(crate) fn linger(&mut self, mut stdio: Stdio) {
+        stdio.stop_listening();
+        if stdio.owes() {
+            let key = self.next_key();
+            self.lingering.push((key, stdio, Instant::now() + LINGER));
+        }
+    }
+
+    /// Answers a request whose answer had to wait.
+    pub(crate) fn answer_later(&mut self, to: Waiter, payload: Vec<u8>) {
+        if let Some(connection) = self.connection(to.connection) {
+            connection.answer(to.stream, Ok(payload));
+        }
+    }
+
+    /// Answers those who wait for a process that has ended for everybody.
+    pub(crate) fn answer_waiters(&mut self, exec_id: &str) {
+        let process = self.task.as_mut().and_then(|task| task.find(exec_id).ok());
+        let Some((process, exit)) = process.and_then(|p| p.exit().map(|exit| (p, exit))) else {
+            return;
+        };
+        for waiter in std::mem::take(&mut process.waiters) {
+            self.answer_later(waiter, service::wait_response(exit));
+        }
+    }
+
+    fn connection(&mut self, id: u64) -> Option<&mut Connection> {
+        self.connections
+            .iter_mut()
+            .find(|connection| connection.id == id)
+    }
+
+    fn is_done(&self) -> bool {
+        let Some(until) = self.quit_by else {
+            return false;
+        };
+        let is_busy = self.connections.iter().any(Connection::has_output)
+            || self.events.publisher().is_some_and(|p| p.is_busy())
+            || !self.lingering.is_empty();
+        !is_busy || Instant::now() >= until
+    }
+
+    fn poll(&self) -> Vec<(Token, PollFlags)> {
+        let mut tokens = Vec::with_capacity(16);
+        let mut fds = Vec::with_capacity(16);
+        let mut add = |token, fd, flags| {
+            tokens.push(token);
+            fds.push(PollFd::from_borrowed_fd(fd, flags));
+        };
+        add(Token::Signals, self.signals.as_fd(), PollFlags::IN);
+        add(Token::Listener, self.listener.as_fd(), PollFlags::IN);
+        for connection in &self.connections {
+            let mut flags = PollFlags::IN;
+            flags.set(PollFlags::OUT, connection.has_output());
+            add(Token::Connection(connection.id), connection.as_fd(), flags);
+        }
+        if let Some((fd, writes)) = self.events.publisher().and_then(|p| p.interest()) {
+            let mut flags = PollFlags::IN;
+            flags.set(PollFlags::OUT, writes);
+            add(Token::Publisher, fd, flags);
+        }
+        self.stream_interests(&mut add);
+        let wake_at = self.wake_at();
+        let timeout = wake_at.map(|at| at.saturating_duration_since(Instant::now()));
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        // Interrupted or failed: looking again is right for both.
+        if rustix::event::poll(&mut fds, timeout.as_ref()).is_err() {
+            return Vec::new();
+        }
+        tokens
+            .into_iter()
+            .zip(&fds)
+            .map(|(token, fd)| (token, fd.revents()))
+            .filter(|(_, flags)| !flags.is_empty())
+            .collect()
+    }
+
+    fn stream_interests<'a>(&'a self, mut add: impl FnMut(Token, BorrowedFd<'a>, PollFlags)) {
+        if let Some(task) = &self.task {
+            task.init
+                .stdio
+                .interests(|token, fd, flags| add(Token::Init(token), fd, flags));
+            for exec in &task.execs {
+                exec.process
+                    .stdio
+                    .interests(|token, fd, flags| add(Token::Exec(exec.key, token), fd, flags));
+            }
+            if let Some(oom) = &task.oom {
+                add(Token::Oom, oom.as_fd(), PollFlags::IN);
+            }
+        }
+        for (key, stdio, _) in &self.lingering {
+            stdio.interests(|token, fd, flags| add(Token::Lingering(*key, token), fd, flags));
+        }
+    }
+
+    /// When to go on although nothing is ready.
+    fn wake_at(&self) -> Option<Instant> {
+        let processes = self.task.iter().flat_map(|task| {
+            std::iter::once(&task.init).chain(task.execs.iter().map(|exec| &exec.process))
+        });
+        processes
+            .filter_map(|process| process.wake_at())
+            .chain(self.events.publisher().and_then(|p| p.wake_at()))
+            .chain(self.lingering.iter().map(|(.., until)| *until))
+            .chain(self.quit_by)
+            .chain((!self.buffer.is_empty()).then(|| Instant::now() + IDLE))
+            .min()
+    }
+
+    fn handle(&mut self, token: Token, flags: PollFlags) {
+        match token {
+            Token::Signals => self.reap(),
+            Token::Listener => self.accept(),
+            Token::Connection(id) => self.serve(id, flags),
+            Token::Publisher => {}
+            Token::Oom => {
+                if self.task.as_mut().is_some_and(Task::noticed_oom) {
+                    self.events.out_of_memory();
+                }
+            }
+            Token::Init(token) => {
+                let mut buffer = self.take_buffer();
+                if let Some(task) = &mut self.task
+                    && task.init.stdio.handle(token, flags, &mut buffer)
+                {
+                    task.init.heard();
+                }
+                self.buffer = buffer;
+            }
+            Token::Exec(key, token) => {
+                let mut buffer = self.take_buffer();
+                let execs = self.task.iter_mut().flat_map(|task| &mut task.execs);
+                if let Some(exec) = execs.into_iter().find(|exec| exec.key == key)
+                    && exec.process.stdio.handle(token, flags, &mut buffer)
+                {
+                    exec.process.heard();
+                }
+                self.buffer = buffer;
+            }
+            Token::Lingering(key, token) => {
+                let mut buffer = self.take_buffer();
+                let found = self.lingering.iter_mut().find(|(known, ..)| *known == key);
+                if let Some((_, stdio, _)) = found {
+                    stdio.handle(token, flags, &mut buffer);
+                }
+                self.buffer = buffer;
+            }
+        }
+        if let Some(publisher) = self.events.publisher_mut()
+            && (token == Token::Publisher || publisher.is_busy())
+        {
+            publisher.advance();
+        }
+    }
+
+    fn take_buffer(&mut self) -> Vec<u8> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        if buffer.is_empty() {
+            // Zero pages of the kernel: only what is read into takes memory.
+            buffer = vec![0; READ_SIZE];
+        }
+        buffer
+    }
+
+    fn give_memory_back(&mut self) {
+        self.buffer = Vec::new();
+        let mut had_burst = false;
+        if let Some(task) = &mut self.task {
+            for process in task.processes_mut() {
+                had_burst |= process.stdio.shrink();
+            }
+        }
+        if had_burst {
+            atoll_sys::allocator::trim();
+        }
+        if let Some(publisher) = self.events.publisher_mut() {
+            publisher.advance();
+        }
+    }
+
+    fn accept(&mut self) {
+        while let Ok((socket, _)) = self.listener.accept() {
+            if socket.set_nonblocking(true).is_ok() {
+                let id = self.next_key();
+                self.connections.push(Connection::new(id, socket));
+            }
+        }
+    }
+
+    fn serve(&mut self, id: u64, flags: PollFlags) {
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        if flags.contains(PollFlags::OUT) {
+            connection.flush();
+        }
+        if !flags.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
+            return;
+        }
+        for (stream, request) in connection.receive() {
+            let from = Waiter {
+                connection: id,
+                stream,
+            };
+            let answer = request.and_then(|request| service::dispatch(self, from, &request));
+            let answer = match answer {
+                Ok(None) => continue,
+                Ok(Some(payload)) => Ok(payload),
+                Err(failure) => Err(failure),
+            };
+            self.answer(from, answer);
+        }
+    }
+
+    fn answer(&mut self, to: Waiter, answer: Result<Vec<u8>, Failure>) {
+        if let Some(connection) = self.connection(to.connection) {
+            connection.answer(to.stream, answer);
+        }
+    }
+
+    /// Takes pending signals; reaps every child that ended, ours and orphans alike.
+    fn reap(&mut self) {
+        // SIGTERM and SIGINT are taken and ignored: a shim ends when its container has.
+        while self.signals.take().is_some() {}
+        loop {
+            match rustix::process::wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) => {
+                    let pid = pid.as_raw_nonzero().get().cast_unsigned();
+                    if let (Some(exit), Some(task)) = (Exit::from_wait(status), &mut self.task) {
+                        task.child_ended(pid, exit);
+                    }
+                }
+                Ok(None) | Err(rustix::io::Errno::CHILD) => return,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => {
+                    report(format_args!("cannot wait for children: {error}"));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Reports processes that have ended and whose output is read.
+    fn finish_ended(&mut self) {
+        let Some(task) = &mut self.task else { return };
+        let mut finished: Vec<String> = Vec::new();
+        if let Some(exit) = task.init.try_finish() {
+            // An OOM kill that ended the container is news before the end.
+            if task.noticed_oom() {
+                self.events.out_of_memory();
+            }
+            task.record_exit(exit);
+            self.events.exited(&task.init, exit);
+            finished.push(String::new());
+        }
+        for exec in &mut task.execs {
+            if let Some(exit) = exec.process.try_finish() {
+                self.events.exited(&exec.process, exit);
+                finished.push(exec.process.exec_id.clone());
+            }
+        }
+        for exec_id in finished {
+            self.answer_waiters(&exec_id);
+        }
+    }
+}
+
+impl Drop for Shim {
+    fn drop(&mut self) {
+        let is_left = self
+            .task
+            .as_ref()
+            .is_some_and(|task| !matches!(task.init.phase, Phase::Exited(_)));
+        if is_left {
+            report(format_args!("quitting with a container left"));
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! The Task API: each method from request bytes to answer bytes.
+//!
+//! Source: containerd api/runtime/task/v2 and v3, whose messages are the same.
+
+use containerd_shim_protos::api;
+use containerd_shim_protos::protobuf::{EnumOrUnknown, Message, MessageField};
+use ttrpc::{Code, Request};
+
+use crate::clock;
+use crate::failure::Failure;
+use crate::process::{Exit, Phase, Process, Waiter};
+use crate::server::Shim;
+use crate::task::Task;
+
+/// An answer, or `None` when it comes later.
+type Answer = Result<Option<Vec<u8>>, Failure>;
+
+/// Answers a request.
+///
+/// * `from`: where an answer that comes later goes.
+pub(crate) fn dispatch(shim: &mut Shim, from: Waiter, request: &Request) -> Answer {
+    let is_ours = matches!(
+        request.service.as_str(),
+        "containerd.task.v2.Task" | "containerd.task.v3.Task"
+    );
+    let body = request.payload.as_slice();
+    match (is_ours, request.method.as_str()) {
+        (true, "State") => state(shim, body),
+        (true, "Create") => create(shim, body),
+        (true, "Start") => start(shim, body),
+        (true, "Delete") => delete(shim, body),
+        (true, "Pids") => pids(shim, body),
+        (true, "Pause") => pause(shim),
+        (true, "Resume") => resume(shim),
+        (true, "Checkpoint") => Err(Failure::new(
+            Code::UNIMPLEMENTED,
+            "checkpoint is not supported",
+        )),
+        (true, "Kill") => kill(shim, body),
+        (true, "Exec") => exec(shim, body),
+        (true, "ResizePty") => resize(shim, body),
+        (true, "CloseIO") => close_io(shim, body),
+        (true, "Update") => update(shim, body),
+        (true, "Wait") => wait(shim, from, body),
+        (true, "Stats") => stats(shim),
+        (true, "Connect") => connect(shim),
+        (true, "Shutdown") => shutdown(shim, body),
+        _ => Err(Failure::new(
+            Code::UNIMPLEMENTED,
+            format!("/{}/{} is not supported", request.service, request.method),
+        )),
+    }
+}
+
+fn decode<M: Message>(body: &[u8]) -> Result<M, Failure> {
+    M::parse_from_bytes(body).map_err(|error| Failure::invalid(format!("bad request: {error}")))
+}
+
+fn encode(message: &impl Message) -> Answer {
+    message
+        .write_to_bytes()
+        .map(Some)
+        .map_err(|error| Failure::unknown(format!("cannot write the answer: {error}")))
+}
+
+/// `google.protobuf.Empty`.
+fn empty() -> Answer {
+    Ok(Some(Vec::new()))
+}
+
+fn task(shim: &mut Shim) -> Result<&mut Task, Failure> {
+    shim.task
+        .as_mut()
+        .ok_or_else(|| Failure::not_found("container not created"))
+}
+
+fn create(shim: &mut Shim, body: &[u8]) -> Answer {
+    let request: api::CreateTaskRequest = decode(body)?;
+    if shim.task.is_some() {
+        return Err(Failure::new(
+            Code::ALREADY_EXISTS,
+            format!("container {} already exists", request.id),
+        ));
+    }
+    let task = Task::create(&request, &shim.options.state_root)?;
+    let pid = task.init.pid;
+    shim.task = Some(task);
+    shim.events.created(&request, pid);
+    encode(&api::CreateTaskResponse {
+        pid,
+        ..Default::default()
+    })
+}
+
+fn start(shim: &mut Shim, body: &[u8]) -> Answer {
+    let request: api::StartRequest = decode(body)?;
+    let task = task(shim)?;
+    let pid = if request.exec_id.is_empty() {
+        task.start()
+    } else {
+        task.start_exec(&request.exec_id)
+    };
+    // Whoever waits already must hear that a process will never run.
+    shim.answer_waiters(&request.exec_id);
+    let pid = pid?;
+    shim.events.started(&request.exec_id, pid);
+    encode(&api::StartResponse {
+        pid,
+        ..Default::default()
+    })
+}
+
+fn delete(shim: &mut Shim, body: &[u8]) -> Answer {
+    let request: api::DeleteRequest = decode(body)?;
+    let task = task(shim)?;
+    let (process, exit) = if request.exec_id.is_empty() {
+        let exit = task.delete()?;
+        let task = shim.task.take();
+        let task = task.ok_or_else(|| Failure::not_found("container not created"))?;
+        for exec in task.execs {
+            shim.linger(exec.process.stdio);
+        }
+        (task.init, exit)
+    } else {
+        task.delete_exec(&request.exec_id)?
+    };
+    shim.events.deleted(&process, exit);
+    let pid = process.pid;
+    for waiter in &process.waiters {
+        shim.answer_later(*waiter, wait_response(exit));
+    }
+    shim.linger(process.stdio);
+    encode(&api::DeleteResponse {
+        pid,
+        exit_status: exit.code,
+        exited_at: MessageField::some(clock::timestamp(exit.at)),
+        ..Default::default()
+    })
+}
+
+fn state(shim: &mut Shim, body: &[u8]) -> Answer {
+    let request: api::StateRequest = decode(body)?;
+    let id = shim.options.id.clone();
+    let task = task(shim)?;
+    let is_paused = task.is_paused;
+    let bundle = task.bundle.to_string_lossy().into_owned();
+    let process = task.find(&request.exec_id)?;
+    let status = match process.phase {
+        Phase::Created => api::Status::CREATED,
+        Phase::Running if is_paused => api::Status::PAUSED,
+        // Until its output is read it counts as running.
+        Phase::Running | Phase::Draining { .. } => api::Status::RUNNING,
+        Phase::Exited(_) => api::Status::STOPPED,
+    };
+    let exit = process.exit();
+    encode(&api::StateResponse {
+        id,
+        bundle,
+        pid: process.pid,
+        status: EnumOrUnknown::new(status),
+        stdin: process.io.stdin.clone(),
+        stdout: process.io.stdout.clone(),
+        stderr: process.io.stderr.clone(),
+        terminal: process.io.terminal,
+        exit_status: exit.map_or(0, |exit| exit.code),
+        exited_at: exit
+            .map(|exit| clock::timestamp(exit.at))
+            .map_or_else(MessageField::none, MessageField::some),
+        exec_id: process.exec_id.clone(),
+        ..Default::default()
+    })
+}
+
+fn pids(shim: &mut Shim, _body: &[u8]) -> Answer {
+    let processes = task(shim)?
+        .pids()?
+        .into_iter()
+        .map(|pid| api::ProcessInfo {
+            pid,
+            ..Default::default()
+        })
+        .collect();
+    encode(&api::PidsResponse {
+        processes,
+        ..Default::default()
+    })
+}
+
+fn pause(shim: &mut Shim) -> Answer {
+    task(shim)?.pause()?;
+    shim.events.paused();
+    empty()
+}
+
+fn resume(shim: &mut Shim) -> Answer {
+    task(shim)?.resume()?;
+    shim.events.resumed();
+    empty()
+}
+
+fn kill(shim: &mut Shim, body: &[u8]) -> Answer {
+    let request: api::KillRequest = decode(body)?;
+    task(shim)?.kill(&request.exec_id, request.signal, request.all)?;
+    empty()
+}
+
+fn exec(shim: &mut Shim, body: &[u8]) -> Answer {
+    let request: api::ExecProcessRequest = decode(body)?;
+    let key = shim.next_key();
+    task(shim)?.add_exec(&request, key)?;
+    shim.events.exec_added(&request.exec_id);
+    empty()
+}
+
+fn resize(shim: &mut Shim, body: &[u8]) -> Answer {
+    let request: api::ResizePtyRequest = decode(body)?;
+    let side = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
+    task(shim)?
+        .find(&request.exec_id)?
+        .resize(side(request.height), side(request.width))
+        .map_err(|errno| Failure::unknown(format!("cannot resize the terminal: {errno}")))?;
+    empty()
+}
+
+fn close_io(shim: &mut Shim, body: &[u8]) -> Answer {
+    let request: api::CloseIORequest = decode(body)?;
+    let process = task(shim)?.find(&request.exec_id)?;
+    if request.stdin {
+        process.stdio.close_input();
+    }
+    empty()
+}
+
+fn update(shim: &mut Shim, body: &[u8]) -> Answer {
+    let request: api::UpdateTaskRequest = decode(body)?;
+    task(shim)?.update(&request.resources.value)?;
+    empty()
+}
+
+fn wait(shim: &mut Shim, from: Waiter, body: &[u8]) -> Answer {
+    let request: api::WaitRequest = decode(body)?;
+    let process: &mut Process = task(shim)?.find(&request.exec_id)?;
+    match process.exit() {
+        Some(exit) => Ok(Some(wait_response(exit))),
+        None => {
+            process.waiters.push(from);
+            Ok(None)
+        }
+    }
+}
+
+/// The answer to `Wait`.
+pub(crate) fn wait_response(exit: Exit) -> Vec<u8> {
+    let response = api::WaitResponse {
+        exit_status: exit.code,
+        exited_at: MessageField::some(clock::timestamp(exit.at)),
+        ..Default::default()
+    };
+    response.write_to_bytes().unwrap_or_default()
+}
+
+fn stats(shim: &mut Shim) -> Answer {
+    let stats = task(shim)?.stats();
+    encode(&api::StatsResponse {
+        stats: MessageField::some(stats),
+        ..Default::default()
+    })
+}
+
+fn connect(shim: &mut Shim) -> Answer {
+    let task_pid = shim.task.as_ref().map_or(0, |task| task.init.pid);
+    encode(&api::ConnectResponse {
+        shim_pid: std::process::id(),
+        task_pid,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        ..Default::default()
+    })
+}
+
+fn shutdown(shim: &mut Shim, body: &[u8]) -> Answer {
+    let _request: api::ShutdownRequest = decode(body)?;
+    // containerd asks after every deletion; with a container left there is work to do.
+    if shim.task.is_none() {
+        shim.quit();
+    }
+    empty()
+}
