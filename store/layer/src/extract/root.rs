@@ -8,8 +8,8 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, statat,
-        unlinkat,
+        AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2,
+        statat, unlinkat,
     },
     io::Errno,
 };
@@ -89,17 +89,21 @@ impl LayerRoot {
                 result => return result,
             }
         };
-        match open(ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS) {
-            Err(Errno::XDEV) => {
-                open(ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS).map_err(|errno| {
-                    match errno {
-                        Errno::NOENT => Errno::XDEV,
-                        errno => errno,
-                    }
-                })
-            }
+        let beneath = open(ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS);
+        if !matches!(beneath, Err(Errno::XDEV)) {
+            return beneath;
+        }
+        match open(ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS) {
+            // As many `..` as it takes: stopped at the root here, leading anywhere elsewhere.
+            Ok(fd) if self.is_root(&fd)? => Err(Errno::XDEV),
+            Err(Errno::NOENT) => Err(Errno::XDEV),
             result => result,
         }
+    }
+
+    fn is_root(&self, fd: &OwnedFd) -> Result<bool, Errno> {
+        let (found, root) = (fstat(fd)?, fstat(&self.fd)?);
+        Ok((found.st_dev, found.st_ino) == (root.st_dev, root.st_ino))
     }
 
     /// Takes away whatever has the name, with all below it.

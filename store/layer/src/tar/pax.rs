@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn values_may_hold_newlines_and_equal_signs() {
-        let records = parse(b"12 path=a\n=b\n").unwrap();
+        let records = parse(b"13 path=a\n=b\n").unwrap();
         assert_eq!(records.path.as_deref(), Some(&b"a\n=b"[..]));
     }
 
@@ -189,7 +189,7 @@ mod tests {
     fn wrong_lengths_are_refused() {
         for data in [
             &b"12 path=a\n"[..],
-            b"9 path=a\n",
+            b"8 path=a\n",
             b"path=a\n",
             b"0 path=a\n",
             b"3 =\n",
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn xattr_values_are_binary() {
-        let records = parse(b"25 SCHILY.xattr.user.a=\x00\xff\n").unwrap();
+        let records = parse(b"26 SCHILY.xattr.user.a=\x00\xff\n").unwrap();
         assert_eq!(records.xattrs, [(b"user.a".to_vec(), vec![0, 0xff])]);
     }
 }
