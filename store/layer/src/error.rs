@@ -96,6 +96,12 @@ pub enum LayerError {
     /// The caller's reader failed.
     #[error("cannot read the archive")]
     Read(#[source] io::Error),
+    /// Neither this file system nor a tmpfs can hold a writable layer.
+    #[error("the file system of {} cannot hold a container's writable layer", .path.display())]
+    NoUpper {
+        /// A directory on it.
+        path: PathBuf,
+    },
     /// Overlay can't be mounted from these directories.
     #[error("cannot mount the root file system")]
     Mount(#[source] io::Error),
@@ -135,6 +141,10 @@ impl LayerError {
             Self::HardLink { .. } => "put the link's target before it in the same archive",
             Self::Entry { .. } => "rebuild the archive without this entry",
             Self::DiffId { .. } => "the image is damaged or was tampered with: fetch it again",
+            Self::NoUpper { .. } => {
+                "put the data root on ext4, xfs, btrfs or tmpfs with --data-root"
+            }
+            Self::Mount(_) => "the kernel needs the overlay file system: try `modprobe overlay`",
             Self::Write { source, .. } if *source == Errno::PERM => {
                 "making device nodes and setting owners or capabilities needs root in the \
                  initial user namespace"

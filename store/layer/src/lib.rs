@@ -34,7 +34,7 @@ pub use self::{
     decompress::{Compression, SNIFF_BYTES, decompress},
     digest::{ChainId, Digest, DigestError},
     error::LayerError,
-    overlay::{RootfsMountSpec, overlay_mount},
+    overlay::{RootfsMountSpec, open_rootfs, overlay_mount},
     sink::{LayerSink, PendingLayer},
     staged::StagedLayer,
     store::{Layer, LayerStore},

@@ -2,9 +2,16 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    os::unix::ffi::{OsStrExt, OsStringExt},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::ffi::{OsStrExt, OsStringExt},
+    },
     path::{Path, PathBuf},
 };
+
+use rustix::fs::{CWD, Mode, OFlags, openat};
+
+use crate::{LayerError, WritableLayer, error::store_error};
 
 /// A root file system mount, in the words of containerd's `Mount`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +48,52 @@ pub fn overlay_mount(lowers: &[PathBuf], upper: &Path, work: &Path) -> RootfsMou
             option("upperdir", upper),
             option("workdir", work),
         ],
+    }
+}
+
+/// Opens the root file system that a container has or would have, to read files in it or to copy
+/// into it. It is mounted nowhere and disappears with the descriptor.
+///
+/// Don't write through it while the container runs: the kernel leaves two mounts of one upper
+/// directory undefined.
+///
+/// * `lowers`: top first, at least one.
+/// * `writable`: the container's own layer; without it the root is read-only.
+///
+/// # Errors
+/// [`LayerError::Store`] when a directory can't be opened, [`LayerError::Mount`] when the kernel
+/// refuses.
+pub fn open_rootfs(
+    lowers: &[PathBuf],
+    writable: Option<&WritableLayer>,
+) -> Result<OwnedFd, LayerError> {
+    let open = |path: &Path| {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        openat(CWD, path, flags, Mode::empty()).map_err(store_error("open", path))
+    };
+    let lowers = lowers
+        .iter()
+        .map(|path| open(path))
+        .collect::<Result<Vec<_>, _>>()?;
+    let upper = match writable {
+        Some(writable) => Some((open(&writable.diff())?, open(&writable.work())?)),
+        None => None,
+    };
+    match (lowers.len(), &upper) {
+        // Overlay wants two directories at least.
+        (1, None) => Ok(lowers.into_iter().next().expect("the length is one")),
+        _ => {
+            let lowers: Vec<BorrowedFd<'_>> = lowers.iter().map(AsFd::as_fd).collect();
+            let upper = upper
+                .as_ref()
+                .map(|(diff, work)| (diff.as_fd(), work.as_fd()));
+            atoll_sys::overlay::mount_detached(
+                &lowers,
+                upper,
+                atoll_sys::overlay::Options::default(),
+            )
+            .map_err(|errno| LayerError::Mount(errno.into()))
+        }
     }
 }
 

@@ -29,6 +29,10 @@ pub enum WritableKind {
 }
 
 /// `<container directory>/upper/{diff,work}`.
+///
+/// On a file system that overlay can't write to (another overlay, most network file systems) the
+/// two are on a tmpfs that the system has, and `upper` is a symlink to there: the container runs,
+/// its changes are kept in memory and end with the machine's uptime.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WritableLayer {
     directory: PathBuf,
@@ -84,18 +88,31 @@ impl WritableLayer {
     /// # Errors
     /// [`LayerError::Store`] when something can't be removed.
     pub fn remove(&self) -> Result<(), LayerError> {
-        match fs::remove_dir_all(&self.directory) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(store_error("remove", &self.directory)(error))
-            }
-            _ => Ok(()),
+        if let Ok(elsewhere) = fs::read_link(&self.directory) {
+            remove_tree(&elsewhere)?;
+            return fs::remove_file(&self.directory)
+                .map_err(store_error("remove", &self.directory));
         }
+        remove_tree(&self.directory)
     }
 
     fn fill(&self, lowers: &[PathBuf], kind: &WritableKind) -> Result<(), LayerError> {
-        for path in [&self.directory, &self.diff(), &self.work()] {
-            rustix::fs::mkdir(path, Mode::RWXU).map_err(store_error("create", path))?;
+        match substitute_for(&self.directory)? {
+            None => make_directory(&self.directory)?,
+            Some(elsewhere) => {
+                tracing::warn!(
+                    path = %self.directory.display(), instead = %elsewhere.display(),
+                    "overlay cannot write here; the container's changes stay in memory"
+                );
+                make_directory(&elsewhere)?;
+                std::os::unix::fs::symlink(&elsewhere, &self.directory).map_err(|error| {
+                    let _removed = fs::remove_dir(&elsewhere);
+                    store_error("create", &self.directory)(error)
+                })?;
+            }
         }
+        make_directory(&self.diff())?;
+        make_directory(&self.work())?;
         let Some(top) = lowers.first() else {
             return Ok(());
         };
@@ -111,6 +128,54 @@ impl WritableLayer {
         }
         Ok(())
     }
+}
+
+fn make_directory(path: &Path) -> Result<(), LayerError> {
+    rustix::fs::mkdir(path, Mode::RWXU).map_err(store_error("create", path))
+}
+
+fn remove_tree(path: &Path) -> Result<(), LayerError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(store_error("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// statfs(2) magic numbers of file systems that overlay refuses as upper: itself, and those
+/// without `trusted.*` attributes or file types in directory entries.
+const NO_UPPER: [i64; 6] = [
+    0x794c_7630, // overlay
+    0x6969,      // NFS
+    0x6573_5546, // FUSE
+    0x0102_1997, // 9p
+    0x4d44,      // vfat
+    0xff53_4d42, // CIFS
+];
+const TMPFS: i64 = 0x0102_1994;
+/// Where a Linux system usually has a tmpfs.
+const MEMORY_PLACES: [&str; 2] = ["/run", "/dev/shm"];
+
+/// A directory on a tmpfs to take the place of `directory`, if overlay can't write there.
+fn substitute_for(directory: &Path) -> Result<Option<PathBuf>, LayerError> {
+    let parent = directory.parent().unwrap_or(directory);
+    let magic = rustix::fs::statfs(parent)
+        .map_err(store_error("look at", parent))?
+        .f_type;
+    if !NO_UPPER.contains(&magic) {
+        return Ok(None);
+    }
+    let is_tmpfs = |place: &&&str| rustix::fs::statfs(**place).is_ok_and(|fs| fs.f_type == TMPFS);
+    let place = MEMORY_PLACES
+        .iter()
+        .find(is_tmpfs)
+        .ok_or_else(|| LayerError::NoUpper {
+            path: parent.to_owned(),
+        })?;
+    // Unique as the container's directory is, and the same for every engine that finds it.
+    let name = crate::Digest::of(directory.as_os_str().as_encoded_bytes()).short();
+    Ok(Some(Path::new(place).join(format!("atoll-upper-{name}"))))
 }
 
 /// Makes `path` an empty opaque directory of `upper`, with the attributes it has in `lower`.

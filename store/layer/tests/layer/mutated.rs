@@ -105,7 +105,7 @@ fn fix_checksums(bytes: &mut [u8]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn mutants_never_escape(changes in prop::collection::vec(change(), 1..6), is_fixed in any::<bool>()) {

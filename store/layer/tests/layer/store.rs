@@ -2,42 +2,25 @@
 
 use std::{
     fs,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-    os::unix::fs::{MetadataExt, PermissionsExt},
-    path::Path,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::fs::{MetadataExt, PermissionsExt},
+    },
+    path::{Path, PathBuf},
     thread,
 };
 
-use crate::support::{Sandbox, archive, directory, file, symlink};
-use atoll_layer::{ChainId, LayerError, LayerStore, WritableKind, WritableLayer};
-use atoll_sys::overlay;
-use rustix::{
-    fs::{CWD, Mode, OFlags, openat},
-    mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
-        fsopen,
-    },
+use atoll_layer::{ChainId, LayerError, LayerStore, WritableKind, WritableLayer, open_rootfs};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
+    fsopen,
 };
 
-fn open(path: &Path) -> OwnedFd {
-    openat(
-        CWD,
-        path,
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .unwrap()
-}
+use crate::support::{Sandbox, archive, directory, file, symlink};
 
 /// Mounts directories, top first, without a place in any mount table; read it below the result.
-fn mounted(lowers: &[std::path::PathBuf], writable: Option<&WritableLayer>) -> (OwnedFd, String) {
-    let lowers: Vec<OwnedFd> = lowers.iter().map(|path| open(path)).collect();
-    let lowers: Vec<BorrowedFd<'_>> = lowers.iter().map(AsFd::as_fd).collect();
-    let upper = writable.map(|layer| (open(&layer.diff()), open(&layer.work())));
-    let upper = upper
-        .as_ref()
-        .map(|(diff, work)| (diff.as_fd(), work.as_fd()));
-    let mount = overlay::mount_detached(&lowers, upper, overlay::Options::default()).unwrap();
+fn mounted(lowers: &[PathBuf], writable: Option<&WritableLayer>) -> (OwnedFd, String) {
+    let mount = open_rootfs(lowers, writable).unwrap();
     let path = format!("/proc/self/fd/{}", mount.as_raw_fd());
     (mount, path)
 }
@@ -190,7 +173,7 @@ fn the_host_as_image_hides_what_it_must() {
 #[test]
 fn the_running_systems_root_can_be_the_lower_layer() {
     let container = tempfile::tempdir().unwrap();
-    let lowers = [std::path::PathBuf::from("/")];
+    let lowers = [PathBuf::from("/")];
     let kind = WritableKind::Host {
         hidden: vec!["/root".into(), "/tmp".into()],
     };
@@ -284,4 +267,28 @@ fn a_full_disk_is_said_and_leaves_nothing() {
             &mut |_| {},
         )
         .unwrap();
+}
+
+#[test]
+fn where_overlay_cannot_write_the_changes_stay_in_memory() {
+    let sandbox = Sandbox::new();
+    let layer = sandbox
+        .unpack(&archive(&[directory("."), file("a", b"1")]))
+        .unwrap();
+    let lowers = sandbox.store.dirs(&[layer.chain_id]);
+    let outer_dir = sandbox.dir.path().join("outer");
+    fs::create_dir(&outer_dir).unwrap();
+    let outer = WritableLayer::create(&outer_dir, &lowers, &WritableKind::Empty).unwrap();
+    // A container's directory that is itself on an overlay, as in docker in docker.
+    let (_outer_mount, outer_root) = mounted(&lowers, Some(&outer));
+    let container = Path::new(&outer_root).join("container");
+    fs::create_dir(&container).unwrap();
+    let inner = WritableLayer::create(&container, &lowers, &WritableKind::Empty).unwrap();
+    let elsewhere = fs::read_link(container.join("upper")).unwrap();
+    let (mount, root) = mounted(&lowers, Some(&inner));
+    fs::write(format!("{root}/a"), "2").unwrap();
+    assert_eq!(fs::read_to_string(elsewhere.join("diff/a")).unwrap(), "2");
+    drop(mount);
+    inner.remove().unwrap();
+    assert!(!elsewhere.exists() && fs::read_dir(&container).unwrap().next().is_none());
 }
