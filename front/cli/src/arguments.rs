@@ -80,6 +80,8 @@ pub(crate) enum Verb {
     Version(FormatArgs),
     /// Show what the engine is and has
     Info(FormatArgs),
+    /// Be the engine: serve the Docker Engine API
+    Engine(Box<atoll_engine::EngineArgs>),
 }
 
 /// `--help` without `-h`.

@@ -4,6 +4,7 @@ use std::env;
 use std::fs;
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -12,8 +13,8 @@ use crate::address::{Address, default_exec_root};
 use crate::client::Client;
 use crate::error::{Error, Message};
 
-/// Set for the engine we start: it then makes a session of its own before anything else.
-pub(crate) const DETACH_VARIABLE: &str = "ATOLL_ENGINE_DETACH";
+/// Name (`argv[0]`) of the engine we start: it makes a session of its own before anything else.
+pub(crate) const DETACHED_NAME: &str = "atolld:detached";
 const DEADLINE: Duration = Duration::from_secs(15);
 const LOG_NAME: &str = "atolld.log";
 const LAST_WORDS_BYTES: usize = 2000;
@@ -54,7 +55,10 @@ fn spawn(socket: &Path, exec_root: &Path, log: &Path) -> Result<Child, Error> {
         .map_err(failed)?;
     let errors = output.try_clone().map_err(failed)?;
     let mut command = Command::new(env::current_exe().map_err(failed)?);
-    command.arg("engine").arg("--exec-root").arg(exec_root);
+    command
+        .arg0(DETACHED_NAME)
+        .arg("--exec-root")
+        .arg(exec_root);
     command
         .arg("-H")
         .arg(format!("unix://{}", socket.display()));
@@ -62,7 +66,6 @@ fn spawn(socket: &Path, exec_root: &Path, log: &Path) -> Result<Child, Error> {
         command.arg("--data-root").arg(data_root);
     }
     command
-        .env(DETACH_VARIABLE, "1")
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(output)

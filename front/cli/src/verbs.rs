@@ -39,6 +39,8 @@ pub(crate) async fn dispatch(client: &Client, verb: Verb) -> Result<u8, Error> {
         Verb::Inspect(args) => inspect::inspect(client, &args).await?,
         Verb::Version(args) => system::version(client, &args).await?,
         Verb::Info(args) => system::info(client, &args).await?,
+        // Served before there is a client.
+        Verb::Engine(_) => {}
     }
     Ok(0)
 }

@@ -19,6 +19,8 @@ struct Request {
 
 struct Connection {
     stream: UnixStream,
+    /// Reads what follows the head, of which a part may be here already.
+    reader: BufReader<UnixStream>,
     shared: Arc<Shared>,
 }
 
@@ -148,7 +150,11 @@ fn serve(stream: UnixStream, script: &Script, shared: Arc<Shared>) {
     reader.read_exact(&mut body).unwrap();
     let line = format!("{method} {path}");
     shared.lines.lock().unwrap().push(line.clone());
-    let mut connection = Connection { stream, shared };
+    let mut connection = Connection {
+        stream,
+        reader,
+        shared,
+    };
     if line == "GET /_ping" {
         connection.write("HTTP/1.1 200 OK\r\nApi-Version: 1.51\r\nContent-Length: 2\r\n\r\nOK");
         return;
@@ -181,7 +187,7 @@ fn run_attaches_and_waits_before_it_starts_and_demultiplexes() {
             "POST /containers/abc/attach" => {
                 connection.upgrade();
                 let mut input = Vec::new();
-                connection.stream.read_to_end(&mut input).unwrap();
+                connection.reader.read_to_end(&mut input).unwrap();
                 connection.frame(2, b"to stderr");
                 connection.frame(1, &input);
                 connection.exit();
@@ -379,7 +385,7 @@ fn an_archive_streams_to_the_engine() {
         let mut bytes = Vec::new();
         let mut buffer = [0; 4096];
         while !bytes.ends_with(b"0\r\n\r\n") {
-            let length = connection.stream.read(&mut buffer).unwrap();
+            let length = connection.reader.read(&mut buffer).unwrap();
             bytes.extend_from_slice(&buffer[..length]);
         }
         connection.json("200 OK", "{\"stream\":\"Loaded image: bb:latest\\n\"}\r\n");
