@@ -59,7 +59,7 @@ impl Task {
             terminal: request.terminal,
         };
         let Opened { process, mut ours } = stdio::open(&io, false)?;
-        let id = request.id.parse().map_err(atoll_container::Error::from)?;
+        let id = request.id.parse()?;
         let mut create = CreateRequest::new(id, state_root.to_path_buf(), bundle.clone());
         create.stdio = process;
         create.rootfs_mounts = request
@@ -117,6 +117,7 @@ impl Task {
             return Err(failure);
         }
         self.init.phase = Phase::Running;
+        open_input(&mut self.init);
         // A container without memory controller has no OOM events; nothing else depends on it.
         self.oom = self.cgroup.oom_notifier().ok();
         Ok(self.init.pid)
@@ -182,6 +183,7 @@ impl Task {
                 if let Some(master) = started.terminal {
                     exec.process.stdio.set_terminal(master);
                 }
+                open_input(&mut exec.process);
                 Ok(started.pid)
             }
             Err(error) => {
@@ -363,5 +365,12 @@ impl Task {
         }
         self.init.stdio.finish();
         Ok(exit)
+    }
+}
+
+/// Opens the fifo for stdin of a process that has been started; one without stdin runs on.
+fn open_input(process: &mut Process) {
+    if let Err(error) = process.stdio.open_fifo_input() {
+        report(format_args!("cannot open {}: {error}", process.io.stdin));
     }
 }

@@ -16,12 +16,14 @@ mod json_log;
 mod setup;
 mod sink;
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::SystemTime;
 
 use atoll_container::StdioRequest;
 use atoll_shim_protocol::StreamKind;
 use rustix::event::PollFlags;
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use client::{AttachSocket, Client, Received};
@@ -67,6 +69,8 @@ pub(crate) struct Stdio {
     attach: Option<AttachSocket>,
     clients: Vec<Client>,
     fifos: [Option<Sink>; 2],
+    /// The fifo for stdin until the start.
+    fifo_input_path: Option<String>,
     fifo_input: Option<OwnedFd>,
     /// Our own writing end, so that the fifo's end comes when `CloseIO` says so.
     fifo_input_keeper: Option<OwnedFd>,
@@ -97,6 +101,18 @@ impl Stdio {
     /// Gives the process's side to its start.
     pub(crate) fn take_held(&mut self) -> StdioRequest {
         self.held.take().unwrap_or_default()
+    }
+
+    /// Opens the fifo for stdin; the process is started now.
+    ///
+    /// Not before: containerd's client sends as soon as there is a reader, and its `CloseIO` for
+    /// the end of input gets lost before its own call for the process has returned.
+    pub(crate) fn open_fifo_input(&mut self) -> io::Result<()> {
+        if let Some(path) = self.fifo_input_path.take() {
+            self.fifo_input = Some(setup::open_fifo(&path, OFlags::RDONLY)?);
+            self.fifo_input_keeper = Some(setup::open_fifo(&path, OFlags::WRONLY)?);
+        }
+        Ok(())
     }
 
     /// Whether everything the process wrote has been read.
@@ -181,7 +197,8 @@ impl Stdio {
     /// Ends input once what is pending is written (`CloseIO`, or the only client's end).
     pub(crate) fn close_input(&mut self) {
         self.fifo_input_keeper = None;
-        if self.fifo_input.is_none() && !self.is_terminal {
+        let has_fifo = self.fifo_input.is_some() || self.fifo_input_path.is_some();
+        if !has_fifo && !self.is_terminal {
             self.input.end();
             self.flush_input();
         }

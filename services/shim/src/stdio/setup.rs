@@ -130,17 +130,14 @@ fn open_fifos(ours: &mut Stdio, names: &IoNames) -> Result<bool, Failure> {
     if names.stdin.is_empty() {
         return Ok(false);
     }
-    let name = &names.stdin;
-    let failed = |error: io::Error| Failure::unknown(format!("cannot open {name}: {error}"));
-    ours.fifo_input = Some(open_fifo(name, OFlags::RDONLY).map_err(failed)?);
-    ours.fifo_input_keeper = Some(open_fifo(name, OFlags::WRONLY).map_err(failed)?);
+    ours.fifo_input_path = Some(names.stdin.clone());
     ours.input_ends_once = true;
     Ok(true)
 }
 
 /// Opens a fifo without waiting for the other side. Outputs are opened both ways, so that a client
 /// that leaves doesn't break the process's pipe.
-fn open_fifo(path: &str, access: OFlags) -> io::Result<OwnedFd> {
+pub(super) fn open_fifo(path: &str, access: OFlags) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(
         path,
         access | OFlags::NONBLOCK | OFlags::CLOEXEC,
