@@ -38,7 +38,7 @@ fn main() -> ExitCode {
         .file_name()
         .is_some_and(|name| name == SHIM)
     {
-        return report::fatal_without_log("the shim is not part of this build");
+        return atoll_shim::main();
     }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
