@@ -14,7 +14,7 @@ use crate::{
     args::EngineArgs,
     container::{
         registry::Registry,
-        restore,
+        remove, restore,
         spec::{HostFacts, capabilities},
     },
     engine::{Engine, EngineRef},
@@ -223,11 +223,9 @@ fn empty(directory: &Path) {
     };
     for entry in entries.flatten() {
         let path = entry.path();
-        let removed = match entry.file_type() {
-            Ok(kind) if kind.is_dir() => fs::remove_dir_all(&path),
-            _ => fs::remove_file(&path),
-        };
-        if let Err(error) = removed {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove::delete(&path);
+        } else if let Err(error) = fs::remove_file(&path) {
             tracing::warn!(path = %path.display(), %error, "cannot remove a leftover");
         }
     }

@@ -4,7 +4,6 @@
 mod engine;
 
 use engine::Engine;
-use futures_util::StreamExt as _;
 
 #[test]
 fn ping_has_dockers_headers() {
@@ -175,7 +174,6 @@ async fn bollard_understands_the_answers() {
 async fn containers_are_made_listed_inspected_and_removed() {
     let engine = Engine::start();
     let client = engine.client();
-    let mut events = client.events(None);
     let (head, body) = engine.post(
         "/containers/create?name=one",
         "{\"Image\":\"host\",\"Cmd\":[\"true\"],\"Env\":null,\"Labels\":{\"a\":\"b\"},\"HostConfig\":{\"NetworkMode\":\"none\"}}",
@@ -235,10 +233,18 @@ async fn containers_are_made_listed_inspected_and_removed() {
             .0
             .starts_with("http/1.1 404")
     );
-    let mut actions = Vec::new();
-    while actions.last().map(String::as_str) != Some("destroy") {
-        let event = tokio::time::timeout(std::time::Duration::from_secs(10), events.next());
-        actions.push(event.await.unwrap().unwrap().unwrap().action.unwrap());
-    }
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
+    let target = format!(
+        "/events?since=1&until={}.{:09}",
+        now.as_secs(),
+        now.subsec_nanos()
+    );
+    let events = engine.request("GET", &target).1;
+    let actions: Vec<&str> = ["create", "rename", "destroy", "start"]
+        .into_iter()
+        .filter(|action| events.contains(&format!("\"Action\":\"{action}\"")))
+        .collect();
     assert_eq!(actions, ["create", "rename", "destroy"]);
 }

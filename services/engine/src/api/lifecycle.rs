@@ -97,14 +97,8 @@ pub(crate) fn wait(engine: &EngineRef, request: &Request, id: &str) -> Result<Re
             () = sender.closed() => return,
         };
         let Some(record) = record else { return };
-        let error = match record.state.error.as_str() {
-            "" => None,
-            message => Some(json!({ "Message": message })),
-        };
-        let mut answer = json!({ "StatusCode": record.state.exit_code });
-        if let Some(error) = error {
-            answer["Error"] = error;
-        }
+        // `Error` would mean that waiting failed; why a run failed is for inspect.
+        let answer = json!({ "StatusCode": record.state.exit_code });
         let _ = sender.send(Bytes::from(format!("{answer}\n"))).await;
     });
     Ok(response::body("application/json", body))

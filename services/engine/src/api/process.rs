@@ -191,7 +191,15 @@ fn system_nanos() -> u64 {
 
 /// Counters of the container's cgroups and links.
 fn fill(engine: &EngineRef, id: &str, pid: u32, sample: &mut Value) {
-    let _ = (engine, id);
+    let loaded = id
+        .parse()
+        .ok()
+        .and_then(|id: atoll_container::ContainerId| {
+            atoll_container::Container::load(&engine.paths.runtime(), &id).ok()
+        });
+    if let Some(stats) = loaded.and_then(|container| container.stats().ok()) {
+        fill_cgroup(&stats, sample);
+    }
     let links = fs::read_to_string(format!("/proc/{pid}/net/dev")).unwrap_or_default();
     let networks: serde_json::Map<String, Value> = links
         .lines()
@@ -213,4 +221,42 @@ fn fill(engine: &EngineRef, id: &str, pid: u32, sample: &mut Value) {
     if !networks.is_empty() {
         sample["networks"] = networks.into();
     }
+}
+
+/// Members out of the cgroup's counters; a limit that isn't there is the machine's memory, as in dockerd.
+fn fill_cgroup(stats: &atoll_cgroup::Stats, sample: &mut Value) {
+    let (usage, throttling) = (&stats.cpu, &mut sample["cpu_stats"]);
+    throttling["cpu_usage"] = json!({
+        "total_usage": usage.usage_ns,
+        "usage_in_kernelmode": usage.system_ns,
+        "usage_in_usermode": usage.user_ns,
+    });
+    throttling["throttling_data"] = json!({
+        "periods": usage.periods,
+        "throttled_periods": usage.throttled_periods,
+        "throttled_time": usage.throttled_ns,
+    });
+    let machine = super::system::memory_total_bytes();
+    sample["memory_stats"] = json!({
+        "usage": stats.memory.usage_bytes,
+        "max_usage": stats.memory.max_usage_bytes,
+        "limit": stats.memory.limit_bytes.min(machine),
+        "stats": stats.memory.details,
+    });
+    sample["pids_stats"] = json!({ "current": stats.pids.current });
+    if stats.pids.limit > 0 && stats.pids.limit < u64::MAX {
+        sample["pids_stats"]["limit"] = stats.pids.limit.into();
+    }
+    let entries = |list: &[atoll_cgroup::IoEntry]| -> Vec<Value> {
+        list.iter()
+            .map(|entry| {
+                json!({
+                    "major": entry.major, "minor": entry.minor, "op": entry.operation,
+                    "value": entry.value,
+                })
+            })
+            .collect()
+    };
+    sample["blkio_stats"]["io_service_bytes_recursive"] = entries(&stats.io_bytes).into();
+    sample["blkio_stats"]["io_serviced_recursive"] = entries(&stats.io_operations).into();
 }

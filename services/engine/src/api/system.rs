@@ -311,7 +311,8 @@ pub(crate) fn kernel_version() -> String {
         .to_owned()
 }
 
-fn memory_total_bytes() -> u64 {
+/// The machine's memory.
+pub(crate) fn memory_total_bytes() -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let kibibytes: u64 = text
         .lines()

@@ -1,6 +1,8 @@
 //! Removing a container.
 
-use std::fs;
+use std::{fs, path::Path};
+
+use atoll_layer::WritableLayer;
 
 use super::{ContainerRef, Status, lifecycle};
 use crate::{
@@ -80,12 +82,18 @@ async fn remove_now(engine: &EngineRef, container: &ContainerRef, how: How) -> R
     engine.container_event(&record, "destroy", &[]);
     container.update(|record| record.is_removed = true);
     tracing::info!(container = record.short_id(), "removed");
-    tokio::task::spawn_blocking(move || {
-        if let Err(error) = fs::remove_dir_all(&trash)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(path = %trash.display(), %error, "cannot delete a removed container's files");
-        }
-    });
+    tokio::task::spawn_blocking(move || delete(&trash));
     Ok(())
+}
+
+/// Deletes a container's directory that was moved away; its writable layer may lie elsewhere.
+pub(crate) fn delete(trash: &Path) {
+    if let Err(error) = WritableLayer::of(trash).remove() {
+        tracing::warn!(%error, "cannot delete a removed container's writable layer");
+    }
+    if let Err(error) = fs::remove_dir_all(trash)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %trash.display(), %error, "cannot delete a removed container's files");
+    }
 }

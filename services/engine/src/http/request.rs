@@ -101,15 +101,25 @@ impl Request {
     pub(crate) async fn bytes(&mut self, max: usize) -> Result<Bytes> {
         let mut stream = BodyStream::new(&mut self.body);
         let mut all = BytesMut::new();
+        let mut len = 0_usize;
         while let Some(frame) = stream.next().await {
             let frame =
                 frame.map_err(|error| Error::invalid(format!("body broken off: {error}")))?;
             if let Ok(data) = frame.into_data() {
-                if all.len() + data.len() > max {
-                    return Err(Error::invalid(format!("body is longer than {max} bytes")));
+                len += data.len();
+                // Read on for a while, so that the client is there to hear why it is refused.
+                if len > max.saturating_mul(4) {
+                    break;
+                }
+                if len > max {
+                    all.clear();
+                    continue;
                 }
                 all.extend_from_slice(&data);
             }
+        }
+        if len > max {
+            return Err(Error::invalid(format!("body is longer than {max} bytes")));
         }
         Ok(all.freeze())
     }

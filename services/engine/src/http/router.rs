@@ -88,7 +88,8 @@ pub(crate) async fn route(engine: EngineRef, request: Request) -> Result<Respons
         ["commit"] if post => Err(Error::not_implemented(
             "committing containers is not available yet",
         )),
-        ["plugins", ..] if get => Ok(super::response::ok::<[(); 0]>(&[])),
+        ["plugins"] if get => Ok(super::response::ok::<[(); 0]>(&[])),
+        ["plugins", name, ..] => Err(Error::not_found(format!("plugin {name:?} not found"))),
         ["distribution", ..] if get => Err(Error::not_implemented(
             "asking registries about images is not available yet",
         )),
