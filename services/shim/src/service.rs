@@ -118,6 +118,11 @@ fn delete(shim: &mut Shim, body: &[u8]) -> Answer {
         let task = shim.task.take();
         let task = task.ok_or_else(|| Failure::not_found("container not created"))?;
         for exec in task.execs {
+            // Announced and never started, or ended with the container and not collected.
+            let exit = exec.process.exit().unwrap_or(Exit::never_started(255));
+            for waiter in &exec.process.waiters {
+                shim.answer_later(*waiter, wait_response(exit));
+            }
             shim.linger(exec.process.stdio);
         }
         (task.init, exit)

@@ -1,7 +1,7 @@
 //! The shim as the engine starts it: real containers below our own cgroup; needs root and
 //! busybox-static.
 #![forbid(unsafe_code)]
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests")]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -30,6 +30,7 @@ struct Bundle {
     folder: tempfile::TempDir,
     shim: Child,
     task: TaskClient,
+    has_log: bool,
 }
 
 fn program() -> PathBuf {
@@ -83,6 +84,7 @@ impl Bundle {
             folder,
             shim,
             task,
+            has_log: true,
         }
     }
 
@@ -93,7 +95,7 @@ impl Bundle {
     fn stdio(&self) -> StdioUri {
         StdioUri {
             attach_socket: self.path().join(spawn::ATTACH_SOCKET),
-            log: Some(LogConfig {
+            log: self.has_log.then(|| LogConfig {
                 driver: LogDriver::JsonFile,
                 path: self.path().join("c.log"),
                 max_size_bytes: None,
@@ -515,4 +517,54 @@ fn an_idle_shim_is_one_thread() {
     bundle.start("");
     let threads = fs::read_dir(format!("/proc/{}/task", bundle.shim.id())).unwrap();
     assert_eq!(threads.count(), 1);
+}
+
+/// MB/s from the container's pipe into the log and to an attached client; run it against the
+/// shipped program: `ATOLL_BIN=… cargo test -p atoll-shim --test engine_mode -- --ignored`.
+#[test]
+#[ignore = "a measurement"]
+fn measure_throughput() {
+    const SIZE: usize = 400 << 20;
+    let line = "2026-11-23 13:00:00 INFO  worker-000001 handled GET /api/v1/items/000007 in 12.3 ms \
+                with \"200 OK\" <ok>\n";
+    for (name, log, clients) in [
+        ("log", true, 0),
+        ("attached", false, 1),
+        ("log and attached", true, 1),
+    ] {
+        let mut bundle = Bundle::with(&["/bin/cat", "/text"], false);
+        let text = line.repeat(SIZE / line.len());
+        fs::write(bundle.path().join("rootfs/text"), &text).unwrap();
+        bundle.has_log = log;
+        bundle.create();
+        let socket = bundle.path().join(spawn::ATTACH_SOCKET);
+        let readers: Vec<_> = (0..clients)
+            .map(|_| {
+                let mut client = attach(&socket, Framing::Multiplexed);
+                thread::spawn(move || {
+                    let (mut total, mut buffer) = (0, vec![0; 1 << 20]);
+                    loop {
+                        match client.read(&mut buffer).unwrap() {
+                            0 => return total,
+                            count => total += count,
+                        }
+                    }
+                })
+            })
+            .collect();
+        let before = Instant::now();
+        bundle.start("");
+        assert_eq!(bundle.wait(""), 0);
+        for reader in readers {
+            assert!(reader.join().unwrap() >= text.len());
+        }
+        let seconds = before.elapsed().as_secs_f64();
+        let memory = fs::read_to_string(format!("/proc/{}/smaps_rollup", bundle.shim.id()));
+        let pss = memory.unwrap();
+        let pss = pss.lines().find(|line| line.starts_with("Pss:")).unwrap();
+        println!(
+            "{name}: {:.0} MB/s; {pss} after",
+            f64::from(u32::try_from(text.len()).unwrap()) / 1e6 / seconds
+        );
+    }
 }

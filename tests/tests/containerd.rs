@@ -1,0 +1,322 @@
+//! The real containerd with our shim as `io.containerd.atoll.v2`, driven by `ctr`.
+//!
+//! A containerd of its own with temporary root, state and address; containers in cgroups below our
+//! own. Needs root, containerd, busybox-static, util-linux (`script`).
+#![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const IMAGE: &str = "docker.io/library/bb:latest";
+const SHIM: &str = "containerd-shim-atoll-v2";
+
+/// A running containerd with the image in it.
+struct Containerd {
+    folder: tempfile::TempDir,
+    daemon: Child,
+}
+
+/// What a finished command said.
+struct Ran {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Containerd {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        fs::create_dir(path.join("bin")).unwrap();
+        symlink(ours(SHIM), path.join("bin").join(SHIM)).unwrap();
+        let config = format!(
+            "version = 2\nroot = \"{0}/root\"\nstate = \"{0}/state\"\n\
+             disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
+             [grpc]\n  address = \"{0}/c.sock\"\n[ttrpc]\n  address = \"{0}/c.sock.ttrpc\"\n",
+            path.display()
+        );
+        fs::write(path.join("config.toml"), config).unwrap();
+        let mut programs = OsString::from(path.join("bin"));
+        programs.push(":");
+        programs.push(std::env::var_os("PATH").unwrap());
+        let log = fs::File::create(path.join("log")).unwrap();
+        let daemon = Command::new("containerd")
+            .arg("-c")
+            .arg(path.join("config.toml"))
+            .env("PATH", programs)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .expect("containerd is installed");
+        let this = Self { folder, daemon };
+        wait_until("containerd answers", || this.ctr(&["version"]).code == 0);
+        let archive = image(this.folder.path());
+        this.ctr(&["image", "import", archive.to_str().unwrap()])
+            .ok();
+        this
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        // The limit keeps a hanging shim from hanging the test.
+        let mut command = Command::new("timeout");
+        command
+            .args(["30", "ctr"])
+            .args(args)
+            .env("CONTAINERD_ADDRESS", self.folder.path().join("c.sock"))
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn ctr(&self, args: &[&str]) -> Ran {
+        finish(self.command(args))
+    }
+
+    fn ctr_with_input(&self, args: &[&str], input: &[u8]) -> Ran {
+        let mut command = self.command(args);
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let input = input.to_vec();
+        let writer = std::thread::spawn(move || {
+            drop(stdin.write_all(&input));
+        });
+        let output = child.wait_with_output().unwrap();
+        writer.join().unwrap();
+        Ran::from(output)
+    }
+
+    /// `ctr run` of the image with our runtime.
+    fn run_args<'a>(&self, id: &'a str, flags: &[&'a str], command: &[&'a str]) -> Vec<&'a str> {
+        let mut args = vec!["run", "--runtime", "io.containerd.atoll.v2", "--cgroup", id];
+        args.extend(flags);
+        args.extend([IMAGE, id]);
+        args.extend(command);
+        args
+    }
+
+    fn status(&self, id: &str) -> String {
+        let list = self.ctr(&["task", "ls"]).ok();
+        let line = list
+            .lines()
+            .find(|line| line.split_whitespace().next() == Some(id));
+        line.and_then(|line| line.split_whitespace().nth(2))
+            .unwrap_or("")
+            .to_owned()
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        let tasks = self.ctr(&["task", "ls", "-q"]).out;
+        for id in tasks.lines() {
+            self.ctr(&["task", "kill", "-s", "KILL", id]);
+            self.ctr(&["task", "delete", "-f", id]);
+            self.ctr(&["container", "delete", id]);
+        }
+        drop(self.daemon.kill());
+        drop(self.daemon.wait());
+        if std::thread::panicking() {
+            let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+            println!("containerd's log:\n{log}");
+        }
+    }
+}
+
+impl Ran {
+    #[track_caller]
+    fn ok(self) -> String {
+        assert_eq!(self.code, 0, "{}{}", self.out, self.err);
+        self.out
+    }
+}
+
+impl From<std::process::Output> for Ran {
+    fn from(output: std::process::Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+fn finish(mut command: Command) -> Ran {
+    Ran::from(command.output().unwrap())
+}
+
+/// A program of ours, from `$ATOLL_BIN` or where `cargo xtask dist` puts it.
+fn ours(name: &str) -> PathBuf {
+    let folder = std::env::var_os("ATOLL_BIN").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/atoll/bin"),
+        PathBuf::from,
+    );
+    let path = folder.join(name);
+    assert!(
+        path.is_file(),
+        "{} is missing; run `cargo xtask dist` first",
+        path.display()
+    );
+    path.canonicalize().unwrap()
+}
+
+/// Makes a docker-archive of busybox.
+fn image(folder: &Path) -> PathBuf {
+    let script = r#"
+        set -e
+        mkdir -p rootfs/bin rootfs/proc rootfs/sys rootfs/dev rootfs/tmp rootfs/etc
+        cp /bin/busybox rootfs/bin/
+        for name in sh cat echo sleep stty sha256sum true; do ln -s busybox rootfs/bin/$name; done
+        tar -C rootfs -cf layer.tar .
+        diff=$(sha256sum layer.tar | cut -d' ' -f1)
+        printf '{"architecture":"amd64","os":"linux","config":{"Env":["PATH=/bin"],"Cmd":["sh"]},
+            "rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' $diff > config.json
+        printf '[{"Config":"config.json","RepoTags":["bb:latest"],"Layers":["layer.tar"]}]' \
+            > manifest.json
+        tar -cf image.tar manifest.json config.json layer.tar"#;
+    let mut command = Command::new("sh");
+    command.args(["-c", script]).current_dir(folder);
+    finish(command).ok();
+    folder.join("image.tar")
+}
+
+fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !done() {
+        assert!(Instant::now() < deadline, "waited too long: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A name that no other test has, for container and cgroup.
+fn unique(name: &str) -> String {
+    format!("atoll-ctd-{name}-{}", std::process::id())
+}
+
+fn cgroups_named(part: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![PathBuf::from("/sys/fs/cgroup")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                if entry.file_name().to_string_lossy().contains(part) {
+                    found.push(entry.path());
+                }
+                folders.push(entry.path());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn a_container_runs_and_nothing_is_left() {
+    let daemon = Containerd::start();
+    let id = unique("run");
+    let ran = daemon.ctr(&daemon.run_args(&id, &["--rm"], &["sh", "-c", "echo hi; exit 5"]));
+    assert_eq!((ran.code, ran.out.as_str()), (5, "hi\n"), "{}", ran.err);
+    let ran = daemon.ctr(&daemon.run_args(&id, &["--rm"], &["nosuch"]));
+    assert!(
+        ran.err
+            .contains("exec: \"nosuch\": executable file not found in $PATH"),
+        "{}",
+        ran.err
+    );
+    assert_eq!(daemon.ctr(&["task", "ls", "-q"]).ok(), "");
+    assert_eq!(cgroups_named(&id), Vec::<PathBuf>::new());
+    let states = fs::read_dir("/run/containerd/atoll/default");
+    let left = states
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().contains(&id))
+        .count();
+    assert_eq!(left, 0);
+}
+
+#[test]
+fn input_and_terminal_work() {
+    let daemon = Containerd::start();
+    let id = unique("io");
+    let input = b"0123456789abcdef".repeat(1 << 16);
+    let args = daemon.run_args(&id, &["--rm"], &["sha256sum"]);
+    let hash = daemon.ctr_with_input(&args, &input).ok();
+    let mut here = Command::new("sha256sum")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    here.stdin.take().unwrap().write_all(&input).unwrap();
+    let expected = here.wait_with_output().unwrap();
+    assert_eq!(hash.as_bytes(), expected.stdout);
+
+    let line = format!(
+        "stty rows 33 cols 91; timeout 30 ctr {}",
+        daemon
+            .run_args(
+                &id,
+                &["--rm", "-t"],
+                &["sh", "-c", "'sleep 0.3; stty size; exit 6'"]
+            )
+            .join(" ")
+    );
+    let mut command = Command::new("script");
+    command
+        .args(["-qec", &line, "/dev/null"])
+        .env("CONTAINERD_ADDRESS", daemon.folder.path().join("c.sock"))
+        .stdin(Stdio::null());
+    let ran = finish(command);
+    assert!(ran.out.contains("33 91"), "{}{}", ran.out, ran.err);
+    assert_eq!(ran.code, 6);
+}
+
+#[test]
+fn tasks_are_listed_paused_measured_killed_and_execed_into() {
+    let daemon = Containerd::start();
+    let id = unique("task");
+    let ctr = |args: &[&str]| daemon.ctr(args);
+    ctr(&daemon.run_args(&id, &["-d"], &["sleep", "600"])).ok();
+    assert_eq!(daemon.status(&id), "RUNNING");
+    assert_eq!(ctr(&["task", "ps", &id]).ok().lines().count(), 2);
+    let metrics = ctr(&["task", "metrics", &id]).ok();
+    assert!(metrics.contains("pids.current"), "{metrics}");
+
+    ctr(&["task", "pause", &id]).ok();
+    assert_eq!(daemon.status(&id), "PAUSED");
+    ctr(&["task", "resume", &id]).ok();
+    assert_eq!(daemon.status(&id), "RUNNING");
+
+    let exec = [
+        "task",
+        "exec",
+        "--exec-id",
+        "e1",
+        &id,
+        "sh",
+        "-c",
+        "echo in; exit 7",
+    ];
+    let ran = ctr(&exec);
+    assert_eq!((ran.code, ran.out.as_str()), (7, "in\n"), "{}", ran.err);
+    let exec = ["task", "exec", "--exec-id", "e2", &id, "cat"];
+    assert_eq!(daemon.ctr_with_input(&exec, b"piped").ok(), "piped");
+    let ran = ctr(&["task", "exec", "--exec-id", "e3", &id, "nosuch"]);
+    assert!(ran.err.contains("executable file not found"), "{}", ran.err);
+
+    ctr(&["task", "kill", "-s", "KILL", &id]).ok();
+    wait_until("the task stops", || daemon.status(&id) == "STOPPED");
+    // ctr reports the container's code as its own.
+    assert_eq!(ctr(&["task", "delete", &id]).code, 137);
+    ctr(&["container", "delete", &id]).ok();
+    assert_eq!(cgroups_named(&id), Vec::<PathBuf>::new());
+}
