@@ -18,7 +18,7 @@ cat >"$work/config.toml" <<TOML
 version = 2
 root = "$work/root"
 state = "$work/state"
-disabled_plugins = ["io.containerd.grpc.v1.cri"]
+disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]
 [grpc]
   address = "$work/c.sock"
 [ttrpc]
