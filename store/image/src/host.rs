@@ -1,11 +1,8 @@
 //! The reserved image `host`: the running system's root file system, read-only.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::{Arc, LazyLock},
-};
+use std::sync::{Arc, LazyLock};
 
-use atoll_layer::{Digest, WritableKind};
+use atoll_layer::Digest;
 
 use crate::{Image, ImageConfig, Reference, config::RunConfig};
 
@@ -55,16 +52,4 @@ pub(crate) fn is_host(name: &str) -> bool {
 /// Whether a reference would take the reserved name.
 pub(crate) fn is_reserved(reference: &Reference) -> bool {
     reference.familiar_name() == HOST_NAME
-}
-
-/// What a container on the host image doesn't see: people's files, temporary files, and the
-/// engine's own. (Other file systems mounted below `/` aren't part of the layer anyway.)
-///
-/// * `data_root`: the engine's, hidden so that no container sees others' files.
-pub fn host_writable(data_root: &Path) -> WritableKind {
-    let mut hidden: Vec<PathBuf> = ["/home", "/root", "/tmp", "/var/tmp"]
-        .map(PathBuf::from)
-        .to_vec();
-    hidden.push(data_root.to_owned());
-    WritableKind::Host { hidden }
 }

@@ -40,7 +40,7 @@ pub use atoll_layer::{
 pub use self::{
     config::{Healthcheck, History, ImageConfig, RootFs, RunConfig},
     error::{ImageError, RegistryErrorKind},
-    host::{HOST_NAME, host_image, host_writable},
+    host::{HOST_NAME, host_image},
     image::Image,
     import::ImportOptions,
     load::Loaded,
