@@ -1,0 +1,254 @@
+//! Issue line 7: `atoll-runtime` has runc's command line.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use atoll_tests::{Ran, image, leaks, programs};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// A bundle of the small image and a state root; its containers end when dropped.
+struct Bundle {
+    folder: TempDir,
+}
+
+impl Bundle {
+    /// A bundle whose program is `arguments`, without a terminal.
+    fn new(arguments: &[&str]) -> Self {
+        programs::require_root();
+        let bundle = Self {
+            folder: tempfile::tempdir().unwrap(),
+        };
+        image::tree(&bundle.folder.path().join("rootfs"));
+        bundle.runtime(&["spec"]).ok();
+        bundle.change(|spec| {
+            spec["process"]["terminal"] = json!(false);
+            spec["process"]["args"] = json!(arguments);
+            let name = bundle
+                .folder
+                .path()
+                .file_name()
+                .unwrap()
+                .to_string_lossy()
+                .into_owned();
+            spec["linux"]["cgroupsPath"] = json!(format!("atoll-tests/{name}"));
+        });
+        bundle
+    }
+
+    fn config(&self) -> PathBuf {
+        self.folder.path().join("config.json")
+    }
+
+    fn change(&self, edit: impl FnOnce(&mut Value)) {
+        let mut spec = serde_json::from_str(&fs::read_to_string(self.config()).unwrap()).unwrap();
+        edit(&mut spec);
+        fs::write(self.config(), spec.to_string()).unwrap();
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(programs::ours("atoll-runtime"));
+        command
+            .arg("--root")
+            .arg(self.folder.path().join("state"))
+            .args(arguments);
+        command.current_dir(self.folder.path()).stdin(Stdio::null());
+        command
+    }
+
+    fn runtime(&self, arguments: &[&str]) -> Ran {
+        Ran::of(&mut self.command(arguments))
+    }
+
+    /// Runs without catching output, for programs that outlive the command.
+    fn detached(&self, arguments: &[&str]) {
+        let status = self
+            .command(arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        assert!(status.unwrap().success(), "{arguments:?}");
+    }
+
+    fn status(&self, id: &str) -> String {
+        let state: Value = serde_json::from_str(&self.runtime(&["state", id]).ok()).unwrap();
+        state["status"].as_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Bundle {
+    fn drop(&mut self) {
+        for id in self.runtime(&["list", "-q"]).stdout.lines() {
+            self.runtime(&["delete", "--force", id]);
+        }
+        let name = self
+            .folder
+            .path()
+            .file_name()
+            .unwrap()
+            .to_string_lossy()
+            .into_owned();
+        if !std::thread::panicking() {
+            assert_eq!(leaks::cgroups_named(&name), Vec::<PathBuf>::new());
+            assert_eq!(
+                leaks::mounts_below(self.folder.path()),
+                Vec::<String>::new()
+            );
+        }
+    }
+}
+
+#[test]
+fn run_passes_streams_and_the_exit_code() {
+    let bundle = Bundle::new(&["sh", "-c", "echo out; echo err >&2; exit 7"]);
+    let ran = bundle.runtime(&["run", "a"]);
+    assert_eq!(
+        (ran.code, ran.stdout.as_str(), ran.stderr.as_str()),
+        (7, "out\n", "err\n")
+    );
+    assert_eq!(bundle.runtime(&["list", "-q"]).ok(), "");
+}
+
+#[test]
+fn create_start_kill_delete_go_through_the_states() {
+    let bundle = Bundle::new(&["sleep", "1000"]);
+    bundle.detached(&["create", "--pid-file", "pid", "a"]);
+    assert_eq!(bundle.status("a"), "created");
+    let pid = fs::read_to_string(bundle.folder.path().join("pid")).unwrap();
+    assert!(PathBuf::from(format!("/proc/{pid}")).exists());
+    bundle
+        .runtime(&["create", "a"])
+        .complains(&["already exists"]);
+    bundle.runtime(&["start", "a"]).ok();
+    assert_eq!(bundle.status("a"), "running");
+    bundle.runtime(&["start", "a"]).fails_with(1);
+    bundle.runtime(&["delete", "a"]).complains(&["running"]);
+    assert!(bundle.runtime(&["list"]).ok().contains("running"));
+    assert!(bundle.runtime(&["ps", "a"]).ok().contains("sleep 1000"));
+    assert_eq!(
+        bundle.runtime(&["ps", "-f", "json", "a"]).ok(),
+        format!("[{pid}]")
+    );
+    bundle.runtime(&["pause", "a"]).ok();
+    assert_eq!(bundle.status("a"), "paused");
+    bundle.runtime(&["resume", "a"]).ok();
+    bundle.runtime(&["kill", "a", "KILL"]).ok();
+    atoll_tests::waiting::until("it stopped", || bundle.status("a") == "stopped");
+    bundle
+        .runtime(&["kill", "a", "KILL"])
+        .complains(&["container not running"]);
+    bundle.runtime(&["delete", "a"]).ok();
+    bundle
+        .runtime(&["state", "a"])
+        .complains(&["does not exist"]);
+    bundle.runtime(&["delete", "--force", "a"]).ok();
+}
+
+#[test]
+fn exec_joins_the_container() {
+    let bundle = Bundle::new(&["sleep", "1000"]);
+    bundle.detached(&["run", "-d", "a"]);
+    let exec = |arguments: &[&str]| bundle.runtime(&[&["exec"], arguments].concat());
+    assert_eq!(
+        exec(&["a", "cat", "/proc/1/cmdline"]).ok(),
+        "sleep\u{0}1000\u{0}"
+    );
+    assert_eq!(
+        exec(&[
+            "--env",
+            "A=1",
+            "--cwd",
+            "/tmp",
+            "a",
+            "sh",
+            "-c",
+            "echo $A; pwd"
+        ])
+        .ok(),
+        "1\n/tmp"
+    );
+    assert_eq!(exec(&["--user", "1000:1000", "a", "id", "-u"]).ok(), "1000");
+    exec(&["a", "sh", "-c", "exit 9"]).fails_with(9);
+    assert!(
+        exec(&["a", "nosuch"])
+            .fails_with(255)
+            .contains("executable file not found")
+    );
+    fs::write(
+        bundle.folder.path().join("p.json"),
+        r#"{"args":["echo","from","file"],"cwd":"/","env":["PATH=/bin"]}"#,
+    )
+    .unwrap();
+    assert_eq!(exec(&["--process", "p.json", "a"]).ok(), "from file");
+    bundle.runtime(&["update", "--pids-limit", "33", "a"]).ok();
+}
+
+#[test]
+fn bad_bundles_get_one_clear_line_and_leave_nothing() {
+    let bundle = Bundle::new(&["true"]);
+    bundle
+        .runtime(&["run", "--bundle", "/no/such", "a"])
+        .complains(&["/no/such"]);
+    bundle
+        .runtime(&["run", "a/b"])
+        .complains(&["invalid container id"]);
+    bundle.change(|spec| spec["process"]["args"] = json!(["nosuch"]));
+    bundle
+        .runtime(&["--log", "log", "--log-format", "json", "run", "a"])
+        .complains(&["executable file not found in $PATH"]);
+    let log = fs::read_to_string(bundle.folder.path().join("log")).unwrap();
+    assert!(
+        log.contains("\"level\":\"error\"") && log.contains("executable file not found"),
+        "{log}"
+    );
+    bundle.change(|spec| spec["mounts"][0]["source"] = json!("/no/such/source"));
+    bundle.change(|spec| spec["mounts"][0]["type"] = json!("bind"));
+    bundle.change(|spec| spec["mounts"][0]["options"] = json!(["bind"]));
+    bundle
+        .runtime(&["run", "a"])
+        .complains(&["/no/such/source"]);
+    fs::write(bundle.config(), "{\n \"process\": {\"cwd\": 7}\n}").unwrap();
+    bundle
+        .runtime(&["run", "a"])
+        .complains(&["config.json", "line 2, column"]);
+    assert_eq!(bundle.runtime(&["list", "-q"]).ok(), "");
+    assert!(fs::read_dir(bundle.folder.path().join("state")).map_or(0, Iterator::count) == 0);
+}
+
+#[test]
+fn the_runtimes_program_cannot_be_overwritten_from_inside() {
+    // CVE-2019-5736: open our own program file through /proc and write to it.
+    let bundle = Bundle::new(&["sleep", "1000"]);
+    bundle.detached(&["create", "a"]);
+    let before = fs::read(programs::ours("atoll-runtime")).unwrap();
+    let pid: Value =
+        serde_json::from_str(&bundle.runtime(&["ps", "-f", "json", "a"]).ok()).unwrap();
+    // The waiting init still is our program. The attack keeps it open until nobody executes it.
+    let script = format!(
+        "exec 3< /proc/{}/exe; {} --root state delete a; echo x >> /proc/self/fd/3",
+        pid[0],
+        programs::ours("atoll-runtime").display()
+    );
+    let mut attack = Command::new("sh");
+    let ran = Ran::of(
+        attack
+            .args(["-c", &script])
+            .current_dir(bundle.folder.path()),
+    );
+    ran.complains(&["Read-only file system"]);
+    // The container makes us execute ourselves.
+    bundle.detached(&["run", "-d", "a"]);
+    bundle.runtime(&["exec", "a", "/proc/self/exe", "x"]);
+    assert_eq!(fs::read(programs::ours("atoll-runtime")).unwrap(), before);
+}
+
+#[test]
+fn features_and_version_name_the_specification() {
+    let bundle = Bundle::new(&["true"]);
+    let features: Value = serde_json::from_str(&bundle.runtime(&["features"]).ok()).unwrap();
+    assert_eq!(features["ociVersionMax"], "1.3.0");
+    assert!(bundle.runtime(&["--version"]).ok().contains("spec: 1.3.0"));
+}
