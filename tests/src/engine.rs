@@ -255,6 +255,20 @@ impl Engine {
         self.wait_until_it_answers();
     }
 
+    /// Prints what engine and shims logged, for a failed test's reader.
+    #[expect(clippy::print_stderr, reason = "a failing test explains itself")]
+    fn report(&self) {
+        eprintln!("--- engine log\n{}", self.log());
+        for bundle in std::fs::read_dir(self.path("exec/bundles"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let log = std::fs::read_to_string(bundle.path().join("shim.log")).unwrap_or_default();
+            eprintln!("--- shim log of {}\n{log}", bundle.path().display());
+        }
+    }
+
     /// Asserts that nothing of a container is left but what the engine records on purpose.
     ///
     /// # Panics
@@ -275,6 +289,9 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.report();
+        }
         if self.child.try_wait().is_ok_and(|status| status.is_some()) {
             if std::thread::panicking() {
                 // The engine may be what fails; its containers are ended by their marks below.

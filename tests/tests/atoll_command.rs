@@ -52,7 +52,7 @@ fn atoll_has_dockers_verbs() {
     assert_eq!(engine.atoll(&["ps", "-aq"]).ok(), "");
     engine
         .atoll(&["rm", "box"])
-        .complains(&["error:", "No such container: w"]);
+        .complains(&["error:", "No such container: box"]);
 }
 
 #[test]

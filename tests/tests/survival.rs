@@ -23,8 +23,8 @@ fn containers_outlive_a_killed_engine_and_a_new_one_finds_them() {
     waiting::until("it printed", || {
         !engine.docker(&["logs", "box"]).ok().is_empty()
     });
+    let log = engine.docker(&["inspect", "-f", "{{.LogPath}}", &id]).ok();
     engine.kill();
-    let log = engine.path(&format!("data/containers/{id}/{id}-json.log"));
     let before = std::fs::metadata(&log).unwrap().len();
     waiting::until("output is logged without an engine", || {
         std::fs::metadata(&log).unwrap().len() > before + 500
