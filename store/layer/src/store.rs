@@ -8,7 +8,9 @@ use std::{
     sync::Arc,
 };
 
-use rustix::fs::{CWD, Mode, OFlags, RenameFlags, openat, renameat_with};
+use rustix::fs::{
+    CWD, IFlags, Mode, OFlags, RenameFlags, ioctl_getflags, ioctl_setflags, openat, renameat_with,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -70,6 +72,7 @@ impl LayerStore {
             make_private_directory(directory)?;
         }
         empty_directory(tmp_dir)?;
+        spread_children(tmp_dir);
         let inner = Inner {
             layers_dir: layers_dir.to_owned(),
             tmp_dir: tmp_dir.to_owned(),
@@ -375,6 +378,23 @@ fn make_private_directory(path: &Path) -> Result<(), LayerError> {
         .mode(0o700)
         .create(path)
         .map_err(store_error("create", path))
+}
+
+/// Tells ext4 that the directories made in `path` have nothing to do with each other, so that it
+/// spreads them over the disk.
+///
+/// Without a journal, ext4 gives no inode again within half a minute of its deletion, and finds
+/// that out one inode at a time: a layer put where one was just removed took 5 times as long.
+fn spread_children(path: &Path) {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let result = openat(CWD, path, flags, Mode::empty()).and_then(|directory| {
+        let attributes = ioctl_getflags(&directory)?;
+        ioctl_setflags(&directory, attributes | IFlags::TOPDIR)
+    });
+    if let Err(errno) = result {
+        // Other file systems don't know the flag and don't need it.
+        tracing::debug!(%errno, path = %path.display(), "cannot set the top directory flag");
+    }
 }
 
 fn empty_directory(path: &Path) -> Result<(), LayerError> {

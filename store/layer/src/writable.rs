@@ -122,7 +122,13 @@ impl WritableLayer {
         let upper = open_directory(&target).map_err(prepare)?;
         copy_attributes(lower.as_fd(), upper.as_fd(), Xattrs::NotOverlay).map_err(prepare)?;
         if let WritableKind::Host { hidden } = kind {
-            for path in hidden {
+            // What is in a hidden directory is hidden with it, its name too.
+            let is_inside = |path: &PathBuf| {
+                hidden
+                    .iter()
+                    .any(|other| other != path && path.starts_with(other))
+            };
+            for path in hidden.iter().filter(|path| !is_inside(path)) {
                 hide(&lower, &upper, path).map_err(store_error("hide", path))?;
             }
         }

@@ -133,6 +133,7 @@ fn the_host_as_image_hides_what_it_must() {
         fs::create_dir_all(host.join(path)).unwrap();
         fs::write(host.join(path).join("file"), path).unwrap();
     }
+    fs::create_dir(host.join("home/me/hidden")).unwrap();
     fs::set_permissions(host.join("root"), fs::Permissions::from_mode(0o700)).unwrap();
     std::os::unix::fs::symlink("var/tmp", host.join("tmp")).unwrap();
     let container = host.join("var/lib/atoll/container");
