@@ -1,8 +1,9 @@
 //! Names and numbers both sides agree on when the engine starts a shim itself.
 //!
 //! The engine executes [`PROGRAM`] with `-namespace atoll -id <id> -bundle <bundle>`, the bundle as
-//! working directory, a listening ttrpc socket as [`LISTEN_FD`], `/dev/null` as stdin and
-//! [`LOG_FILE`] as stdout and stderr, in a session of its own. No `start` command is involved.
+//! working directory, a listening ttrpc socket as stdin ([`LISTEN_ON_STDIN_ENV`]; or as
+//! [`LISTEN_FD`], with `/dev/null` as stdin and in a session of its own) and [`LOG_FILE`] as stdout
+//! and stderr. No `start` command is involved.
 
 use std::path::{Path, PathBuf};
 
@@ -17,6 +18,14 @@ pub const NAMESPACE: &str = "atoll";
 
 /// File descriptor of the listening ttrpc socket in an engine-started shim.
 pub const LISTEN_FD: i32 = 3;
+
+/// Environment variable with the path of the listening socket, when that is the shim's stdin
+/// instead of [`LISTEN_FD`]; the shim then leads a session of its own and removes the socket in
+/// the end.
+///
+/// A starter without hooks between fork and exec can be served by vfork, which a large one gains
+/// milliseconds by.
+pub const LISTEN_ON_STDIN_ENV: &str = "ATOLL_SHIM_LISTEN_ON_STDIN";
 
 /// Environment variable with the folder of isolation/container's state, e.g. `/run/atoll/runtime`.
 pub const STATE_ROOT_ENV: &str = "ATOLL_STATE_ROOT";

@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::SystemTime;
 
 use atoll_container::{Container, ContainerId};
+use atoll_shim_protocol::spawn::LISTEN_ON_STDIN_ENV;
 use containerd_shim_protos::api::DeleteResponse;
 use containerd_shim_protos::protobuf::{Message, MessageField};
 
@@ -19,9 +20,6 @@ use crate::clock;
 
 /// Folder of the sockets of containerd's shims.
 const SOCKETS: &str = "/run/containerd/s";
-
-/// Tells the server that its listening socket is its stdin.
-pub(crate) const LISTEN_ON_STDIN_ENV: &str = "ATOLL_SHIM_LISTEN_ON_STDIN";
 
 /// Starts a server in the background; returns the address containerd reads from our stdout.
 pub(crate) fn start(arguments: &Arguments) -> io::Result<String> {

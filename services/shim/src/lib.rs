@@ -90,7 +90,7 @@ fn run(arguments: &Arguments) -> io::Result<()> {
 
 fn serve(arguments: &Arguments) -> io::Result<()> {
     atoll_sys::allocator::keep_small();
-    let socket = std::env::var_os(command::LISTEN_ON_STDIN_ENV).map(PathBuf::from);
+    let socket = std::env::var_os(spawn::LISTEN_ON_STDIN_ENV).map(PathBuf::from);
     let listener = if socket.is_some() {
         let listener = atoll_sys::inherited::take(0)?;
         // Leads a session of its own, whoever started it.
