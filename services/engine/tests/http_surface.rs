@@ -76,7 +76,7 @@ fn bad_requests_are_answered_and_nothing_is_left() {
         ),
         (
             "{\"Image\":\"host\",\"HostConfig\":{\"NetworkMode\":\"web\"}}",
-            "404",
+            "400",
         ),
         (
             "{\"Image\":\"host\",\"HostConfig\":{\"Binds\":[\"data:/d\"]}}",

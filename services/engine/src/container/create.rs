@@ -189,14 +189,17 @@ fn networks(
 ) -> Result<BTreeMap<String, EndpointConfig>> {
     let mode = host.network_mode.as_str();
     if let Some(other) = mode.strip_prefix("container:") {
-        engine.containers.find(other)?;
+        engine
+            .containers
+            .find(other)
+            .map_err(|error| Error::invalid(error.to_string()))?;
         return Ok(BTreeMap::new());
     }
     let mut endpoint = EndpointConfig::default();
     for (name, wanted) in asked.endpoints_config {
         let name = if name == "default" { "bridge" } else { &name };
         if name != mode {
-            return Err(Error::not_found(format!("network {name} not found")));
+            return Err(Error::invalid(format!("network {name} not found")));
         }
         endpoint = wanted;
     }

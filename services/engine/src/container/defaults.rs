@@ -309,7 +309,8 @@ fn check_network(host: &HostConfig) -> Result<()> {
         )),
         "" | "default" | "bridge" | "host" | "none" => Ok(()),
         mode if mode.starts_with("container:") => Ok(()),
-        name => Err(Error::not_found(format!("network {name} not found"))),
+        // Not a 404: clients take that for a missing image and pull.
+        name => Err(Error::invalid(format!("network {name} not found"))),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The end of a run: seen by the shim's answer or by its death, recorded once, cleaned up, told.
 
-use std::{net::Ipv4Addr, path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use atoll_shim_protocol::{ExitRecord, spawn};
 
@@ -48,13 +48,27 @@ pub(crate) async fn monitor(engine: EngineRef, container: ContainerRef, shim: Ar
             lost(&engine, &container).await
         }
     };
+    if container.record().host_config.auto_remove {
+        // Its id is never used again, so nobody needs to wait until the shim has put away what it had.
+        tokio::spawn(put_away(
+            EngineRef::clone(&engine),
+            container.id().to_owned(),
+            shim,
+        ));
+    } else {
+        put_away(EngineRef::clone(&engine), container.id().to_owned(), shim).await;
+    }
+    ended(&engine, &container, exit).await;
+}
+
+/// Has the shim free what it held, ends it, and removes the bundle.
+async fn put_away(engine: EngineRef, id: String, shim: Arc<Shim>) {
     if shim.delete("").await.is_err() {
         // The shim died after the process: what it held is freed here.
-        free(&engine, container.id()).await;
+        free(&engine, &id).await;
     }
-    let farewell = Arc::clone(&shim);
-    tokio::spawn(async move { farewell.shutdown().await });
-    ended(&engine, &container, exit).await;
+    remove_bundle(&engine, &id);
+    tokio::spawn(async move { shim.shutdown().await });
 }
 
 /// Records the end of a run, frees what it had, tells, then restarts or removes as configured.
@@ -64,7 +78,9 @@ pub(crate) async fn ended(engine: &EngineRef, container: &ContainerRef, exit: Ex
         .networks
         .get("bridge")
         .and_then(|end| end.ip_address.parse().ok());
-    release(engine, container, address);
+    if let Some(address) = address {
+        engine.network.release(address);
+    }
     container.set_shim(None);
     engine.execs.forget_container(container.id());
     let restart = should_restart(&before, &exit);
@@ -205,15 +221,11 @@ pub(crate) async fn free(engine: &EngineRef, id: &str) {
     }
 }
 
-/// Gives back the address and removes the bundle.
-pub(crate) fn release(engine: &EngineRef, container: &ContainerRef, address: Option<Ipv4Addr>) {
-    if let Some(address) = address {
-        engine.network.release(address);
-    }
-    let bundle = engine.paths.bundle(container.id());
-    if let Err(error) = std::fs::remove_dir_all(&bundle)
+/// Removes the bundle of a run that is over.
+pub(crate) fn remove_bundle(engine: &EngineRef, id: &str) {
+    if let Err(error) = std::fs::remove_dir_all(engine.paths.bundle(id))
         && error.kind() != std::io::ErrorKind::NotFound
     {
-        tracing::warn!(container = container.id(), %error, "cannot remove the bundle");
+        tracing::warn!(container = id, %error, "cannot remove the bundle");
     }
 }

@@ -62,7 +62,8 @@ async fn remove_now(engine: &EngineRef, container: &ContainerRef, how: How) -> R
         container.update(|record| record.stopped_by_user = true);
         lifecycle::signal_and_wait(container, signal::KILL, None).await?;
     }
-    container.update_and_save(|record| record.state.status = Status::Removing)?;
+    // Not written down: the rename below is the removal, and before it nothing has happened.
+    container.update(|record| record.state.status = Status::Removing);
     let directory = engine.paths.container(container.id());
     let trash = engine
         .paths

@@ -117,7 +117,7 @@ async fn reconcile_one(engine: &EngineRef, container: &ContainerRef) {
             give_up(&shim).await;
         }
         exit::free(engine, container.id()).await;
-        exit::release(engine, container, None);
+        exit::remove_bundle(engine, container.id());
     }
     let record = container.record();
     if record.state.is_running() {
@@ -172,7 +172,7 @@ async fn adopt_or_end(engine: &EngineRef, container: &ContainerRef, bundle: &Pat
                 give_up(&shim).await;
             }
             exit::free(engine, container.id()).await;
-            exit::release(engine, container, None);
+            exit::remove_bundle(engine, container.id());
             container.update(|record| {
                 record.state.is_starting = false;
                 record.state.pid = 0;
@@ -192,6 +192,7 @@ async fn adopt_or_end(engine: &EngineRef, container: &ContainerRef, bundle: &Pat
                 Some(exit) => exit,
                 None => exit::lost(engine, container).await,
             };
+            exit::remove_bundle(engine, container.id());
             exit::ended(engine, container, exit).await;
         }
     }

@@ -281,7 +281,10 @@ async fn fail(
         let _ = shim.delete("").await;
         shim.shutdown().await;
     }
-    exit::release(engine, container, address);
+    exit::remove_bundle(engine, container.id());
+    if let Some(address) = address {
+        engine.network.release(address);
+    }
     container.set_shim(None);
     container.attach.dismiss();
     let code = i64::from(start_error_exit_code(&error.to_string()));

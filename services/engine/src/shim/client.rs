@@ -1,8 +1,8 @@
 //! One container's shim: starting it, and the Task API spoken with it.
 
 use std::{
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
-    process::Stdio,
     time::Duration,
 };
 
@@ -94,10 +94,10 @@ impl Shim {
             .arg(bundle)
             .current_dir(bundle)
             .env(spawn::STATE_ROOT_ENV, state_root)
-            .stdin(Stdio::null())
+            .env(spawn::LISTEN_ON_STDIN_ENV, &socket)
+            .stdin(OwnedFd::from(listener))
             .stdout(log)
             .stderr(log_again);
-        atoll_sys::spawn::detach_with_fd(&mut command, listener.into(), spawn::LISTEN_FD);
         let mut child = tokio::process::Command::from(command).spawn().map_err(|error| {
             let missing = error.kind() == std::io::ErrorKind::NotFound;
             Error::caused(ErrorKind::Internal, format!("cannot start shim {}", program.display()), &error)

@@ -102,3 +102,93 @@ pub(crate) fn build(input: &SpecInput<'_>) -> Result<Value> {
     }
     Ok(spec)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{container::registry::tests::record, types::HostConfig};
+
+    fn host() -> HostFacts {
+        HostFacts {
+            capabilities: capabilities::from_mask(0x1ff_ffff_ffff),
+            kernel: (6, 1),
+            is_cgroup_v2: true,
+            hostname: "host".to_owned(),
+        }
+    }
+
+    fn built(change: impl FnOnce(&mut Record)) -> Value {
+        let mut record = record(&"ab".repeat(32), "web");
+        record.path = "sh".to_owned();
+        record.args = vec!["-c".to_owned(), "true".to_owned()];
+        record.config.hostname = "abababababab".to_owned();
+        record.host_config = HostConfig {
+            network_mode: "bridge".to_owned(),
+            ipc_mode: "private".to_owned(),
+            cgroupns_mode: "private".to_owned(),
+            shm_size: 64 << 20,
+            masked_paths: Some(vec!["/proc/kcore".to_owned()]),
+            readonly_paths: Some(vec!["/proc/sys".to_owned()]),
+            ..HostConfig::default()
+        };
+        change(&mut record);
+        let input = SpecInput {
+            record: &record,
+            identity: &Identity {
+                uid: 0,
+                gid: 0,
+                additional_gids: vec![0],
+            },
+            host: &host(),
+            directory: Path::new("/nonexistent"),
+            cgroups_path: "atoll/x".to_owned(),
+            default_ulimits: &BTreeMap::new(),
+            devices: Vec::new(),
+            network_pid: None,
+            pid_pid: None,
+            ipc_pid: None,
+        };
+        build(&input).unwrap()
+    }
+
+    #[test]
+    fn default_container_is_as_docker_builds_it() {
+        let mut spec = built(|_| {});
+        // The profile has tests of its own in sys/seccomp.
+        assert_eq!(spec["linux"]["seccomp"]["defaultAction"], "SCMP_ACT_ERRNO");
+        spec["linux"].as_object_mut().unwrap().remove("seccomp");
+        insta::assert_json_snapshot!(spec);
+    }
+
+    #[test]
+    fn privileged_has_no_walls_but_namespaces() {
+        let spec = built(|record| {
+            record.host_config.privileged = true;
+            record.host_config.masked_paths = Some(Vec::new());
+            record.host_config.readonly_paths = Some(Vec::new());
+        });
+        assert!(spec["linux"].get("seccomp").is_none());
+        let bounding = spec["process"]["capabilities"]["bounding"]
+            .as_array()
+            .unwrap();
+        assert_eq!(bounding.len(), 41);
+        assert_eq!(
+            spec["linux"]["resources"]["devices"],
+            json!([{ "allow": true, "access": "rwm" }])
+        );
+    }
+
+    #[test]
+    fn host_namespaces_are_left_out() {
+        let spec = built(|record| {
+            record.host_config.network_mode = "host".to_owned();
+            record.host_config.pid_mode = "host".to_owned();
+            record.host_config.ipc_mode = "host".to_owned();
+            record.host_config.uts_mode = "host".to_owned();
+            record.host_config.cgroupns_mode = "host".to_owned();
+        });
+        assert_eq!(spec["linux"]["namespaces"], json!([{ "type": "mount" }]));
+        assert!(spec.get("hostname").is_none());
+        assert_eq!(spec["linux"]["sysctl"], json!({}));
+    }
+}
