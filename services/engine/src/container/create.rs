@@ -19,6 +19,18 @@ use crate::{
     types::{ContainerConfig, EndpointConfig, HostConfig, NetworkingConfig},
 };
 
+/// Directories of the running system that the image `host` shows empty: people's files, temporary files, other engines'.
+/// Other file systems mounted below `/` aren't part of the layer anyway.
+const HIDDEN_OF_HOST: &[&str] = &[
+    "/home",
+    "/root",
+    "/tmp",
+    "/var/tmp",
+    "/run",
+    "/var/lib/docker",
+    "/var/lib/containerd",
+];
+
 /// The body of POST /containers/create.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
@@ -143,7 +155,9 @@ fn make(
         })?;
     let lowers = lowers(engine, &container.record());
     let kind = if image.is_host {
-        atoll_image::host_writable(engine.paths.data_root())
+        let mut hidden: Vec<PathBuf> = HIDDEN_OF_HOST.iter().map(PathBuf::from).collect();
+        hidden.push(engine.paths.data_root().to_owned());
+        WritableKind::Host { hidden }
     } else {
         WritableKind::Empty
     };
