@@ -169,18 +169,59 @@ fn api_hint(message: &str) -> Option<String> {
 
 /// Prints an error with its causes and its hint on the standard error.
 pub(crate) fn report(error: &Error) {
-    if error.is_closed_output() || matches!(error, Error::Partial) {
-        return;
+    if !error.is_closed_output() && !matches!(error, Error::Partial) {
+        anstream::eprint!("{}", explained(error));
     }
-    anstream::eprintln!("error: {error}");
+}
+
+/// An error in lines: what failed, because of what, and what to do.
+///
+/// The engine's messages may end in hints of their own, which come before ours.
+fn explained(error: &Error) -> String {
+    let mut text = format!("error: {error}\n");
+    let mut hints = Vec::new();
     let mut cause = error.source();
     while let Some(source) = cause {
         for line in source.to_string().lines() {
-            anstream::eprintln!("  because: {line}");
+            match line.strip_prefix("hint: ") {
+                Some(hint) => hints.push(hint.to_owned()),
+                None => text.push_str(&format!("  because: {line}\n")),
+            }
         }
         cause = source.source();
     }
-    if let Some(hint) = error.hint() {
-        anstream::eprintln!("hint: {hint}");
+    if hints.is_empty() {
+        hints.extend(error.hint());
+    }
+    for hint in hints {
+        text.push_str(&format!("hint: {hint}\n"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(message: &str) -> String {
+        let message = Message(message.to_owned());
+        explained(&Error::Api {
+            action: "remove container a".to_owned(),
+            status: 404,
+            message,
+        })
+    }
+
+    #[test]
+    fn the_engines_hints_come_before_ours() {
+        let ours = "error: cannot remove container a\n  because: No such container: a\n\
+                    hint: list all containers with `atoll ps -a`\n";
+        assert_eq!(refused("No such container: a"), ours);
+        let theirs = "error: cannot remove container a\n  because: No such container: a\n\
+                      hint: look elsewhere\n";
+        assert_eq!(
+            refused("No such container: a\nhint: look elsewhere"),
+            theirs
+        );
     }
 }
