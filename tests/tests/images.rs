@@ -154,11 +154,11 @@ fn pull_says_what_is_wrong_and_leaves_nothing() {
     engine
         .docker(&["pull", "127.0.0.1:1/bb"])
         .complains(&["connection refused"]);
-    // A registry whose blob no longer has the promised digest.
+    // A blob that is still good gzip (its time stamp differs) but not what its digest promises.
     let blobs = registry.storage().join("docker/registry/v2/blobs");
     engine
         .sh(&format!(
-            "for f in $(find {} -name data -size +10k); do printf X | dd of=$f bs=1 seek=5000 conv=notrunc status=none; done",
+            "for f in $(find {} -name data -size +10k); do printf X | dd of=$f bs=1 seek=4 conv=notrunc status=none; done",
             blobs.display()
         ))
         .ok();

@@ -125,11 +125,15 @@ impl Request {
     }
 
     /// Moves the body into a blocking reader; the returned future feeds it and must be polled beside it.
+    ///
+    /// When the reader is dropped early, the rest of the body is read and forgotten: a client that is
+    /// still sending would otherwise see its connection break instead of the answer that says why.
     pub(crate) fn into_reader(self) -> (BodyReader, impl Future<Output = ()>) {
         let (sender, receiver) = mpsc::channel::<std::io::Result<Bytes>>(4);
         let body = self.body;
         let feed = async move {
             let mut stream = BodyStream::new(body);
+            let mut is_wanted = true;
             while let Some(frame) = stream.next().await {
                 let item = match frame {
                     Ok(frame) => match frame.into_data() {
@@ -139,7 +143,8 @@ impl Request {
                     Err(error) => Err(std::io::Error::other(format!("upload broken off: {error}"))),
                 };
                 let failed = item.is_err();
-                if sender.send(item).await.is_err() || failed {
+                is_wanted = is_wanted && sender.send(item).await.is_ok();
+                if failed {
                     return;
                 }
             }
