@@ -294,8 +294,12 @@ impl Drop for Engine {
         }
         if self.child.try_wait().is_ok_and(|status| status.is_some()) {
             if std::thread::panicking() {
-                // The engine may be what fails; its containers are ended by their marks below.
+                // The engine may be what fails: its containers are ended by their marks.
                 leaks::end_processes_naming(&self.folder.path().display().to_string());
+                let records = std::fs::read_dir(self.path("data/containers"));
+                for record in records.into_iter().flatten().flatten() {
+                    leaks::end_processes_in_cgroup(&record.file_name().to_string_lossy());
+                }
             } else {
                 self.restart();
             }

@@ -57,9 +57,28 @@ pub fn processes_naming(part: &str) -> Vec<(i32, String)> {
 
 /// Ends every process whose command line holds `part`, a path or id that is the test's own.
 pub fn end_processes_naming(part: &str) {
-    for (pid, _) in processes_naming(part) {
-        if let Some(pid) = rustix::process::Pid::from_raw(pid) {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-        }
+    processes_naming(part)
+        .into_iter()
+        .for_each(|(pid, _)| end(pid));
+}
+
+/// Ends every process in a cgroup whose path holds `part`, a container's id.
+///
+/// # Panics
+/// When /proc is not readable.
+pub fn end_processes_in_cgroup(part: &str) {
+    let entries = fs::read_dir("/proc").expect("/proc is mounted");
+    let pids = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let is_inside = |pid: &i32| {
+        fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|paths| paths.contains(part))
+    };
+    pids.filter(is_inside).for_each(end);
+}
+
+fn end(pid: i32) {
+    if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
 }

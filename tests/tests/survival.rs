@@ -47,7 +47,7 @@ fn containers_outlive_a_killed_engine_and_a_new_one_finds_them() {
     );
     assert_eq!(engine.docker(&["exec", "box", "echo", "in"]).ok(), "in");
     let attached = engine
-        .sh("timeout 1 docker attach --no-stdin --sig-proxy=false box || true")
+        .sh("timeout -s KILL 1 docker attach --no-stdin --sig-proxy=false box || true")
         .stdout;
     assert!(attached.lines().count() > 3, "{attached}");
     let waiter = engine.sh("docker wait box & sleep 0.2; docker stop box >/dev/null; wait");
