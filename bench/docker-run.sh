@@ -6,6 +6,13 @@
 # Both engines get throwaway roots and are ended by their pid. The CLI's own time (`docker version`-less start) is shown too.
 set -euo pipefail
 
+# Bridges and firewall rules of both engines stay in a network namespace that goes with this script.
+if [ "${1:-}" != --inside ]; then
+  exec unshare --net "$0" --inside "$@"
+fi
+shift
+ip link set lo up
+
 runs=${1:-20}
 here=$(cd "$(dirname "$0")" && pwd)
 bin=${ATOLL:-$here/../target/atoll/bin}
@@ -13,8 +20,7 @@ work=$(mktemp -d /tmp/atoll-bench.XXXXXX)
 pids=()
 cleanup() {
   for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null && wait "$pid" 2>/dev/null || true; done
-  for link in benchd0 benchd1; do ip link delete "$link" 2>/dev/null || true; done
-  nft delete table ip atoll-benchd1 2>/dev/null || true
+  awk '{print $5}' /proc/self/mountinfo | grep "^$work/" | sort -r | while read -r mount; do umount -l "$mount"; done || true
   rm -rf "$work"
 }
 trap cleanup EXIT
