@@ -27,6 +27,9 @@ pub(super) struct Scene<'a> {
 
 /// Executes the operations, then launches the program; never returns.
 pub(super) fn run(program: &Program) -> ! {
+    // Those in the container must not look into us, also after we gave our capabilities up
+    // (CVE-2016-9962). execve(2) ends it. A kernel that refuses has other checks.
+    let _ = process::set_dumpable(false);
     // Modes given are meant exactly.
     rustix_process::umask(Mode::empty());
     let mut scene = Scene {

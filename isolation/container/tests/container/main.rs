@@ -1,4 +1,7 @@
 //! Containers on the real kernel. Needs root, and busybox linked statically.
 
+mod attacks;
+mod failing;
 mod inside;
+mod life;
 mod support;

@@ -128,7 +128,13 @@ impl Bundle {
     pub(crate) fn output_of(&mut self, script: &str) -> String {
         self.script(script);
         let outcome = self.run().unwrap();
-        assert_eq!(outcome.exit, Exit::Code(0), "{outcome:?}");
+        assert_eq!(
+            outcome.exit,
+            Exit::Code(0),
+            "{}{}",
+            outcome.stdout,
+            outcome.stderr
+        );
         outcome.stdout
     }
 
