@@ -110,6 +110,10 @@ fn character(data: &[u8]) -> Character {
         0xf0..=0xf4 => 4,
         _ => return Character::Invalid,
     };
+    // Binary output fails here mostly; saying so early keeps it fast.
+    if data.get(1).is_some_and(|second| second & 0xc0 != 0x80) {
+        return Character::Invalid;
+    }
     let have = &data[..data.len().min(len)];
     match std::str::from_utf8(have) {
         Ok(_) => Character::Whole(len),

@@ -326,6 +326,55 @@ mod tests {
         assert_eq!(whole, text);
     }
 
+    /// What Go's decoder makes of `data`: U+FFFD for each byte that is in no character.
+    fn lossy(mut data: &[u8]) -> String {
+        let mut text = String::new();
+        loop {
+            match std::str::from_utf8(data) {
+                Ok(rest) => return text + rest,
+                Err(error) => {
+                    let (valid, rest) = data.split_at(error.valid_up_to());
+                    text += std::str::from_utf8(valid).unwrap();
+                    text.push('\u{fffd}');
+                    data = &rest[1..];
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn any_bytes_in_any_reads_come_back() {
+        const ALPHABET: &[u8] =
+            b"ab\n\n\r\t\"\\<\xe2\x82\xac\xc3\xa9\xf0\x9f\x98\x80\xff\x80\xe2\x80\xa8";
+        let mut seed = 1_u64;
+        let mut random = |below: usize| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            usize::try_from(seed >> 33).unwrap() % below
+        };
+        for _ in 0..50 {
+            let folder = tempfile::tempdir().unwrap();
+            let mut log = open(folder.path(), None, 1);
+            let mut data = Vec::new();
+            for _ in 0..random(400) {
+                if random(4) == 0 {
+                    data.extend_from_slice("é€😀".as_bytes());
+                } else {
+                    data.push(ALPHABET[random(ALPHABET.len())]);
+                }
+            }
+            let mut rest = data.as_slice();
+            while !rest.is_empty() {
+                let (now_read, later) = rest.split_at(1 + random(rest.len()));
+                log.write(StreamKind::Stdout, now_read, now());
+                rest = later;
+            }
+            log.finish(StreamKind::Stdout, now());
+            let found = lines(&folder.path().join("c.log"));
+            let whole: String = found.into_iter().map(|(piece, _)| piece).collect();
+            assert_eq!(whole, lossy(&data), "{data:?}");
+        }
+    }
+
     #[test]
     fn exact_multiples_of_a_piece() {
         let folder = tempfile::tempdir().unwrap();
