@@ -41,7 +41,7 @@ for _ in $(seq 100); do ctr version >/dev/null 2>&1 && break; sleep 0.1; done
 
 measure() { # runtime, program
   for n in $(seq "$count"); do
-    ctr run -d --runtime "io.containerd.$1.v2" --cgroup "bench-$$-$1-$n" --rootfs "$work/rootfs" "$1-$n" sleep 1000
+    ctr run -d --runtime "io.containerd.$1.v2" --cgroup "bench-$$-$1-$n" --rootfs "$work/rootfs" "$1-$n" /bin/sleep 1000
   done
   sleep 2
   pids=$(pgrep -f -- "$2 .*-address $work/c.sock" || true)

@@ -44,6 +44,8 @@ pub(crate) struct Shim {
     connections: Vec<Connection>,
     lingering: Vec<(u64, Stdio, Instant)>,
     buffer: Vec<u8>,
+    /// Something was done since memory was given back.
+    is_warm: bool,
     last_key: u64,
     quit_by: Option<Instant>,
 }
@@ -78,6 +80,7 @@ impl Shim {
             connections: Vec::new(),
             lingering: Vec::new(),
             buffer: Vec::new(),
+            is_warm: true,
             last_key: 0,
             quit_by: None,
         }
@@ -91,6 +94,7 @@ impl Shim {
                 self.give_memory_back();
             }
             for (token, flags) in ready {
+                self.is_warm = true;
                 self.handle(token, flags);
             }
             self.finish_ended();
@@ -219,7 +223,7 @@ impl Shim {
             .chain(self.events.publisher().and_then(|p| p.wake_at()))
             .chain(self.lingering.iter().map(|(.., until)| *until))
             .chain(self.quit_by)
-            .chain((!self.buffer.is_empty()).then(|| Instant::now() + IDLE))
+            .chain(self.is_warm.then(|| Instant::now() + IDLE))
             .min()
     }
 
@@ -278,7 +282,14 @@ impl Shim {
         buffer
     }
 
+    /// After a while without events: buffers of a burst go, and the code that made the container.
     fn give_memory_back(&mut self) {
+        if let Some(publisher) = self.events.publisher_mut() {
+            publisher.advance();
+        }
+        if !std::mem::take(&mut self.is_warm) {
+            return;
+        }
         self.buffer = Vec::new();
         let mut had_burst = false;
         if let Some(task) = &mut self.task {
@@ -289,9 +300,8 @@ impl Shim {
         if had_burst {
             atoll_sys::allocator::trim();
         }
-        if let Some(publisher) = self.events.publisher_mut() {
-            publisher.advance();
-        }
+        // Pages that stay only cost memory.
+        drop(atoll_sys::allocator::release_code());
     }
 
     fn accept(&mut self) {
