@@ -46,12 +46,12 @@ containerd=$(pgrep -P "$docker_pid" containerd | head -1)
 echo "dockerd:               $(memory "$docker_pid")"
 echo "dockerd + containerd:  $(memory "$docker_pid" $containerd)"
 
-docker -H "unix://$work/atoll.sock" run -d --name m --network none bb sleep 1000 >/dev/null
-docker -H "unix://$work/docker.sock" run -d --name m --network none bb sleep 1000 >/dev/null
+docker -H "unix://$work/atoll.sock" run -d --name memory --network none bb sleep 1000 >/dev/null
+docker -H "unix://$work/docker.sock" run -d --name memory --network none bb sleep 1000 >/dev/null
 sleep 1
 ours=$(pgrep -f -- "-bundle $work/atoll/run/bundles" | head -1)
 theirs=$(pgrep -f "containerd-shim-runc-v2.*$work/docker" | head -1)
 echo "our shim:              $(memory "$ours")"
 [ -z "$theirs" ] || echo "containerd-shim-runc:  $(memory "$theirs")"
-docker -H "unix://$work/atoll.sock" rm -f m >/dev/null
-docker -H "unix://$work/docker.sock" rm -f m >/dev/null
+docker -H "unix://$work/atoll.sock" rm -f memory >/dev/null
+docker -H "unix://$work/docker.sock" rm -f memory >/dev/null
