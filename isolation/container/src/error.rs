@@ -157,6 +157,9 @@ impl Error {
             )),
             Self::Spec(error) => error.hint(),
             Self::Cgroup(error) => error.hint(),
+            Self::Kernel { step, .. } if step.starts_with("set the AppArmor profile") => {
+                Some("is AppArmor enabled and the profile loaded? see aa-status".to_owned())
+            }
             _ => None,
         }
     }

@@ -82,6 +82,7 @@ pub(crate) fn exec(
     if has_userns {
         steps.push(Op::BecomeRoot);
     }
+    steps.extend(compile::apparmor(&plan));
     if plan.terminal {
         steps.push(Op::Terminal);
     }

@@ -89,25 +89,40 @@ pub fn reopen(fd: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd> {
 /// # Errors
 /// `ENAMETOOLONG` never in practice: the buffer holds any number.
 pub fn proc_fd_path<'a>(fd: BorrowedFd<'_>, text: &'a mut [u8; 32]) -> Result<&'a CStr> {
-    const PREFIX: &[u8] = b"/proc/self/fd/";
-    text[..PREFIX.len()].copy_from_slice(PREFIX);
+    numbered_path(text, b"/proc/self/fd/", fd.as_raw_fd().unsigned_abs(), b"")
+}
+
+/// `before`, the number, `after`, written into `text`. Child-safe.
+///
+/// # Errors
+/// `ENAMETOOLONG` when `text` is too short.
+pub fn numbered_path<'a>(
+    text: &'a mut [u8],
+    before: &[u8],
+    number: u32,
+    after: &[u8],
+) -> Result<&'a CStr> {
     let mut digits = [0_u8; 10];
-    let mut count = 0;
-    let mut rest = fd.as_raw_fd().unsigned_abs();
+    let mut first = digits.len();
+    let mut rest = number;
     loop {
+        first -= 1;
         // A remainder by ten fits a byte.
-        digits[count] = b'0' + u8::try_from(rest % 10).unwrap_or(0);
-        count += 1;
+        digits[first] = b'0' + u8::try_from(rest % 10).unwrap_or(0);
         rest /= 10;
         if rest == 0 {
             break;
         }
     }
-    for idx in 0..count {
-        text[PREFIX.len() + idx] = digits[count - 1 - idx];
+    let mut end = 0;
+    for part in [before, &digits[first..], after, b"\0"] {
+        let place = text
+            .get_mut(end..end + part.len())
+            .ok_or(Errno::NAMETOOLONG)?;
+        place.copy_from_slice(part);
+        end += part.len();
     }
-    text[PREFIX.len() + count] = 0;
-    CStr::from_bytes_until_nul(text).map_err(|_| Errno::NAMETOOLONG)
+    CStr::from_bytes_with_nul(&text[..end]).map_err(|_| Errno::INVAL)
 }
 
 /// Opens `path` inside `root` as an `O_PATH` descriptor, making it and its folders when missing.
@@ -357,5 +372,12 @@ mod tests {
         let path = proc_fd_path(root.as_fd(), &mut text).unwrap();
         let expected = format!("/proc/self/fd/{}", root.as_raw_fd());
         assert_eq!(path.to_str().unwrap(), expected);
+        let mut text = [0; 16];
+        let path = numbered_path(&mut text, b"/a/", u32::MAX, b"/b");
+        assert_eq!(path, Err(Errno::NAMETOOLONG));
+        assert_eq!(
+            numbered_path(&mut text, b"/a/", 0, b"/b").unwrap(),
+            c"/a/0/b"
+        );
     }
 }

@@ -85,6 +85,7 @@ impl Scene<'_> {
             Op::BecomeRoot => task::become_user(0, 0, &[]),
             Op::Loopback => task::bring_up_loopback(),
             Op::Propagate(change) => mount::set_attributes(CWD, c"/", true, change),
+            Op::RootPropagation(change) => mount::set_attributes(CWD, c"/", false, change),
             Op::PrivateRoot => {
                 mount::set_attributes(CWD, c"/", false, &Change::propagation(Propagation::Private))
             }
@@ -118,6 +119,7 @@ impl Scene<'_> {
                 inside::open_or_make(self.root()?, cwd, inside::Missing::Folder).map(|_| ())
             }
             Op::Sysctl { path, value } => mounting::sysctl(self, path, value),
+            Op::AppArmor(value) => mounting::apparmor(self, value),
             Op::Mask(path) => mounting::mask(self, path),
             Op::ReadOnly(path) => mounting::read_only(self, path),
             Op::RemountReadOnly(path) => {

@@ -37,7 +37,7 @@ pub(crate) fn init(
         steps.push(Op::DeathSignal(signal));
     }
     before_root(plan, &request, &mut steps)?;
-    steps.push(Op::Propagate(Change::propagation(plan.root_propagation)));
+    steps.push(Op::Propagate(Change::propagation(plan.setup_propagation())));
     let is_shared = plan.root_propagation == Propagation::Shared;
     if is_shared {
         steps.push(Op::PrivateRoot);
@@ -55,6 +55,7 @@ pub(crate) fn init(
         let (path, value) = (path.clone(), value.clone());
         steps.push(Op::Sysctl { path, value });
     }
+    steps.extend(apparmor(&plan.process));
     steps.push(Op::WorkingDirectory);
     if readonly_dev {
         steps.push(Op::RemountReadOnly(c"/dev".to_owned()));
@@ -76,6 +77,11 @@ pub(crate) fn init(
     } else {
         Op::PivotRoot { shared: is_shared }
     });
+    if plan.root_propagation != plan.rootfs_propagation() {
+        steps.push(Op::RootPropagation(Change::propagation(
+            plan.root_propagation,
+        )));
+    }
     steps.extend(plan.hostname.clone().map(Op::Hostname));
     steps.extend(plan.domainname.clone().map(Op::Domainname));
     steps.extend(plan.personality.map(Op::Personality));
@@ -131,6 +137,13 @@ fn before_root(plan: &ContainerPlan, request: &CreateRequest, steps: &mut Vec<Op
 pub(crate) fn oom_score(process: &ProcessPlan) -> Option<Op> {
     let text = CString::new(process.oom_score_adj?.to_string()).ok()?;
     Some(Op::OomScore(text))
+}
+
+/// The step that has a process enter its AppArmor profile.
+pub(crate) fn apparmor(process: &ProcessPlan) -> Option<Op> {
+    let profile = process.apparmor_profile.as_ref()?;
+    let text = [b"exec ", profile.to_bytes()].concat();
+    CString::new(text).ok().map(Op::AppArmor)
 }
 
 /// How `process` is launched.
@@ -270,7 +283,7 @@ fn bind(
         )?;
     }
     if mount.propagation.is_empty() {
-        set(&Change::propagation(plan.root_propagation), true)?;
+        set(&Change::propagation(plan.setup_propagation()), true)?;
     }
     for (propagation, recursive) in &mount.propagation {
         set(&Change::propagation(*propagation), *recursive)?;

@@ -127,17 +127,42 @@ pub(super) fn link(scene: &Scene<'_>, target: &CStr, path: &CStr) -> Result<()> 
     }
 }
 
-/// Writes a kernel parameter through a procfs that is surely one: the one just mounted for the
-/// container, or a detached one.
+/// Writes a kernel parameter.
 pub(super) fn sysctl(scene: &mut Scene<'_>, path: &CStr, value: &CStr) -> Result<()> {
+    let file = inside::open_exactly(verified_proc(scene)?, path, OFlags::WRONLY)?;
+    atoll_sys::rustix::io::write(&file, value.to_bytes())?;
+    Ok(())
+}
+
+/// Has the next execve(2) enter an AppArmor profile.
+pub(super) fn apparmor(scene: &mut Scene<'_>, value: &CStr) -> Result<()> {
+    let pid = atoll_sys::rustix::process::getpid()
+        .as_raw_nonzero()
+        .get()
+        .unsigned_abs();
+    let proc = verified_proc(scene)?;
+    let mut text = [0_u8; 64];
+    let open = |text: &mut [u8; 64], rest: &[u8]| {
+        let path = inside::numbered_path(text, b"", pid, rest)?;
+        inside::open_exactly(proc, path, OFlags::WRONLY)
+    };
+    // The first is Linux 5.8 and later.
+    let file = match open(&mut text, b"/attr/apparmor/exec") {
+        Err(Errno::NOENT) => open(&mut text, b"/attr/exec")?,
+        outcome => outcome?,
+    };
+    atoll_sys::rustix::io::write(&file, value.to_bytes())?;
+    Ok(())
+}
+
+/// A procfs that is surely one: that just mounted for the container, or a detached one
+/// (CVE-2019-16884, CVE-2025-52881).
+fn verified_proc<'a>(scene: &'a mut Scene<'_>) -> Result<BorrowedFd<'a>> {
     if scene.proc.is_none() {
         let source = [Setting::Value(c"source", c"proc")];
         scene.proc = Some(mount::new_filesystem(c"proc", source, Attributes::empty())?);
     }
-    let proc = scene.proc.as_ref().ok_or(Errno::BADF)?;
-    let file = inside::open_exactly(proc.as_fd(), path, OFlags::WRONLY)?;
-    atoll_sys::rustix::io::write(&file, value.to_bytes())?;
-    Ok(())
+    scene.proc.as_ref().map(AsFd::as_fd).ok_or(Errno::BADF)
 }
 
 /// Hides a path: a folder under an empty read-only tmpfs, a file under the null device. A path that

@@ -83,6 +83,8 @@ pub(crate) enum Op {
     Terminal,
     /// Makes the working directory.
     WorkingDirectory,
+    /// Has execve(2) enter an AppArmor profile; the text is `exec <profile>`.
+    AppArmor(CString),
     /// Writes a kernel parameter.
     Sysctl { path: CString, value: CString },
     /// Makes a path unreadable.
@@ -99,6 +101,8 @@ pub(crate) enum Op {
     PivotRoot { shared: bool },
     /// Changes the root where pivot_root(2) can't.
     MoveRoot,
+    /// Sets the propagation of the new root.
+    RootPropagation(Change),
     /// Sets the host name.
     Hostname(CString),
     /// Sets the domain name.
@@ -234,7 +238,7 @@ impl Op {
                 "become root of the user namespace".to_owned()
             }
             Self::Loopback => "bring up lo".to_owned(),
-            Self::Propagate(_) => "change mount propagation".to_owned(),
+            Self::Propagate(_) | Self::RootPropagation(_) => "change mount propagation".to_owned(),
             Self::PrivateRoot => "make the root mount private".to_owned(),
             Self::AttachRoot => "mount the rootfs".to_owned(),
             Self::Attach { target, .. } => format!("bind mount to {}", text(target)),
@@ -251,6 +255,7 @@ impl Op {
             Self::Console | Self::Terminal => "allocate a terminal".to_owned(),
             Self::WorkingDirectory => "make the working directory".to_owned(),
             Self::Sysctl { path, .. } => format!("write /proc/{}", text(path)),
+            Self::AppArmor(value) => format!("set the AppArmor profile: {}", text(value)),
             Self::Mask(path) => format!("mask {}", text(path)),
             Self::ReadOnly(path) => format!("make {} read-only", text(path)),
             Self::RemountReadOnly(path) => format!("remount {} read-only", text(path)),

@@ -31,7 +31,7 @@ pub(super) fn open(plan: &ContainerPlan, mounts: &[RootfsMount]) -> Result<Owned
             });
         }
     };
-    let change = Change::propagation(plan.root_propagation);
+    let change = Change::propagation(plan.rootfs_propagation());
     let step = || format!("set propagation of rootfs {}", plan.rootfs.display());
     mount::set_attributes(root.as_fd(), c"", true, &change)
         .map_err(|errno| kernel(step(), errno))?;

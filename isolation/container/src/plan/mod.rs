@@ -174,6 +174,28 @@ pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<C
     })
 }
 
+impl ContainerPlan {
+    /// Propagation of the host's mounts while the container's are made: what is unbindable for good
+    /// must be bindable until then.
+    #[must_use]
+    pub fn setup_propagation(&self) -> Propagation {
+        match self.root_propagation {
+            Propagation::Unbindable => Propagation::Private,
+            other => other,
+        }
+    }
+
+    /// Propagation of the root file system's mount until the root is changed: pivot_root(2) refuses
+    /// a shared one.
+    #[must_use]
+    pub fn rootfs_propagation(&self) -> Propagation {
+        match self.root_propagation {
+            Propagation::Unbindable | Propagation::Shared => Propagation::Private,
+            other => other,
+        }
+    }
+}
+
 fn root_propagation(linux: &Linux) -> Propagation {
     let word = linux.rootfs_propagation.as_deref().unwrap_or_default();
     match word.strip_prefix('r').unwrap_or(word) {

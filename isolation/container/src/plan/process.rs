@@ -37,6 +37,8 @@ pub struct ProcessPlan {
     pub no_new_privileges: bool,
     /// System call filter.
     pub seccomp: Option<SeccompPlan>,
+    /// AppArmor profile entered at execve(2).
+    pub apparmor_profile: Option<CString>,
     /// `/proc/self/oom_score_adj`.
     pub oom_score_adj: Option<i32>,
     /// Argument of ioprio_set(2).
@@ -131,6 +133,10 @@ pub(crate) fn plan(
         rlimits: rlimits(process)?,
         no_new_privileges: process.no_new_privileges,
         seccomp,
+        apparmor_profile: super::name(
+            "process.apparmorProfile",
+            process.apparmor_profile.as_deref(),
+        )?,
         oom_score_adj: process.oom_score_adj,
         io_priority: process.io_priority.as_ref().map(io_priority).transpose()?,
         terminal: process.terminal,
@@ -284,6 +290,9 @@ impl fmt::Display for ProcessPlan {
                 "seccomp {count} instructions, flags {:#x}",
                 seccomp.flags
             )?;
+        }
+        if let Some(profile) = &self.apparmor_profile {
+            writeln!(f, "apparmor {}", profile.to_string_lossy())?;
         }
         if self.terminal {
             writeln!(f, "terminal")?;

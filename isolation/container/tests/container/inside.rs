@@ -269,3 +269,50 @@ fn a_user_namespace_maps_ids() {
     assert_eq!(words, ["0", "3", "0", "100000", "65536"]);
     bundle.assert_clean();
 }
+
+#[test]
+fn every_root_propagation_starts_and_leaves_the_hosts_mounts_alone() {
+    for (propagation, shown) in [
+        ("shared", "shared:"),
+        ("rslave", ""),
+        ("private", ""),
+        ("unbindable", "unbindable"),
+    ] {
+        let mut bundle = Bundle::new();
+        bundle.linux().rootfs_propagation = Some(propagation.to_owned());
+        let text =
+            bundle.output_of("grep ' / / ' /proc/self/mountinfo || head -1 /proc/self/mountinfo");
+        assert!(text.contains(shown), "{propagation}: {text}");
+        bundle.assert_clean();
+    }
+}
+
+#[test]
+fn the_root_can_be_moved_instead_of_pivoted() {
+    let mut bundle = Bundle::new();
+    bundle.script("ls -d /bin /work 2>&1");
+    let mut request = bundle.request();
+    request.no_pivot = true;
+    let outcome = bundle.run_request(request).unwrap();
+    let lines: Vec<&str> = outcome.stdout.lines().collect();
+    assert!(
+        lines.contains(&"/bin") && !lines.contains(&"/work"),
+        "{outcome:?}"
+    );
+    bundle.assert_clean();
+}
+
+#[test]
+fn an_apparmor_profile_that_can_not_be_entered_is_refused() {
+    // This machine's kernel has no AppArmor; where it has, no such profile is loaded.
+    let mut bundle = Bundle::new();
+    bundle.script("true");
+    bundle.process().apparmor_profile = Some("atoll-no-such-profile".to_owned());
+    let error = bundle.run().unwrap_err();
+    assert!(
+        error.to_string().starts_with("set the AppArmor profile"),
+        "{error}"
+    );
+    assert!(error.hint().unwrap().contains("AppArmor"));
+    bundle.assert_clean();
+}
