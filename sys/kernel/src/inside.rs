@@ -372,7 +372,7 @@ mod tests {
         let path = proc_fd_path(root.as_fd(), &mut text).unwrap();
         let expected = format!("/proc/self/fd/{}", root.as_raw_fd());
         assert_eq!(path.to_str().unwrap(), expected);
-        let mut text = [0; 16];
+        let mut text = [0; 8];
         let path = numbered_path(&mut text, b"/a/", u32::MAX, b"/b");
         assert_eq!(path, Err(Errno::NAMETOOLONG));
         assert_eq!(
