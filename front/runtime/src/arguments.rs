@@ -51,7 +51,7 @@ impl Arguments {
 
 /// The version as runc prints it: container managers read the `spec:` line.
 fn version() -> &'static str {
-    concat!(env!("CARGO_PKG_VERSION"), "\nspec: 1.3.0")
+    concat!("version ", env!("CARGO_PKG_VERSION"), "\nspec: 1.3.0")
 }
 
 /// What to do.
@@ -83,8 +83,23 @@ pub(crate) enum Command {
     Resume(Id),
     /// Change a container's limits
     Update(UpdateArguments),
+    /// Print what a container uses as JSON
+    Events(EventsArguments),
     /// Print what this runtime can do as JSON
     Features,
+}
+
+/// Options of `events`.
+#[derive(Debug, Args)]
+pub(crate) struct EventsArguments {
+    /// The container
+    pub(crate) id: String,
+    /// Print once and end
+    #[arg(long)]
+    pub(crate) stats: bool,
+    /// Time between prints: 5s, 500ms, 1m
+    #[arg(long, default_value = "5s")]
+    pub(crate) interval: String,
 }
 
 /// A container's id.

@@ -37,6 +37,7 @@ pub mod plan;
 mod request;
 mod state;
 
+pub use atoll_cgroup::{IoEntry, Stats};
 pub use container::{Container, Created, ExecProcess, InitProcess};
 pub use create::create;
 pub use error::{Error, ErrorKind, Result};

@@ -1,6 +1,7 @@
 //! One function a command.
 
 mod create;
+mod events;
 mod exec;
 mod lifecycle;
 mod show;
@@ -27,7 +28,7 @@ pub(crate) fn run(arguments: Arguments) -> Outcome<ExitCode> {
         Command::Create(create) => create::create(&root, systemd_cgroup, &create),
         Command::Run(run) => return create::run(&root, systemd_cgroup, &run),
         Command::Start(id) => lifecycle::start(&find(&root, &id.id)?),
-        Command::State(id) => show::state(&root, &find(&root, &id.id)?),
+        Command::State(id) => show::state(&find(&root, &id.id)?),
         Command::Kill(kill) => lifecycle::kill(&find(&root, &kill.id)?, &kill),
         Command::Delete(delete) => lifecycle::delete(&root, &delete),
         Command::Exec(exec) => return exec::exec(&find(&root, &exec.id)?, exec),
@@ -37,6 +38,7 @@ pub(crate) fn run(arguments: Arguments) -> Outcome<ExitCode> {
         Command::Pause(id) => Ok(find(&root, &id.id)?.pause()?),
         Command::Resume(id) => Ok(find(&root, &id.id)?.resume()?),
         Command::Update(update) => update::update(&find(&root, &update.id)?, &update),
+        Command::Events(events) => events::print(&find(&root, &events.id)?, &events),
         Command::Features => spec::print_features(),
     };
     done.map(|()| ExitCode::SUCCESS)

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use atoll_container::Container;
-use atoll_spec::{Spec, State, Status};
+use atoll_spec::{State, Status};
 use serde::Serialize;
 
 use crate::arguments::{ListArguments, PsArguments};
@@ -24,22 +24,14 @@ struct Shown {
 }
 
 impl Shown {
-    fn of(root: &Path, container: &Container) -> Outcome<Self> {
+    fn of(container: &Container) -> Outcome<Self> {
         let mut state = container.state()?;
         let pid = state.pid.take().unwrap_or_default();
-        let folder = root.join(container.id().as_str());
-        let created = folder.metadata().and_then(|metadata| metadata.modified());
-        let created = created
-            .ok()
-            .and_then(|time| jiff::Timestamp::try_from(time).ok());
-        let rootfs = Spec::load(&state.bundle.join("config.json"))
-            .ok()
-            .and_then(|spec| spec.root)
-            .map(|root| state.bundle.join(root.path));
+        let (created, rootfs) = container.origin()?;
         Ok(Self {
             pid,
-            rootfs: rootfs.unwrap_or_default(),
-            created: created.unwrap_or_default().to_string(),
+            rootfs,
+            created,
             owner: "root".to_owned(),
             state,
         })
@@ -47,8 +39,8 @@ impl Shown {
 }
 
 /// Prints a container's state as JSON.
-pub(crate) fn state(root: &Path, container: &Container) -> Outcome<()> {
-    print_json(&Shown::of(root, container)?)
+pub(crate) fn state(container: &Container) -> Outcome<()> {
+    print_json(&Shown::of(container)?)
 }
 
 /// Lists the containers below `root`.
@@ -62,7 +54,7 @@ pub(crate) fn list(root: &Path, arguments: &ListArguments) -> Outcome<()> {
     // One that was deleted meanwhile is no longer part of the list.
     let shown: Vec<Shown> = containers
         .iter()
-        .filter_map(|container| Shown::of(root, container).ok())
+        .filter_map(|container| Shown::of(container).ok())
         .collect();
     if arguments.format == "json" {
         return print_json(&shown);

@@ -40,7 +40,6 @@ pub(crate) fn print_features() -> Outcome<()> {
         "SCMP_ACT_KILL_PROCESS",
         "SCMP_ACT_KILL_THREAD",
         "SCMP_ACT_LOG",
-        "SCMP_ACT_NOTIFY",
         "SCMP_ACT_TRACE",
         "SCMP_ACT_TRAP",
     ];
@@ -56,14 +55,8 @@ pub(crate) fn print_features() -> Outcome<()> {
     print_json(&Features {
         oci_version_min: "1.0.0".to_owned(),
         oci_version_max: OCI_VERSION.to_owned(),
-        hooks: words(&[
-            "prestart",
-            "createRuntime",
-            "createContainer",
-            "startContainer",
-            "poststart",
-            "poststop",
-        ]),
+        hooks: words(&["prestart", "createRuntime", "poststart", "poststop"]),
+        mount_options: atoll_container::plan::known_mount_options(),
         linux: LinuxFeatures {
             namespaces: words(&namespaces),
             capabilities: words(&atoll_sys::capability::NAMES),
