@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Content of `bundle/exit.json`, written by temp + fsync + rename before `Wait` is answered.
+/// Content of `bundle/exit.json`, written by temp + rename before `Wait` is answered.
 ///
 /// Page: docs/formats/exit-record.md.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -310,7 +310,8 @@ impl Task {
         kills > std::mem::replace(&mut self.oom_kills, kills)
     }
 
-    /// Writes the exit record; before anybody is told.
+    /// Writes the exit record; before anybody is told. Not synced: a power failure ends the container
+    /// too, and an engine that finds neither shim nor record knows that.
     pub(crate) fn record_exit(&mut self, exit: Exit) {
         let record = ExitRecord {
             version: ExitRecord::VERSION,
@@ -324,7 +325,7 @@ impl Task {
         // A removed cgroup reports itself; nobody needs to hear that.
         self.oom = None;
         let path = self.bundle.join(spawn::EXIT_FILE);
-        if let Err(error) = atoll_sys::file::write_atomic(&path, record.to_json().as_bytes()) {
+        if let Err(error) = atoll_sys::file::replace(&path, record.to_json().as_bytes(), 0o600) {
             report(format_args!("cannot write {}: {error}", path.display()));
         }
     }

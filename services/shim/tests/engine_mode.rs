@@ -568,3 +568,34 @@ fn measure_throughput() {
         );
     }
 }
+
+/// Milliseconds from executing the shim to each answer, medians.
+#[test]
+#[ignore = "a measurement"]
+fn measure_latency() {
+    let mut times: [Vec<f64>; 4] = Default::default();
+    for _ in 0..30 {
+        let before = Instant::now();
+        let mut bundle = Bundle::with(&["/bin/true"], false);
+        let ready = Instant::now();
+        bundle.create();
+        let created = Instant::now();
+        bundle.start("");
+        let started = Instant::now();
+        assert_eq!(bundle.wait(""), 0);
+        let ended = Instant::now();
+        bundle.delete("").unwrap();
+        bundle.shutdown();
+        let points = [before, ready, created, started, ended];
+        for (times, pair) in times.iter_mut().zip(points.windows(2)) {
+            times.push((pair[1] - pair[0]).as_secs_f64() * 1e3);
+        }
+    }
+    for (name, mut times) in ["bundle and spawn", "create", "start", "wait"]
+        .iter()
+        .zip(times)
+    {
+        times.sort_by(f64::total_cmp);
+        println!("{name}: {:.2} ms", times[times.len() / 2]);
+    }
+}

@@ -1,6 +1,7 @@
 //! Which cgroup hierarchies this machine has, and where the calling process is in each.
 
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::{CgroupPath, Error};
@@ -70,10 +71,16 @@ impl Hierarchies {
     /// [`Error::Detect`] when `/proc` can't be read, [`Error::NotMounted`] without any hierarchy.
     pub fn detect() -> Result<Self, Error> {
         let read = |path: &str| {
-            fs::read_to_string(path).map_err(|source| Error::Detect {
-                path: path.into(),
-                source,
-            })
+            // With room for the whole text: files of /proc don't tell their length, and reading in
+            // growing steps costs ten calls here.
+            let mut text = String::with_capacity(16 << 10);
+            File::open(path)
+                .and_then(|mut file| file.read_to_string(&mut text))
+                .map(|_| text)
+                .map_err(|source| Error::Detect {
+                    path: path.into(),
+                    source,
+                })
         };
         let found = Self::from_parts(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?)?;
         Ok(found.with_tracking(Path::new("/run/systemd/system").is_dir()))
