@@ -102,8 +102,8 @@ pub enum Error {
         /// What happened.
         reason: String,
     },
-    /// The container's first process ended before it executed its program.
-    #[error("the container's first process ended before its program was executed")]
+    /// The container's first process ended before a program was executed.
+    #[error("the container's first process ended before the program was executed")]
     Vanished,
 }
 

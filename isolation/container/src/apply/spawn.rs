@@ -54,6 +54,8 @@ pub(crate) fn spawn(
     let (pid, pidfd) = match cloned {
         Ok(Cloned::Child) => child::run(&program),
         Ok(Cloned::Parent { pid, pidfd }) => (pid, pidfd),
+        // A PID namespace whose first process is gone takes no more.
+        Err(Errno::NOMEM) if guest.is_some() => return Err(Error::Vanished),
         Err(errno) => return Err(kernel("clone the container's process", errno)),
     };
     drop(guest);
