@@ -43,25 +43,36 @@ impl Containerd {
             path.display()
         );
         fs::write(path.join("config.toml"), config).unwrap();
-        let mut programs = OsString::from(path.join("bin"));
-        programs.push(":");
-        programs.push(std::env::var_os("PATH").unwrap());
-        let log = fs::File::create(path.join("log")).unwrap();
-        let daemon = Command::new("containerd")
-            .arg("-c")
-            .arg(path.join("config.toml"))
-            .env("PATH", programs)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .expect("containerd is installed");
+        let daemon = spawn(path);
         let this = Self { folder, daemon };
         wait_until("containerd answers", || this.ctr(&["version"]).code == 0);
         let archive = image(this.folder.path());
         this.ctr(&["image", "import", archive.to_str().unwrap()])
             .ok();
         this
+    }
+
+    /// Kills the daemon without warning and starts it again.
+    fn restart(&mut self) {
+        self.daemon.kill().unwrap();
+        self.daemon.wait().unwrap();
+        self.daemon = spawn(self.folder.path());
+        wait_until("containerd answers", || self.ctr(&["version"]).code == 0);
+    }
+
+    /// Process id of the container's shim.
+    fn shim_of(&self, id: &str) -> i32 {
+        let address = self.folder.path().join("c.sock").display().to_string();
+        let entries = fs::read_dir("/proc").unwrap().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        let is_shim = |pid: &i32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+            words.first() == Some(&SHIM.as_bytes())
+                && words.contains(&id.as_bytes())
+                && words.contains(&address.as_bytes())
+        };
+        pids.into_iter().find(is_shim).expect("the shim runs")
     }
 
     fn command(&self, args: &[&str]) -> Command {
@@ -154,6 +165,22 @@ impl From<std::process::Output> for Ran {
 
 fn finish(mut command: Command) -> Ran {
     Ran::from(command.output().unwrap())
+}
+
+fn spawn(folder: &Path) -> Child {
+    let mut programs = OsString::from(folder.join("bin"));
+    programs.push(":");
+    programs.push(std::env::var_os("PATH").unwrap());
+    let log = fs::File::create(folder.join("log")).unwrap();
+    Command::new("containerd")
+        .arg("-c")
+        .arg(folder.join("config.toml"))
+        .env("PATH", programs)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .expect("containerd is installed")
 }
 
 /// A program of ours, from `$ATOLL_BIN` or where `cargo xtask dist` puts it.
@@ -320,4 +347,36 @@ fn tasks_are_listed_paused_measured_killed_and_execed_into() {
     assert!(ran.err.contains("exit code 137"), "{}", ran.err);
     ctr(&["container", "delete", &id]).ok();
     assert_eq!(cgroups_named(&id), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn containerd_and_the_shim_may_be_killed() {
+    let mut daemon = Containerd::start();
+    let id = unique("die");
+    daemon
+        .ctr(&daemon.run_args(&id, &["-d"], &["sleep", "600"]))
+        .ok();
+    daemon.restart();
+    assert_eq!(daemon.status(&id), "RUNNING");
+    let exec = ["task", "exec", "--exec-id", "e", &id, "echo", "still"];
+    assert_eq!(daemon.ctr(&exec).ok(), "still\n");
+
+    let list = daemon.ctr(&["task", "ps", &id]).ok();
+    let pid = list
+        .lines()
+        .nth(1)
+        .and_then(|line| line.split_whitespace().next());
+    let pid = pid.unwrap().to_owned();
+    let shim = daemon.shim_of(&id).to_string();
+    let mut kill = Command::new("kill");
+    kill.args(["-9", &shim]);
+    finish(kill).ok();
+    wait_until("the dead shim's task is cleaned up", || {
+        daemon.status(&id).is_empty() && cgroups_named(&id).is_empty()
+    });
+    // Whoever adopted it may take its time to reap it: a zombie executes nothing.
+    wait_until("the container's process is dead", || {
+        fs::read_link(Path::new("/proc").join(&pid).join("exe")).is_err()
+    });
+    daemon.ctr(&["container", "delete", &id]).ok();
 }
