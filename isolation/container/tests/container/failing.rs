@@ -158,3 +158,19 @@ fn an_overlay_root_takes_writes_above() {
     assert!(bundle.path().join("upper/new").exists() && !bundle.rootfs().join("new").exists());
     bundle.assert_clean();
 }
+
+#[test]
+fn a_filter_without_socket_calls_does_not_hide_a_failure() {
+    use std::os::unix::fs::PermissionsExt;
+    let mut bundle = Bundle::new();
+    let path = bundle.rootfs().join("bad");
+    std::fs::write(&path, "no program\0").unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let profile = r#"{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_X86_64"],
+        "syscalls":[{"names":["sendto","sendmsg"],"action":"SCMP_ACT_ERRNO"}]}"#;
+    bundle.linux().seccomp = Some(serde_json::from_str(profile).unwrap());
+    bundle.args(&["/bad"]);
+    let error = bundle.run().unwrap_err();
+    assert_eq!(error.to_string(), "exec: \"/bad\": exec format error");
+    assert_eq!(error.kind(), ErrorKind::CommandNotExecutable);
+}
