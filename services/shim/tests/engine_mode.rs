@@ -249,7 +249,7 @@ fn make_rootfs(root: &Path) {
     }
     fs::copy("/bin/busybox", root.join("bin/busybox")).expect("busybox-static is needed");
     for name in [
-        "sh", "cat", "echo", "sleep", "head", "stty", "true", "sync", "wc", "yes", "trap",
+        "sh", "cat", "dd", "echo", "sleep", "head", "stty", "true", "sync", "wc", "yes", "trap",
     ] {
         symlink("busybox", root.join("bin").join(name)).unwrap();
     }
@@ -508,6 +508,29 @@ fn a_killed_shim_leaves_a_container_that_can_be_deleted() {
         !Path::new(&format!("/proc/{pid}/root/bin/busybox")).exists()
     });
     assert!(Container::load(&state, &bundle.id.parse().unwrap()).is_err());
+}
+
+#[test]
+fn an_out_of_memory_kill_is_recorded() {
+    let bundle = Bundle::with(
+        &[
+            "/bin/dd",
+            "if=/dev/zero",
+            "of=/dev/null",
+            "bs=64M",
+            "count=1",
+        ],
+        false,
+    );
+    let path = bundle.path().join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config["linux"]["resources"] =
+        serde_json::json!({"memory": {"limit": 8 << 20, "swap": 8 << 20}});
+    fs::write(&path, config.to_string()).unwrap();
+    bundle.create();
+    bundle.start("");
+    assert_eq!(bundle.wait(""), 137);
+    assert!(bundle.exit_record().oom_killed);
 }
 
 #[test]
