@@ -78,6 +78,24 @@ impl Container {
         })
     }
 
+    /// Removes the folder of a container whose maker was killed before it wrote a record: there is
+    /// nothing else of it. One that doesn't exist is fine.
+    ///
+    /// Only when nobody is making a container of this id right now.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyExists`] when there is a record, [`Error::File`].
+    pub fn delete_unrecorded(state_root: &Path, id: &ContainerId) -> Result<()> {
+        let folder = state::folder_of(state_root, id);
+        if state::read(&folder)?.is_some() {
+            return Err(Error::AlreadyExists(id.clone()));
+        }
+        match fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            outcome => outcome.map_err(|source| state::file("remove", &folder, source)),
+        }
+    }
+
     /// Every container below a state root, by id.
     #[must_use]
     pub fn list(state_root: &Path) -> Vec<Self> {
@@ -286,6 +304,9 @@ impl Container {
             if !owns_pids {
                 cgroup.kill_all()?;
             }
+        } else if record.pid == 0 {
+            // Its maker was killed between the clone and the record.
+            cgroup.kill_all()?;
         }
         cgroup.remove()?;
         match fs::remove_dir_all(&self.folder) {

@@ -37,6 +37,7 @@ pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
 
     let id = request.id.clone();
     let state_root = request.state_root.clone();
+    let start_by = request.start_by;
     let folder = Folder::make(&state_root, &id)?;
     let mut record = new_record(&plan, &request, spec, &hooks);
     state::write(folder.path(), &record)?;
@@ -62,6 +63,9 @@ pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
         hook::run("prestart", &hooks.prestart, &state)?;
         hook::run("createRuntime", &hooks.create_runtime, &state)?;
         control::tell(child.control(), Go::Hooked);
+    }
+    if start_by == StartBy::Anyone {
+        control::tell(child.control(), Go::Recorded);
     }
     let terminal = await_ready(&mut child)?;
 

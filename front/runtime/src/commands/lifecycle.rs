@@ -29,8 +29,11 @@ pub(crate) fn kill(container: &Container, arguments: &KillArguments) -> Outcome<
 
 /// Removes a container.
 pub(crate) fn delete(root: &Path, arguments: &DeleteArguments) -> Outcome<()> {
-    let container = match Container::load(root, &arguments.id.parse()?) {
-        Err(error) if error.kind() == ErrorKind::NotFound && arguments.force => return Ok(()),
+    let id = arguments.id.parse()?;
+    let container = match Container::load(root, &id) {
+        Err(error) if error.kind() == ErrorKind::NotFound && arguments.force => {
+            return Ok(Container::delete_unrecorded(root, &id)?);
+        }
         other => other?,
     };
     Ok(container.delete(arguments.force)?)

@@ -32,6 +32,8 @@ pub(crate) enum Go {
     Mapped,
     /// Hooks have run.
     Hooked,
+    /// The process is on record: it may outlive its maker.
+    Recorded,
     /// Execute the program.
     Start,
 }
@@ -85,6 +87,7 @@ pub(crate) fn tell(control: BorrowedFd<'_>, go: Go) {
     let byte = match go {
         Go::Mapped => b'm',
         Go::Hooked => b'h',
+        Go::Recorded => b'r',
         Go::Start => b's',
     };
     let _ = send(control, &[byte], SendFlags::NOSIGNAL);

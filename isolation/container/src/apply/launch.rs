@@ -238,6 +238,8 @@ fn await_start(program: &Program, master: Option<std::os::fd::OwnedFd>) -> Resul
         Start::Fifo { fifo, .. } => {
             control::report(control, Message::Ready, master.as_ref());
             drop(master);
+            // A maker killed before it recorded us leaves a container nobody could ever end.
+            control::await_go(control)?;
             let mut byte = [0_u8];
             loop {
                 match atoll_sys::rustix::io::read(fifo, &mut byte) {

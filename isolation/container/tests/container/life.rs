@@ -348,3 +348,34 @@ fn a_detached_streams_request_keeps_pipes_apart() {
     let _ = process::wait(created.init.pidfd.as_fd());
     created.container.delete(false).unwrap();
 }
+
+#[test]
+fn what_a_killed_maker_leaves_is_deleted() {
+    let mut bundle = Bundle::new();
+    bundle.script("sleep 60");
+    let created = bundle.create().unwrap();
+    // As if the maker had been killed before it recorded the process: the rest is there.
+    let path = bundle
+        .state_root()
+        .join(bundle.id.as_str())
+        .join("state.json");
+    let mut record: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    record["pid"] = 0.into();
+    std::fs::write(&path, record.to_string()).unwrap();
+    created.container.delete(false).unwrap();
+    assert_eq!(
+        process::wait(created.init.pidfd.as_fd()).unwrap(),
+        Exit::Signal(9)
+    );
+    bundle.assert_clean();
+
+    // Before it wrote anything.
+    let folder = bundle.state_root().join(bundle.id.as_str());
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join(".state.json.1-0"), "").unwrap();
+    assert!(Container::load(&bundle.state_root(), &bundle.id).is_err());
+    Container::delete_unrecorded(&bundle.state_root(), &bundle.id).unwrap();
+    Container::delete_unrecorded(&bundle.state_root(), &bundle.id).unwrap();
+    bundle.assert_clean();
+}
