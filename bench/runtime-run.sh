@@ -3,10 +3,15 @@
 #
 # usage: bench/runtime-run.sh [RUNS]     needs root, runc, crun, jq, busybox-static; ATOLL=<directory with our programs>
 #
-# crun refuses a hybrid cgroup layout, so every runtime runs in a private mount namespace in which an
-# empty cgroup2 hierarchy is unmounted; "namespace alone" is what that costs. Containers go below our
-# own cgroup. A second round has Docker's seccomp profile, if a file with one is given as PROFILE.
+# crun refuses a hybrid cgroup layout, so the whole bench runs in a private mount namespace in which an
+# empty cgroup2 hierarchy is unmounted; "shell alone" is what starting a command costs. Containers go below our
+# own cgroup. A second round has a seccomp profile, if PROFILE is the absolute path of one (an OCI linux.seccomp object).
 set -euo pipefail
+
+if [ -z "${IN_NAMESPACE:-}" ]; then
+  IN_NAMESPACE=1 exec unshare --mount "$0" "$@"
+fi
+umount /sys/fs/cgroup/unified 2>/dev/null || true
 
 runs=${1:-50}
 here=$(cd "$(dirname "$0")" && pwd)
@@ -24,12 +29,18 @@ jq --arg cgroup "${own%/}/atoll-bench" \
   config.json >new.json
 mv new.json config.json
 
-inside() { # command…
-  echo "unshare --mount sh -c 'umount /sys/fs/cgroup/unified 2>/dev/null; exec $*'"
+compare() {
+  "$here/interleave.py" -n "$runs" \
+    "atoll=exec $bin/atoll-runtime --root $work/a run one" \
+    "crun=exec crun --root $work/c run two" \
+    "runc=exec runc --root $work/r run three" \
+    "shell alone=exec true"
 }
-"$here/interleave.py" -n "$runs" \
-  "atoll=$(inside "$bin/atoll-runtime" --root "$work/a" run one)" \
-  "crun=$(inside crun --root "$work/c" run two)" \
-  "runc=$(inside runc --root "$work/r" run three)" \
-  "namespace alone=$(inside true)"
+compare
+if [ -n "${PROFILE:-}" ]; then
+  echo "with the seccomp profile $PROFILE:"
+  jq --slurpfile profile "$PROFILE" '.linux.seccomp = $profile[0]' config.json >new.json
+  mv new.json config.json
+  compare
+fi
 find /sys/fs/cgroup -depth -type d -path '*atoll-bench*' -exec rmdir {} + 2>/dev/null || true
