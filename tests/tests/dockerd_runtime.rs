@@ -143,7 +143,8 @@ fn dockerd_runs_containers_with_our_runtime() {
         |command| dockerd.point(command),
     );
     terminal.expect("#");
-    terminal.type_in("stty size; exit 5\r");
+    // This dockerd sets the size some time after the start.
+    terminal.type_in("until stty size 2>/dev/null; do sleep 0.1; done; exit 5\r");
     terminal.expect("31 99");
     assert_eq!(terminal.exit_code(), 5);
 }
