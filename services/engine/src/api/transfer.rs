@@ -317,6 +317,10 @@ impl Printer {
                 current_bytes,
                 total_bytes,
             } => ("Extracting", Some((current_bytes, total_bytes))),
+            LayerStatus::Loading {
+                current_bytes,
+                total_bytes,
+            } => ("Loading layer", Some((current_bytes, total_bytes))),
             LayerStatus::PullComplete => ("Pull complete", None),
             LayerStatus::AlreadyExists => ("Already exists", None),
             _ => return None,
