@@ -247,7 +247,14 @@ fn make_rootfs(root: &Path) {
     for folder in ["bin", "proc", "dev", "tmp"] {
         fs::create_dir_all(root.join(folder)).unwrap();
     }
-    fs::copy("/bin/busybox", root.join("bin/busybox")).expect("busybox-static is needed");
+    // By another process: a shim started by another thread meanwhile would inherit our descriptor,
+    // and a file that is open for writing can't be executed (ETXTBSY).
+    let mut copy = std::process::Command::new("cp");
+    let copied = copy.arg("/bin/busybox").arg(root.join("bin")).status();
+    assert!(
+        copied.is_ok_and(|status| status.success()),
+        "busybox-static is needed"
+    );
     for name in [
         "sh", "cat", "dd", "echo", "sleep", "head", "stty", "true", "sync", "wc", "yes", "trap",
     ] {

@@ -38,7 +38,11 @@ impl Bundle {
         for name in ["bin", "etc", "proc", "sys", "dev", "tmp"] {
             fs::create_dir_all(rootfs.join(name)).unwrap();
         }
-        fs::copy("/bin/busybox", rootfs.join("bin/busybox")).unwrap();
+        // By another process: a container made by another thread meanwhile would inherit our
+        // descriptor, and a file that is open for writing can't be executed (ETXTBSY).
+        let mut copy = std::process::Command::new("cp");
+        let copied = copy.arg("/bin/busybox").arg(rootfs.join("bin")).status();
+        assert!(copied.unwrap().success(), "busybox-static is needed");
         for name in [
             "sh", "true", "cat", "ls", "id", "sleep", "echo", "mount", "hostname", "readlink",
             "stat", "test", "grep", "env", "touch", "kill", "ps", "pwd", "head", "wc", "tty",
