@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use atoll_tests::programs::ours;
+
 const IMAGE: &str = "docker.io/library/bb:latest";
 const SHIM: &str = "containerd-shim-atoll-v2";
 
@@ -181,21 +183,6 @@ fn spawn(folder: &Path) -> Child {
         .stderr(log)
         .spawn()
         .expect("containerd is installed")
-}
-
-/// A program of ours, from `$ATOLL_BIN` or where `cargo xtask dist` puts it.
-fn ours(name: &str) -> PathBuf {
-    let folder = std::env::var_os("ATOLL_BIN").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/atoll/bin"),
-        PathBuf::from,
-    );
-    let path = folder.join(name);
-    assert!(
-        path.is_file(),
-        "{} is missing; run `cargo xtask dist` first",
-        path.display()
-    );
-    path.canonicalize().unwrap()
 }
 
 /// Makes a docker-archive of busybox.

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use atoll_sys::capability::NAMES;
+
 use crate::{
     error::{Error, Result},
     types::HostConfig,
@@ -25,56 +27,10 @@ const DEFAULT: &[&str] = &[
     "CAP_AUDIT_WRITE",
 ];
 
-/// All capabilities, at the place of their number.
-///
-/// Kernel: include/uapi/linux/capability.h.
-const ALL: &[&str] = &[
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_DAC_READ_SEARCH",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_SETGID",
-    "CAP_SETUID",
-    "CAP_SETPCAP",
-    "CAP_LINUX_IMMUTABLE",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_NET_BROADCAST",
-    "CAP_NET_ADMIN",
-    "CAP_NET_RAW",
-    "CAP_IPC_LOCK",
-    "CAP_IPC_OWNER",
-    "CAP_SYS_MODULE",
-    "CAP_SYS_RAWIO",
-    "CAP_SYS_CHROOT",
-    "CAP_SYS_PTRACE",
-    "CAP_SYS_PACCT",
-    "CAP_SYS_ADMIN",
-    "CAP_SYS_BOOT",
-    "CAP_SYS_NICE",
-    "CAP_SYS_RESOURCE",
-    "CAP_SYS_TIME",
-    "CAP_SYS_TTY_CONFIG",
-    "CAP_MKNOD",
-    "CAP_LEASE",
-    "CAP_AUDIT_WRITE",
-    "CAP_AUDIT_CONTROL",
-    "CAP_SETFCAP",
-    "CAP_MAC_OVERRIDE",
-    "CAP_MAC_ADMIN",
-    "CAP_SYSLOG",
-    "CAP_WAKE_ALARM",
-    "CAP_BLOCK_SUSPEND",
-    "CAP_AUDIT_READ",
-    "CAP_PERFMON",
-    "CAP_BPF",
-    "CAP_CHECKPOINT_RESTORE",
-];
-
 /// Names the capabilities of a mask as `/proc/self/status` prints it.
 pub(crate) fn from_mask(mask: u64) -> Vec<String> {
-    ALL.iter()
+    NAMES
+        .iter()
         .enumerate()
         .filter(|(number, _)| mask & (1 << number) != 0)
         .map(|(_, name)| (*name).to_owned())
@@ -146,7 +102,7 @@ fn normalise(names: &[String]) -> Result<BTreeSet<String>> {
             } else {
                 format!("CAP_{upper}")
             };
-            if ALL.contains(&full.as_str()) {
+            if NAMES.contains(&full.as_str()) {
                 Ok(full)
             } else {
                 Err(Error::invalid(format!(
