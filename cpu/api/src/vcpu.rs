@@ -1,0 +1,179 @@
+//! Machines and virtual CPUs, whichever backend executes them.
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use atoll_memory::GuestMemory;
+use thiserror::Error;
+
+use crate::bus::{Bus, InterruptController};
+use crate::state::VcpuState;
+
+/// Why a backend could not do what it was asked.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum CpuError {
+    /// The backend cannot be used on this host.
+    #[error("{backend}: {reason}")]
+    Unavailable {
+        /// `kvm` or `soft`.
+        backend: &'static str,
+        /// What is missing.
+        reason: String,
+    },
+    /// The host's kernel refused.
+    #[error("{what} failed")]
+    Host {
+        /// The operation, in the kernel's own name.
+        what: &'static str,
+        /// Its reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The guest did what this backend cannot execute.
+    #[error("the guest did what this backend cannot do at {rip:#x}: {what}")]
+    Unsupported {
+        /// Where.
+        rip: u64,
+        /// What.
+        what: String,
+    },
+    /// A state that no processor can have.
+    #[error("not a CPU state: {0}")]
+    State(&'static str),
+}
+
+/// Why a virtual CPU left its loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Stop {
+    /// Asked to by [`Request::Pause`](crate::Request::Pause); it can go on.
+    Paused,
+    /// A triple fault: the processor shut down. Machines treat it as a reset.
+    TripleFault,
+    /// Halted with interrupts off: nothing but an NMI or INIT could ever wake it.
+    Halted,
+}
+
+/// A message-signalled interrupt (Intel SDM vol. 3 §11.11).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Msi {
+    /// Destination and mode.
+    pub address: u64,
+    /// Vector and delivery.
+    pub data: u32,
+}
+
+/// What every machine has to tell its backend.
+#[derive(Clone, Copy, Debug)]
+pub struct VmConfig {
+    /// Number of virtual CPUs, at least 1.
+    pub vcpus: u8,
+    /// Frequency of the guest's TSC in kHz; `None` leaves it to the backend.
+    pub tsc_khz: Option<u32>,
+}
+
+/// A way to execute guests on this host.
+pub trait Hypervisor: Send + Sync {
+    /// `kvm` or `soft`.
+    fn name(&self) -> &'static str;
+
+    /// Makes a machine with `memory` and no CPU yet.
+    ///
+    /// # Errors
+    /// [`CpuError::Host`] when the kernel refuses.
+    fn create_vm(&self, config: VmConfig, memory: GuestMemory) -> Result<Arc<dyn Vm>, CpuError>;
+}
+
+/// One machine of a backend.
+pub trait Vm: Send + Sync {
+    /// Makes virtual CPU `index`, which is also its APIC id, in the state after reset.
+    ///
+    /// * `controller`: its local APIC, unless [`Vm::accelerated`] says that the backend has its own.
+    ///
+    /// # Errors
+    /// [`CpuError::Host`] when the kernel refuses.
+    fn create_vcpu(
+        &self,
+        index: u8,
+        controller: Option<Arc<dyn InterruptController>>,
+    ) -> Result<Box<dyn Vcpu>, CpuError>;
+
+    /// What the backend takes off the machine's hands; `None` for a CPU in software.
+    fn accelerated(&self) -> Option<&dyn Accelerated> {
+        None
+    }
+
+    /// Frequency of the guest's TSC in kHz.
+    fn tsc_khz(&self) -> u32;
+}
+
+/// What a hardware-assisted backend does itself: local APICs, and events without leaving the kernel.
+pub trait Accelerated: Send + Sync {
+    /// Delivers a message-signalled interrupt.
+    ///
+    /// # Errors
+    /// [`CpuError::Host`] when the kernel refuses it.
+    fn signal_msi(&self, msi: Msi) -> Result<(), CpuError>;
+
+    /// From now on, each event on `event` (borrowed for the call only) delivers `msi`. `slot` (0 to 255) names the
+    /// pair; a second call with the same slot and event replaces the message.
+    ///
+    /// # Errors
+    /// [`CpuError::Host`] when the kernel refuses it.
+    fn connect_interrupt(&self, slot: u32, event: BorrowedFd<'_>, msi: Msi)
+    -> Result<(), CpuError>;
+
+    /// From now on, a 4-byte write of `value` to guest physical `address` signals `event` (borrowed for the call only)
+    /// and does not reach the bus.
+    ///
+    /// # Errors
+    /// [`CpuError::Host`] when the kernel refuses it.
+    fn connect_doorbell(
+        &self,
+        address: u64,
+        value: u32,
+        event: BorrowedFd<'_>,
+    ) -> Result<(), CpuError>;
+}
+
+/// A handle by which other threads reach a virtual CPU that runs.
+pub trait VcpuHandle: Send + Sync {
+    /// Tells it to look at its interrupt controller.
+    fn interrupt(&self);
+    /// Makes it leave [`Vcpu::run`] with [`Stop::Paused`] soon; if it is not running, as soon as it runs.
+    fn pause(&self);
+    /// Delivers a non-maskable interrupt.
+    fn nmi(&self);
+    /// An INIT or start-up message is waiting in its controller. Only for CPUs in software.
+    fn startup(&self);
+}
+
+/// One virtual CPU. Runs on one thread at a time.
+pub trait Vcpu: Send {
+    /// Executes the guest until something stops it; accesses that are not memory go to `bus`.
+    ///
+    /// # Errors
+    /// [`CpuError`] when it cannot go on; the state is then that before the instruction at fault.
+    fn run(&mut self, bus: &dyn Bus) -> Result<Stop, CpuError>;
+
+    /// Its whole state. Call only while it does not run.
+    ///
+    /// # Errors
+    /// [`CpuError::Host`] when the kernel does not give it.
+    fn state(&self) -> Result<VcpuState, CpuError>;
+
+    /// Replaces its whole state.
+    ///
+    /// # Errors
+    /// [`CpuError::State`] when no processor can have it.
+    fn set_state(&mut self, state: &VcpuState) -> Result<(), CpuError>;
+
+    /// How other threads reach it.
+    fn handle(&self) -> Arc<dyn VcpuHandle>;
+
+    /// Instructions executed so far, where the backend counts them.
+    fn instructions(&self) -> Option<u64> {
+        None
+    }
+}

@@ -1,0 +1,3 @@
+//! An x86-64 CPU in software.
+
+#![forbid(unsafe_code)]

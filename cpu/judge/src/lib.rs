@@ -1,0 +1,1 @@
+//! Compares a CPU backend with the real processor.

@@ -1,0 +1,1 @@
+//! The hardware-assisted backend over `/dev/kvm`.

@@ -1,0 +1,3 @@
+//! What a PC has on its board.
+
+#![forbid(unsafe_code)]

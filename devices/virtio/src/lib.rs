@@ -1,0 +1,1 @@
+//! virtio devices over memory-mapped I/O.

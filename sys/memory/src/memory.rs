@@ -1,0 +1,341 @@
+//! The mapping itself, and guest physical addresses.
+
+use std::fs::File;
+use std::ops::Deref;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::ptr;
+use std::sync::Arc;
+
+use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, ProtFlags};
+use thiserror::Error;
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap};
+
+use crate::code_pages::{CodePages, PageTracker};
+use crate::ram::Ram;
+
+/// Bytes in a page.
+pub const PAGE: u64 = 4096;
+/// Guest physical address at which the hole for devices begins; memory below it is low.
+pub const LOW_LIMIT: u64 = 0xC000_0000;
+/// Guest physical address at which memory beyond [`LOW_LIMIT`] bytes continues.
+pub const HIGH_BASE: u64 = 1 << 32;
+
+/// Why a guest's memory could not be had.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum MemoryError {
+    /// The size is zero, no multiple of a page, or over 1 TiB.
+    #[error("memory of {0} bytes: a multiple of {PAGE} up to 1 TiB is needed")]
+    Size(u64),
+    /// The kernel refused.
+    #[error("cannot {0} guest memory of {1} bytes")]
+    Kernel(&'static str, u64, #[source] Errno),
+    /// The region could not be described to `vm-memory`.
+    #[error("cannot describe guest memory")]
+    Region(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// One range of guest physical memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Region {
+    /// Guest physical address of its first byte.
+    pub address: u64,
+    /// Its bytes.
+    pub len: u64,
+    /// Offset of its first byte in the memory's file and mapping.
+    pub offset: u64,
+}
+
+/// The host's mapping; unmapped when dropped.
+#[derive(Debug)]
+struct Mapping {
+    address: *mut u8,
+    len: u64,
+    file: File,
+}
+
+// SAFETY: the mapping is shared memory; whoever accesses it does so by atomics or assembly.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    fn new(file: File, len: u64, flags: MapFlags) -> Result<Self, MemoryError> {
+        let bytes = usize::try_from(len).map_err(|_| MemoryError::Size(len))?;
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a fresh mapping at an address the kernel chooses touches nothing of ours.
+        let address = unsafe {
+            rustix::mm::mmap(
+                ptr::null_mut(),
+                bytes,
+                protection,
+                flags | MapFlags::NORESERVE,
+                &file,
+                0,
+            )
+        }
+        .map_err(|errno| MemoryError::Kernel("map", len, errno))?;
+        Ok(Self {
+            address: address.cast(),
+            len,
+            file,
+        })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the address and length are those mmap gave; everything that points into the mapping holds the
+        // `Inner` this value is in, so nobody is left. Failure would only leave it mapped.
+        unsafe {
+            let _ = rustix::mm::munmap(self.address.cast(), self.len as usize);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Inner {
+    // Before `mapping`: its regions point into it.
+    regions: GuestMemoryMmap<PageTracker>,
+    pages: Arc<CodePages>,
+    mapping: Mapping,
+    layout: Vec<Region>,
+}
+
+/// A guest's whole memory, backed by one file. Cheap to clone: clones are the same memory.
+///
+/// Dereferences to `vm-memory`'s `GuestMemoryMmap`, which devices use.
+#[derive(Clone, Debug)]
+pub struct GuestMemory(Arc<Inner>);
+
+impl GuestMemory {
+    /// Fresh zeroed memory of `bytes`, in a memfd that only grows in pages actually touched.
+    ///
+    /// # Errors
+    /// [`MemoryError::Size`]; [`MemoryError::Kernel`] when descriptors or address space ran out.
+    pub fn new(bytes: u64) -> Result<Self, MemoryError> {
+        check(bytes)?;
+        let kernel = |what| move |errno| MemoryError::Kernel(what, bytes, errno);
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = rustix::fs::memfd_create("guest-memory", flags).map_err(kernel("create"))?;
+        rustix::fs::ftruncate(&file, bytes).map_err(kernel("size"))?;
+        // Nobody who receives the descriptor can pull the pages away under the mapping.
+        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+        rustix::fs::fcntl_add_seals(&file, seals).map_err(kernel("seal"))?;
+        Self::over(Mapping::new(file.into(), bytes, MapFlags::SHARED)?)
+    }
+
+    /// Memory that begins with the contents of `file` (`bytes` long) and never writes to it: a page is copied when the
+    /// guest first writes it.
+    ///
+    /// # Errors
+    /// As [`GuestMemory::new`].
+    pub fn private_copy_of(file: File, bytes: u64) -> Result<Self, MemoryError> {
+        check(bytes)?;
+        Self::over(Mapping::new(file, bytes, MapFlags::PRIVATE)?)
+    }
+
+    fn over(mapping: Mapping) -> Result<Self, MemoryError> {
+        let bytes = mapping.len;
+        let layout = layout(bytes);
+        let pages = usize::try_from(bytes / PAGE).map_err(|_| MemoryError::Size(bytes))?;
+        let pages = Arc::new(CodePages::new(pages));
+        let mut regions = Vec::with_capacity(layout.len());
+        for region in &layout {
+            let tracker = PageTracker::new(Arc::clone(&pages), region.offset);
+            let builder = MmapRegionBuilder::new_with_bitmap(region.len as usize, tracker);
+            let start = mapping.address.wrapping_add(region.offset as usize);
+            // SAFETY: `layout` splits exactly the mapping's length, so start and length lie in it; `Inner` drops the
+            // regions before the mapping.
+            let builder = unsafe { builder.with_raw_mmap_pointer(start) };
+            let builder = builder
+                .with_mmap_prot(libc_protection())
+                .with_mmap_flags(MAP_SHARED);
+            let described = builder
+                .build()
+                .map_err(|why| MemoryError::Region(Box::new(why)))?;
+            regions.push(
+                GuestRegionMmap::new(described, GuestAddress(region.address))
+                    .ok_or(MemoryError::Size(bytes))?,
+            );
+        }
+        let regions = GuestMemoryMmap::from_regions(regions)
+            .map_err(|why| MemoryError::Region(Box::new(why)))?;
+        Ok(Self(Arc::new(Inner {
+            regions,
+            pages,
+            mapping,
+            layout,
+        })))
+    }
+
+    /// All memory in bytes.
+    #[expect(clippy::len_without_is_empty, reason = "memory is never empty")]
+    pub fn len(&self) -> u64 {
+        self.0.mapping.len
+    }
+
+    /// Where it lies in the guest's physical address space: one range, or two when it is over [`LOW_LIMIT`].
+    pub fn layout(&self) -> &[Region] {
+        &self.0.layout
+    }
+
+    /// The host address of `region`, one of [`GuestMemory::layout`]: what KVM wants for a memory slot.
+    ///
+    /// Valid as long as a clone of this memory lives.
+    pub fn host_address(&self, region: &Region) -> u64 {
+        self.0.mapping.address as u64 + region.offset
+    }
+
+    /// The offset of guest physical `address`, when memory is there.
+    #[inline]
+    pub fn offset_of(&self, address: u64) -> Option<u64> {
+        let len = self.0.mapping.len;
+        if address < len.min(LOW_LIMIT) {
+            return Some(address);
+        }
+        let offset = address.checked_sub(HIGH_BASE)?.checked_add(LOW_LIMIT)?;
+        (offset < len).then_some(offset)
+    }
+
+    /// The file behind it; writing to it changes the guest's memory unless this is a private copy.
+    pub fn file(&self) -> BorrowedFd<'_> {
+        self.0.mapping.file.as_fd()
+    }
+
+    /// What software CPUs have decoded where.
+    #[inline]
+    pub fn code_pages(&self) -> &CodePages {
+        &self.0.pages
+    }
+
+    /// The memory as a software CPU sees it.
+    pub fn ram(&self) -> Ram {
+        Ram::new(self.clone(), self.0.mapping.address)
+    }
+}
+
+impl Deref for GuestMemory {
+    type Target = GuestMemoryMmap<PageTracker>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0.regions
+    }
+}
+
+/// `PROT_READ | PROT_WRITE`, as `vm-memory` wants it.
+fn libc_protection() -> i32 {
+    (ProtFlags::READ | ProtFlags::WRITE).bits().cast_signed()
+}
+
+/// `MAP_SHARED | MAP_NORESERVE`; only recorded, since the mapping exists.
+const MAP_SHARED: i32 = (MapFlags::SHARED.bits() | MapFlags::NORESERVE.bits()).cast_signed();
+
+fn check(bytes: u64) -> Result<(), MemoryError> {
+    if bytes == 0 || !bytes.is_multiple_of(PAGE) || bytes > 1 << 40 {
+        return Err(MemoryError::Size(bytes));
+    }
+    Ok(())
+}
+
+/// Splits `bytes` around the hole for devices.
+fn layout(bytes: u64) -> Vec<Region> {
+    let low = bytes.min(LOW_LIMIT);
+    let mut layout = vec![Region {
+        address: 0,
+        len: low,
+        offset: 0,
+    }];
+    if bytes > low {
+        layout.push(Region {
+            address: HIGH_BASE,
+            len: bytes - low,
+            offset: low,
+        });
+    }
+    layout
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use vm_memory::Bytes;
+
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn memory_over_three_gib_continues_above_the_hole() {
+        let memory = GuestMemory::new(4096 * MIB).unwrap();
+        assert_eq!(memory.layout().len(), 2);
+        assert_eq!(memory.offset_of(LOW_LIMIT - 1), Some(LOW_LIMIT - 1));
+        assert_eq!(memory.offset_of(LOW_LIMIT), None);
+        assert_eq!(memory.offset_of(HIGH_BASE), Some(LOW_LIMIT));
+        assert_eq!(memory.offset_of(HIGH_BASE + 1024 * MIB), None);
+        memory
+            .write_obj(77u32, GuestAddress(HIGH_BASE + 8))
+            .unwrap();
+        assert_eq!(memory.ram().load::<u32>(LOW_LIMIT + 8), 77);
+    }
+
+    #[test]
+    fn sizes_that_are_none_are_refused() {
+        for bytes in [0, 1, PAGE + 1, (1 << 40) + PAGE] {
+            assert!(matches!(GuestMemory::new(bytes), Err(MemoryError::Size(_))));
+        }
+    }
+
+    #[test]
+    fn devices_writes_reach_the_code_pages() {
+        let memory = GuestMemory::new(MIB).unwrap();
+        memory.code_pages().mark(2 * PAGE, 64);
+        memory
+            .write_slice(&[1; 100], GuestAddress(2 * PAGE - 50))
+            .unwrap();
+        assert_eq!(memory.code_pages().version(2), 1);
+    }
+
+    #[test]
+    fn a_private_copy_leaves_its_file_alone() {
+        let fd = rustix::fs::memfd_create("template", MemfdFlags::CLOEXEC).unwrap();
+        let mut file = File::from(fd);
+        file.write_all(&[7; 2 * PAGE as usize]).unwrap();
+        let ram = GuestMemory::private_copy_of(file.try_clone().unwrap(), 2 * PAGE)
+            .unwrap()
+            .ram();
+        ram.store(PAGE, 9u8);
+        assert_eq!((ram.load::<u8>(PAGE), ram.load::<u8>(PAGE + 1)), (9, 7));
+        let mut byte = [0];
+        rustix::io::pread(&file, &mut byte, PAGE).unwrap();
+        assert_eq!(byte, [7]);
+    }
+
+    #[test]
+    fn values_of_every_size_are_loaded_stored_and_exchanged_at_any_alignment() {
+        let ram = GuestMemory::new(PAGE).unwrap().ram();
+        for offset in [0, 1, 7, 63, PAGE - 8] {
+            ram.store(offset, 0x1122_3344_5566_7788u64);
+            assert_eq!(ram.load::<u64>(offset), 0x1122_3344_5566_7788);
+            assert_eq!(ram.load::<u32>(offset + 4), 0x1122_3344);
+            assert_eq!(ram.update(offset, |old: u16| old + 1), 0x7788);
+            assert_eq!(ram.load::<u16>(offset), 0x7789);
+            assert_eq!(ram.update(offset, |_: u8| 0xFF), 0x89);
+            assert_eq!(ram.load::<u8>(offset), 0xFF);
+        }
+        ram.store_u128(16, 5);
+        assert_eq!(ram.compare_exchange_u128(16, 4, 9), 5);
+        assert_eq!(ram.compare_exchange_u128(16, 5, 9), 5);
+        assert_eq!(ram.load_u128(16), 9);
+    }
+
+    #[test]
+    #[should_panic(expected = "lies in memory")]
+    fn an_offset_beyond_the_memory_is_no_access() {
+        GuestMemory::new(PAGE).unwrap().ram().load::<u64>(PAGE - 7);
+    }
+}
