@@ -5,6 +5,7 @@ mod data;
 mod integer;
 pub(crate) mod string;
 mod system;
+mod vector;
 
 use iced_x86::{Code, CpuidFeature, Instruction, OpKind, Register};
 
@@ -52,6 +53,7 @@ pub(crate) fn instruction(instruction: &Instruction, mode: Mode) -> Lowered {
             .or_else(|| control::lower(&mut lowering))
             .or_else(|| string::lower(&mut lowering))
             .or_else(|| system::lower(&mut lowering))
+            .or_else(|| vector::lower(&mut lowering))
     };
     match handler {
         Some(handler) => lowering.op.run = handler,
