@@ -21,9 +21,9 @@ use crate::cpu::{Cpu, Mode};
 use crate::op::{Fault, Op};
 
 /// Entries of the jump table: pages times places in a page.
-const PAGE_SLOTS: usize = 64;
+const PAGE_SLOTS: usize = 128;
 /// Entries that one page has.
-const PLACE_SLOTS: usize = 64;
+const PLACE_SLOTS: usize = 128;
 /// Operations in the cache before it is emptied.
 const MAX_OPS: usize = 160_000;
 
@@ -167,7 +167,7 @@ impl Cache {
             cpu.forget_translations(false);
         }
         let page = cpu.fetch_page(linear)?;
-        let offset = page.offset | linear % PAGE;
+        let offset = page.offset | (linear % PAGE);
         let key = Key::new(offset, cpu.mode);
         let index = match self.by_place.get(&key) {
             Some(&index)

@@ -187,7 +187,7 @@ fn across(cpu: &mut Cpu, linear: u64, offset: u64, head: Vec<u8>) -> Result<Bloc
 pub(crate) fn single(cpu: &mut Cpu) -> Result<[Op; 2], Fault> {
     let linear = cpu.linear_rip();
     let page = cpu.fetch_page(linear)?;
-    let offset = page.offset | linear % PAGE;
+    let offset = page.offset | (linear % PAGE);
     let in_page = (PAGE - offset % PAGE).min(MAX_BYTES) as usize;
     let mut bytes = [0; MAX_BYTES as usize];
     cpu.ram.read(offset, &mut bytes[..in_page]);

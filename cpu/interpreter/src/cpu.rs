@@ -90,14 +90,10 @@ pub(crate) const ES: usize = 0;
 pub(crate) const CS: usize = 1;
 /// Stack.
 pub(crate) const SS: usize = 2;
-/// Data.
-pub(crate) const DS: usize = 3;
 /// FS.
 pub(crate) const FS: usize = 4;
 /// GS.
 pub(crate) const GS: usize = 5;
-/// A base that is always 0.
-pub(crate) const FLAT: usize = 6;
 
 /// RSP's slot in [`Cpu::regs`].
 pub(crate) const RSP: usize = 4;

@@ -12,8 +12,6 @@ pub(crate) const DE: u8 = 0;
 pub(crate) const DB: u8 = 1;
 /// Non-maskable interrupt.
 pub(crate) const NMI: u8 = 2;
-/// Breakpoint.
-pub(crate) const BP: u8 = 3;
 /// Overflow.
 pub(crate) const OF: u8 = 4;
 /// Invalid opcode.
@@ -34,8 +32,6 @@ pub(crate) const GP: u8 = 13;
 pub(crate) const PF: u8 = 14;
 /// x87 error.
 pub(crate) const MF: u8 = 16;
-/// Alignment check.
-pub(crate) const AC: u8 = 17;
 /// SIMD error.
 pub(crate) const XM: u8 = 19;
 

@@ -248,7 +248,7 @@ impl Cpu {
                 return Err(self.raise(PF, Some(code)));
             }
         };
-        let physical = page.physical | address % PAGE;
+        let physical = page.physical | (address % PAGE);
         let Some(offset) = self.ram.offset_of(physical) else {
             return Ok(Target::Bus(physical));
         };
