@@ -19,3 +19,5 @@ pub mod cpuid;
 pub mod flags;
 pub mod integer;
 pub mod shift;
+pub mod simd;
+pub mod x87;
