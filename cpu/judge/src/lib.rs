@@ -27,9 +27,18 @@
 )]
 
 pub mod case;
+pub mod compare;
 pub mod fxsave;
+pub mod generate;
+mod guest;
+pub mod judge;
 pub mod layout;
 mod native;
+mod random;
+pub mod text;
 
 pub use case::{Case, Changes, End, Outcome, Patch, State};
+pub use generate::Generator;
+pub use guest::Guest;
+pub use judge::{Judge, Tally};
 pub use native::{Native, NativeError};

@@ -252,12 +252,13 @@ unsafe fn next(mut index: u32) -> ! {
             let asked = (*shared).asked.load(Ordering::Acquire);
             if asked == done {
                 futex((&raw const (*shared).asked).cast(), libc::FUTEX_WAIT, asked);
-                index = 0;
                 continue;
             }
             if index < (*shared).count.load(Ordering::Relaxed) {
                 break;
             }
+            // The parent may ask for the next batch right after this.
+            index = 0;
             (*shared).done.store(asked, Ordering::Release);
             futex((&raw const (*shared).done).cast(), libc::FUTEX_WAKE, 1);
         }
