@@ -5,7 +5,7 @@
 use crate::error::NotAKernel;
 
 /// Offset of the setup header in the image and in the zero page.
-pub const HEADER: usize = 0x1F1;
+const HEADER: usize = 0x1F1;
 /// First byte after the longest setup header that fits into the zero page.
 const HEADER_LIMIT: usize = 0x290;
 
