@@ -67,6 +67,16 @@ impl LocalApics {
         }
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.apics.len()
+    }
+
+    /// The processors that these APICs signal.
+    pub fn processors(&self) -> &dyn Processors {
+        &*self.processors
+    }
+
     /// The APIC of processor `index`, locked.
     ///
     /// # Panics
