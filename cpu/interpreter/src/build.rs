@@ -16,6 +16,12 @@ const MAX_INSTRUCTIONS: usize = 48;
 /// The longest an instruction may be.
 const MAX_BYTES: u64 = 15;
 
+/// Prefixes that newer processors give another meaning have none here: REP BSF is BSF, REP WBINVD is WBINVD.
+const OPTIONS: u32 = DecoderOptions::NO_MPFX_0FBC
+    | DecoderOptions::NO_MPFX_0FBD
+    | DecoderOptions::NO_WBNOINVD
+    | DecoderOptions::FORCE_RESERVED_NOP;
+
 /// A page that code is fetched from.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CodePage {
@@ -116,7 +122,7 @@ pub(crate) fn block(cpu: &mut Cpu, linear: u64, offset: u64) -> Result<Block, Fa
     }
     cpu.ram.read(offset, &mut bytes);
     let mut ops = Vec::with_capacity(8);
-    let mut decoder = Decoder::with_ip(bits(cpu.mode), &bytes, 0, DecoderOptions::NONE);
+    let mut decoder = Decoder::with_ip(bits(cpu.mode), &bytes, 0, OPTIONS);
     let mut instruction = Instruction::default();
     let mut ended = false;
     let mut used = 0;
@@ -162,7 +168,7 @@ fn across(cpu: &mut Cpu, linear: u64, offset: u64, head: Vec<u8>) -> Result<Bloc
     bytes.resize(first_len + MAX_BYTES as usize, 0);
     cpu.ram.read(offset, &mut bytes[..first_len]);
     cpu.ram.read(second.offset, &mut bytes[first_len..]);
-    let mut decoder = Decoder::with_ip(bits(cpu.mode), &bytes, 0, DecoderOptions::NONE);
+    let mut decoder = Decoder::with_ip(bits(cpu.mode), &bytes, 0, OPTIONS);
     let instruction = decoder.decode();
     let op = lower::instruction(&instruction, cpu.mode);
     let mut ops = vec![op.op];
@@ -185,12 +191,11 @@ pub(crate) fn single(cpu: &mut Cpu) -> Result<[Op; 2], Fault> {
     let in_page = (PAGE - offset % PAGE).min(MAX_BYTES) as usize;
     let mut bytes = [0; MAX_BYTES as usize];
     cpu.ram.read(offset, &mut bytes[..in_page]);
-    let mut instruction =
-        Decoder::with_ip(bits(cpu.mode), &bytes[..in_page], 0, DecoderOptions::NONE).decode();
+    let mut instruction = Decoder::with_ip(bits(cpu.mode), &bytes[..in_page], 0, OPTIONS).decode();
     if instruction.is_invalid() && in_page < MAX_BYTES as usize {
         let second = cpu.fetch_page(linear.wrapping_add(in_page as u64))?;
         cpu.ram.read(second.offset, &mut bytes[in_page..]);
-        instruction = Decoder::with_ip(bits(cpu.mode), &bytes, 0, DecoderOptions::NONE).decode();
+        instruction = Decoder::with_ip(bits(cpu.mode), &bytes, 0, OPTIONS).decode();
     }
     let op = lower::instruction(&instruction, cpu.mode);
     Ok([op.op, lower::fall_through(instruction.next_ip() as u16)])

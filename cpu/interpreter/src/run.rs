@@ -73,7 +73,7 @@ fn trouble(cpu: &mut Cpu, op: Option<&Op>) -> Result<Option<Stop>, CpuError> {
             } else {
                 vector
             };
-            deliver(cpu, |cpu| cpu.deliver_exception(vector, code))
+            deliver(cpu, Event::Exception(vector, code))
         }
         Pending::Restart => step(cpu),
         Pending::Error(CpuError::Unsupported { what, .. }) => {
@@ -84,24 +84,35 @@ fn trouble(cpu: &mut Cpu, op: Option<&Op>) -> Result<Option<Stop>, CpuError> {
     }
 }
 
-/// Delivers an event; what it leaves pending ends the run.
-fn deliver(
-    cpu: &mut Cpu,
-    how: impl Fn(&mut Cpu) -> Result<(), Fault>,
-) -> Result<Option<Stop>, CpuError> {
-    while let Err(Fault) = how(cpu) {
+/// Something to deliver through the IDT.
+#[derive(Clone, Copy)]
+enum Event {
+    /// An exception with its error code.
+    Exception(u8, Option<u32>),
+    /// An interrupt from outside.
+    Interrupt(u8),
+}
+
+/// Delivers an event, and the exceptions that doing so raises.
+fn deliver(cpu: &mut Cpu, event: Event) -> Result<Option<Stop>, CpuError> {
+    let mut event = event;
+    loop {
+        let done = match event {
+            Event::Exception(vector, code) => cpu.deliver_exception(vector, code),
+            Event::Interrupt(vector) => cpu.deliver(vector, None, Origin::External),
+        };
+        if done.is_ok() {
+            return Ok(None);
+        }
         match std::mem::replace(&mut cpu.pending, Pending::None) {
             // The frame lies over decoded code; that was noted, so a second try succeeds.
             Pending::Restart => {}
-            Pending::Exception(vector, code) => {
-                return deliver(cpu, |cpu| cpu.deliver_exception(vector, code));
-            }
+            Pending::Exception(vector, code) => event = Event::Exception(vector, code),
             Pending::Stop(stop) => return Ok(Some(stop)),
             Pending::Error(error) => return Err(error),
             Pending::None => return Ok(None),
         }
     }
-    Ok(None)
 }
 
 /// Executes one instruction alone, whatever it overwrites.
@@ -165,9 +176,7 @@ fn events(cpu: &mut Cpu) -> Result<Option<Stop>, CpuError> {
             match vector {
                 Some(vector) => {
                     cpu.activity = Activity::Running;
-                    if let Some(stop) =
-                        deliver(cpu, |cpu| cpu.deliver(vector, None, Origin::External))?
-                    {
+                    if let Some(stop) = deliver(cpu, Event::Interrupt(vector))? {
                         return Ok(Some(stop));
                     }
                 }
@@ -208,7 +217,7 @@ fn requests(cpu: &mut Cpu) -> Result<Option<Stop>, CpuError> {
     }
     cpu.nmi_blocked = true;
     cpu.activity = Activity::Running;
-    deliver(cpu, |cpu| cpu.deliver(NMI, None, Origin::External))
+    deliver(cpu, Event::Interrupt(NMI))
 }
 
 /// Executes one instruction with no event in between; raises the trap after it if TF was set before it.
@@ -217,7 +226,7 @@ fn single_step(cpu: &mut Cpu) -> Result<Option<Stop>, CpuError> {
     let stop = step(cpu)?;
     if stop.is_none() && traps && cpu.step_traps {
         cpu.dr[6] |= 1 << 14;
-        return deliver(cpu, |cpu| cpu.deliver_exception(DB, None));
+        return deliver(cpu, Event::Exception(DB, None));
     }
     Ok(stop)
 }

@@ -19,3 +19,4 @@ pub mod cpuid;
 pub mod flags;
 pub mod integer;
 pub mod shift;
+pub mod simd;

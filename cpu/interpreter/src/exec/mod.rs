@@ -8,6 +8,7 @@ pub(crate) mod exchange;
 pub(crate) mod far;
 pub(crate) mod flags;
 pub(crate) mod multiply;
+pub(crate) mod save;
 pub(crate) mod shift;
 pub(crate) mod stack;
 pub(crate) mod string;

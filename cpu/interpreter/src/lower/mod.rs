@@ -3,6 +3,7 @@
 mod control;
 mod data;
 mod integer;
+mod save;
 pub(crate) mod string;
 mod system;
 
@@ -52,6 +53,7 @@ pub(crate) fn instruction(instruction: &Instruction, mode: Mode) -> Lowered {
             .or_else(|| control::lower(&mut lowering))
             .or_else(|| string::lower(&mut lowering))
             .or_else(|| system::lower(&mut lowering))
+            .or_else(|| save::lower(&mut lowering))
     };
     match handler {
         Some(handler) => lowering.op.run = handler,
