@@ -191,7 +191,8 @@ impl KvmVcpu {
 }
 
 impl Vcpu for KvmVcpu {
-    fn run(&mut self, bus: &dyn Bus) -> Result<Stop, CpuError> {
+    fn run(&mut self, bus: &Arc<dyn Bus>) -> Result<Stop, CpuError> {
+        let bus = &**bus;
         let kick = Arc::clone(&self.kick);
         let _running = kick.enter(LOOK)?;
         if std::mem::take(&mut self.paused) {

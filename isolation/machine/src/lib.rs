@@ -20,11 +20,14 @@
 )]
 
 pub mod boot;
+mod config;
+pub mod devices;
 mod error;
 pub mod initramfs;
 pub mod kernel;
 mod machine;
 
+pub use config::{Backend, Disk, VmmConfig};
 pub use error::{MachineError, NotAKernel};
 pub use machine::{
     DeviceLine, DeviceMaker, End, MAX_DEVICES, Machine, MachineConfig, Registers, SNAPSHOT_VERSION,

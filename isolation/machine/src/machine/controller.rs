@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use atoll_cpu_api::{GeneralProtection, InterruptController};
-use atoll_platform::{APIC_BASE_MSR, LocalApics, Processors, RegisterFault, TSC_DEADLINE_MSR};
+use atoll_platform::{APIC_BASE_MSR, LocalApics, RegisterFault, TSC_DEADLINE_MSR};
 
 /// Processor `index`'s local APIC.
 pub(super) struct Controller {
@@ -105,6 +105,8 @@ fn fault(_: RegisterFault) -> GeneralProtection {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
+
+    use atoll_platform::Processors;
 
     use super::*;
 
