@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use atoll_cpu_api::{
-    Activity, Attention, Bus, CpuError, Hypervisor, InterruptController, Request, Stop, TscClock,
-    Vcpu, VcpuHandle, VcpuState, Vm, VmConfig,
+    Activity, Attention, Bus, CpuError, Fpu, Hypervisor, InterruptController, Request, Stop,
+    TscClock, Vcpu, VcpuHandle, VcpuState, Vm, VmConfig,
 };
 use atoll_memory::{GuestMemory, Ram};
 use atoll_x86::flags::Flags;
@@ -188,7 +188,7 @@ impl Cpu {
             xcr0: 1,
             dr: [0; 8],
             msrs: Msrs::default(),
-            fpu: FpuState::default(),
+            fpu: FpuState::from(&Fpu::default()),
             index: 0,
             cpus: 1,
             clock,

@@ -41,7 +41,7 @@ impl Cpu {
             dr: [self.dr[0], self.dr[1], self.dr[2], self.dr[3]],
             dr6: self.dr[6],
             dr7: self.dr[7],
-            fpu: self.fpu.clone(),
+            fpu: (&self.fpu).into(),
             tsc: self.tsc(),
             msrs: self.msrs.all(),
             activity: self.activity,
@@ -65,7 +65,8 @@ impl Cpu {
         self.xcr0 = state.xcr0;
         self.dr[..4].copy_from_slice(&state.dr);
         (self.dr[6], self.dr[7]) = (state.dr6, state.dr7);
-        self.fpu = state.fpu.clone();
+        self.fpu = (&state.fpu).into();
+        self.update_fpu();
         self.tsc_offset = state.tsc.wrapping_sub(self.clock.now());
         self.msrs = Msrs::from_all(&state.msrs);
         self.activity = state.activity;

@@ -20,3 +20,4 @@ pub mod flags;
 pub mod integer;
 pub mod shift;
 pub mod simd;
+pub mod x87;

@@ -14,3 +14,4 @@ pub(crate) mod stack;
 pub(crate) mod string;
 pub(crate) mod system;
 pub(crate) mod tables;
+pub(crate) mod vector;

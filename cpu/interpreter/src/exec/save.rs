@@ -1,29 +1,29 @@
 //! Control words and the saving of floating point and vector state.
 
+use atoll_cpu_api::Fpu;
+use atoll_x86::x87::X87;
+
 use crate::cpu::{CR4_OSXSAVE, Cpu, Mode};
-use crate::exception::{GP, UD};
-use crate::fpu::{self, FpuState, LEGACY_WRITTEN, MXCSR_MASK};
+use crate::exception::{GP, MF, UD};
+use crate::fpu::{self, LEGACY_WRITTEN, MXCSR_MASK};
 use crate::op::{Fault, Flow, Op, Step};
 use crate::operand::{Operand, Place};
 
 /// FNINIT.
 pub(crate) fn initialise(cpu: &mut Cpu, _op: &Op) -> Step {
     cpu.require_x87()?;
-    let kept = std::mem::take(&mut cpu.fpu);
-    cpu.fpu.xmm = kept.xmm;
-    cpu.fpu.mxcsr = kept.mxcsr;
-    // The registers' contents stay, only their tags say that they are empty; they are seen from the new top.
-    let top = usize::from(kept.status >> 11 & 7);
-    for index in 0..8 {
-        cpu.fpu.st[(index + top) % 8] = kept.st[index];
-    }
+    // The registers' contents stay, only their tags say that they are empty.
+    cpu.fpu.x87 = X87 {
+        registers: cpu.fpu.x87.registers,
+        ..X87::default()
+    };
     Ok(Flow::Next)
 }
 
 /// FNCLEX.
 pub(crate) fn clear_exceptions(cpu: &mut Cpu, _op: &Op) -> Step {
     cpu.require_x87()?;
-    cpu.fpu.status &= 0x7F00;
+    cpu.fpu.x87.status &= 0x7F00;
     Ok(Flow::Next)
 }
 
@@ -32,15 +32,16 @@ pub(crate) fn wait(cpu: &mut Cpu, _op: &Op) -> Step {
     if cpu.cr0 & 0b1010 == 0b1010 {
         return Err(cpu.raise(crate::exception::NM, None));
     }
-    cpu.report_x87_error()?;
+    if cpu.fpu.x87.has_pending_exception() {
+        return Err(cpu.raise(MF, None));
+    }
     Ok(Flow::Next)
 }
 
 /// FNSTSW.
 pub(crate) fn store_status<P: Place>(cpu: &mut Cpu, op: &Op) -> Step {
     cpu.require_x87()?;
-    let error = cpu.fpu.status & !cpu.fpu.control & 0x3F != 0;
-    let status = (cpu.fpu.status & 0x7F7F) | if error { 0x8080 } else { 0 };
+    let status = cpu.fpu.x87.status;
     P::write(cpu, op, status)?;
     Ok(Flow::Next)
 }
@@ -48,31 +49,31 @@ pub(crate) fn store_status<P: Place>(cpu: &mut Cpu, op: &Op) -> Step {
 /// FNSTCW.
 pub(crate) fn store_control<P: Place>(cpu: &mut Cpu, op: &Op) -> Step {
     cpu.require_x87()?;
-    let control = cpu.fpu.control;
+    let control = cpu.fpu.x87.control;
     P::write(cpu, op, control)?;
     Ok(Flow::Next)
 }
 
 /// FLDCW.
 pub(crate) fn load_control(cpu: &mut Cpu, op: &Op) -> Step {
-    cpu.require_x87()?;
-    cpu.report_x87_error()?;
+    cpu.require_x87_idle()?;
     let address = cpu.address(op);
     let control: u16 = cpu.load(address)?;
-    cpu.fpu.control = (control & 0x1F7F) | 0x40;
+    cpu.fpu.x87.control = (control & 0x1F7F) | 0x40;
+    cpu.fpu.x87.summarise();
     Ok(Flow::Next)
 }
 
 /// EMMS.
 pub(crate) fn empty(cpu: &mut Cpu, _op: &Op) -> Step {
     cpu.require_mmx()?;
-    cpu.fpu.tags = 0;
+    cpu.fpu.x87.tags = 0;
     Ok(Flow::Next)
 }
 
 /// LDMXCSR.
 pub(crate) fn load_mxcsr(cpu: &mut Cpu, op: &Op) -> Step {
-    cpu.require_sse()?;
+    cpu.require_vectors()?;
     let address = cpu.address(op);
     let value: u32 = cpu.load(address)?;
     check_mxcsr(cpu, value)?;
@@ -82,7 +83,7 @@ pub(crate) fn load_mxcsr(cpu: &mut Cpu, op: &Op) -> Step {
 
 /// STMXCSR.
 pub(crate) fn store_mxcsr(cpu: &mut Cpu, op: &Op) -> Step {
-    cpu.require_sse()?;
+    cpu.require_vectors()?;
     let address = cpu.address(op);
     cpu.store(address, cpu.fpu.mxcsr)?;
     Ok(Flow::Next)
@@ -113,7 +114,7 @@ fn vectors(cpu: &Cpu) -> usize {
 pub(crate) fn fxsave<const WIDE: bool>(cpu: &mut Cpu, op: &Op) -> Step {
     cpu.require_x87()?;
     let address = aligned(cpu, op, 16)?;
-    let image = fpu::image(&cpu.fpu, WIDE);
+    let image = fpu::image(&cpu.saved_fpu(), WIDE);
     let len = if vectors(cpu) == 16 {
         LEGACY_WRITTEN
     } else {
@@ -131,10 +132,11 @@ pub(crate) fn fxrstor<const WIDE: bool>(cpu: &mut Cpu, op: &Op) -> Step {
     cpu.read_bytes(cpu.context, address, &mut image)?;
     let mxcsr = fpu::mxcsr(&image);
     check_mxcsr(cpu, mxcsr)?;
-    let count = vectors(cpu);
-    fpu::load_x87(&mut cpu.fpu, &image, WIDE);
-    fpu::load_xmm(&mut cpu.fpu, &image, count);
-    cpu.fpu.mxcsr = mxcsr;
+    let mut saved = cpu.saved_fpu();
+    fpu::load_x87(&mut saved, &image, WIDE);
+    fpu::load_xmm(&mut saved, &image, vectors(cpu));
+    saved.mxcsr = mxcsr;
+    cpu.load_fpu(&saved);
     Ok(Flow::Next)
 }
 
@@ -149,9 +151,9 @@ fn wanted(cpu: &mut Cpu) -> Result<u64, Fault> {
 }
 
 /// Which components are not in their initial state.
-fn in_use(fpu: &FpuState) -> u64 {
-    let fresh = FpuState::default();
-    let x87 = FpuState {
+fn in_use(fpu: &Fpu) -> u64 {
+    let fresh = Fpu::default();
+    let x87 = Fpu {
         xmm: fresh.xmm,
         mxcsr: fresh.mxcsr,
         ..fpu.clone()
@@ -164,7 +166,7 @@ fn in_use(fpu: &FpuState) -> u64 {
 pub(crate) fn xsave<const WIDE: bool>(cpu: &mut Cpu, op: &Op) -> Step {
     let wanted = wanted(cpu)?;
     let address = aligned(cpu, op, 64)?;
-    let image = fpu::image(&cpu.fpu, WIDE);
+    let image = fpu::image(&cpu.saved_fpu(), WIDE);
     // All of the area's pages are seen to be writable before anything is written.
     cpu.prepare_write(cpu.context, address, 576)?;
     if wanted & 1 != 0 {
@@ -177,7 +179,7 @@ pub(crate) fn xsave<const WIDE: bool>(cpu: &mut Cpu, op: &Op) -> Step {
         cpu.write_bytes(cpu.context, address + 160, &image[160..end])?;
     }
     let header: u64 = cpu.load(address + 512)?;
-    let header = (header & !wanted) | (in_use(&cpu.fpu) & wanted);
+    let header = (header & !wanted) | (in_use(&cpu.saved_fpu()) & wanted);
     cpu.store(address + 512, header)?;
     Ok(Flow::Next)
 }
@@ -199,27 +201,28 @@ pub(crate) fn xrstor<const WIDE: bool>(cpu: &mut Cpu, op: &Op) -> Step {
         return Err(cpu.raise(GP, Some(0)));
     }
     let mxcsr = fpu::mxcsr(&image);
+    let mut saved = cpu.saved_fpu();
     if wanted & 2 != 0 {
         check_mxcsr(cpu, mxcsr)?;
-        cpu.fpu.mxcsr = mxcsr;
+        saved.mxcsr = mxcsr;
         let count = vectors(cpu);
         if present & 2 != 0 {
-            fpu::load_xmm(&mut cpu.fpu, &image, count);
+            fpu::load_xmm(&mut saved, &image, count);
         } else {
-            cpu.fpu.xmm[..count].fill(0);
+            saved.xmm[..count].fill(0);
         }
     }
     if wanted & 1 != 0 {
         if present & 1 != 0 {
-            fpu::load_x87(&mut cpu.fpu, &image, WIDE);
+            fpu::load_x87(&mut saved, &image, WIDE);
         } else {
-            let fresh = FpuState {
-                xmm: cpu.fpu.xmm,
-                mxcsr: cpu.fpu.mxcsr,
-                ..FpuState::default()
+            saved = Fpu {
+                xmm: saved.xmm,
+                mxcsr: saved.mxcsr,
+                ..Fpu::default()
             };
-            cpu.fpu = fresh;
         }
     }
+    cpu.load_fpu(&saved);
     Ok(Flow::Next)
 }

@@ -72,6 +72,7 @@ pub(crate) fn set_access(cpu: &mut Cpu, _op: &Op) -> Step {
 pub(crate) fn clear_task_switched(cpu: &mut Cpu, _op: &Op) -> Step {
     cpu.require_privilege()?;
     cpu.cr0 &= !CR0_TS;
+    cpu.update_fpu();
     Ok(Flow::Next)
 }
 
@@ -254,6 +255,7 @@ impl Cpu {
         }
         let changed = self.cr0 ^ value;
         self.cr0 = value;
+        self.update_fpu();
         if changed & (CR0_PE | CR0_PG) != 0 {
             self.update_mode();
         }
@@ -269,6 +271,7 @@ impl Cpu {
         }
         let changed = self.cr4 ^ value;
         self.cr4 = value;
+        self.update_fpu();
         if changed & (CR4_PGE | CR4_PAE | 1 << 4 | 1 << 20) != 0 {
             self.update_paging();
         }

@@ -6,6 +6,7 @@ mod integer;
 mod save;
 pub(crate) mod string;
 mod system;
+mod vector;
 
 use iced_x86::{Code, CpuidFeature, Instruction, OpKind, Register};
 
@@ -54,6 +55,7 @@ pub(crate) fn instruction(instruction: &Instruction, mode: Mode) -> Lowered {
             .or_else(|| string::lower(&mut lowering))
             .or_else(|| system::lower(&mut lowering))
             .or_else(|| save::lower(&mut lowering))
+            .or_else(|| vector::lower(&mut lowering))
     };
     match handler {
         Some(handler) => lowering.op.run = handler,
