@@ -47,7 +47,7 @@ impl Cpu {
             activity: self.activity,
             interrupt_shadow: self.shadow,
             nmi_blocked: self.nmi_blocked,
-            local_apic: Vec::new(),
+            ..VcpuState::default()
         }
     }
 
