@@ -184,7 +184,7 @@ pub trait Vcpu: Send {
     ///
     /// # Errors
     /// [`CpuError`] when it cannot go on; the state is then that before the instruction at fault.
-    fn run(&mut self, bus: &dyn Bus) -> Result<Stop, CpuError>;
+    fn run(&mut self, bus: &Arc<dyn Bus>) -> Result<Stop, CpuError>;
 
     /// Its whole state. Call only while it does not run.
     ///

@@ -1,0 +1,202 @@
+//! Makes blocks: reads code from memory, decodes it, lowers each instruction to an operation.
+
+use atoll_memory::PAGE;
+use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction};
+
+use crate::block::Block;
+use crate::cpu::{CS, Cpu, Mode};
+use crate::exception::{GP, PF};
+use crate::lower;
+use crate::op::{Fault, Op};
+use crate::paging::{Access, PageFault};
+use crate::tlb::Context;
+
+/// The most instructions in one block.
+const MAX_INSTRUCTIONS: usize = 48;
+/// The longest an instruction may be.
+const MAX_BYTES: u64 = 15;
+
+/// Prefixes that newer processors give another meaning have none here: REP BSF is BSF, REP WBINVD is WBINVD.
+const OPTIONS: u32 = DecoderOptions::NO_MPFX_0FBC
+    | DecoderOptions::NO_MPFX_0FBD
+    | DecoderOptions::NO_WBNOINVD
+    | DecoderOptions::FORCE_RESERVED_NOP;
+
+/// A page that code is fetched from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CodePage {
+    /// Its offset in memory.
+    pub(crate) offset: u64,
+    /// Whether its translation outlives a write of CR3.
+    pub(crate) global: bool,
+}
+
+impl Cpu {
+    /// The linear address of the next instruction.
+    #[inline(always)]
+    pub(crate) fn linear_rip(&self) -> u64 {
+        if self.mode == Mode::Bits64 {
+            self.rip
+        } else {
+            self.segments[CS].base.wrapping_add(self.rip) & 0xFFFF_FFFF
+        }
+    }
+
+    /// What a block found by linear address depends on besides the address: privilege and width, in bits that no
+    /// canonical address has on its own.
+    #[inline(always)]
+    pub(crate) fn jump_key(&self) -> u64 {
+        (self.mode as u64) << 52 | u64::from(self.cpl) << 56
+    }
+
+    /// The page that code at `linear` is fetched from; raises the fault when there is none.
+    pub(crate) fn fetch_page(&mut self, linear: u64) -> Result<CodePage, Fault> {
+        if !self.is_canonical(linear) {
+            return Err(self.raise(GP, Some(0)));
+        }
+        let page =
+            match self
+                .paging
+                .translate(&self.ram, linear, Access::Execute, self.fetch_context())
+            {
+                Ok(page) => page,
+                Err(PageFault(code)) => {
+                    self.fault_address = linear;
+                    return Err(self.raise(PF, Some(code)));
+                }
+            };
+        match self.ram.offset_of(page.physical) {
+            Some(offset) => Ok(CodePage {
+                offset,
+                global: page.global,
+            }),
+            None => Err(self.unsupported(format!(
+                "executing at physical address {:#x}, where no memory is",
+                page.physical
+            ))),
+        }
+    }
+
+    /// The same without raising anything.
+    pub(crate) fn peek_page(&mut self, linear: u64) -> Option<CodePage> {
+        if !self.is_canonical(linear) {
+            return None;
+        }
+        let page = self
+            .paging
+            .translate(&self.ram, linear, Access::Execute, self.fetch_context())
+            .ok()?;
+        let offset = self.ram.offset_of(page.physical)?;
+        Some(CodePage {
+            offset,
+            global: page.global,
+        })
+    }
+
+    fn fetch_context(&self) -> Context {
+        if self.cpl == 3 {
+            Context::User
+        } else {
+            Context::Supervisor
+        }
+    }
+}
+
+fn bits(mode: Mode) -> u32 {
+    match mode {
+        Mode::Bits16 => 16,
+        Mode::Bits32 => 32,
+        Mode::Bits64 => 64,
+    }
+}
+
+/// Decodes the block at linear address `linear`, which is at `offset` in memory.
+pub(crate) fn block(cpu: &mut Cpu, linear: u64, offset: u64) -> Result<Block, Fault> {
+    let in_page = (PAGE - offset % PAGE).min(MAX_INSTRUCTIONS as u64 * MAX_BYTES);
+    let mut bytes = vec![0; in_page as usize];
+    let page = offset & !(PAGE - 1);
+    // Marked first: a write from now on is noticed, and stale bytes are never kept.
+    let version = cpu.ram.code_pages().version(page / PAGE);
+    if cpu.ram.code_pages().mark(offset, in_page.min(64)) {
+        cpu.tlb.forbid_writes_to(page);
+    }
+    cpu.ram.read(offset, &mut bytes);
+    let mut ops = Vec::with_capacity(8);
+    let mut decoder = Decoder::with_ip(bits(cpu.mode), &bytes, 0, OPTIONS);
+    let mut instruction = Instruction::default();
+    let mut ended = false;
+    let mut used = 0;
+    while ops.len() < MAX_INSTRUCTIONS && decoder.can_decode() {
+        decoder.decode_out(&mut instruction);
+        if instruction.is_invalid()
+            && decoder.last_error() == DecoderError::NoMoreBytes
+            && in_page == PAGE - offset % PAGE
+        {
+            if ops.is_empty() {
+                return across(cpu, linear, offset, bytes);
+            }
+            break;
+        }
+        used = instruction.next_ip().max(used);
+        let op = lower::instruction(&instruction, cpu.mode);
+        ops.push(op.op);
+        if op.ends {
+            ended = true;
+            break;
+        }
+    }
+    if !ended {
+        ops.push(lower::fall_through(used as u16));
+    }
+    cpu.ram.code_pages().mark(offset, used.clamp(1, in_page));
+    Ok(Block::new(ops, (page, version), None))
+}
+
+/// Decodes the one instruction that begins with `head` at the end of a page and ends in the next.
+fn across(cpu: &mut Cpu, linear: u64, offset: u64, head: Vec<u8>) -> Result<Block, Fault> {
+    let next = linear.wrapping_add(head.len() as u64);
+    let second = cpu.fetch_page(next)?;
+    let page = offset & !(PAGE - 1);
+    let versions = [page, second.offset].map(|page| cpu.ram.code_pages().version(page / PAGE));
+    for (start, len) in [(offset, head.len() as u64), (second.offset, MAX_BYTES)] {
+        if cpu.ram.code_pages().mark(start, len) {
+            cpu.tlb.forbid_writes_to(start & !(PAGE - 1));
+        }
+    }
+    let mut bytes = head;
+    let first_len = bytes.len();
+    bytes.resize(first_len + MAX_BYTES as usize, 0);
+    cpu.ram.read(offset, &mut bytes[..first_len]);
+    cpu.ram.read(second.offset, &mut bytes[first_len..]);
+    let mut decoder = Decoder::with_ip(bits(cpu.mode), &bytes, 0, OPTIONS);
+    let instruction = decoder.decode();
+    let op = lower::instruction(&instruction, cpu.mode);
+    let mut ops = vec![op.op];
+    if !op.ends {
+        ops.push(lower::fall_through(instruction.next_ip() as u16));
+    }
+    Ok(Block::new(
+        ops,
+        (page, versions[0]),
+        Some((second.offset, versions[1])),
+    ))
+}
+
+/// Decodes one instruction and executes it without keeping it: for code that overwrites itself, single steps and
+/// interrupt shadows. The operation leaves in any case.
+pub(crate) fn single(cpu: &mut Cpu) -> Result<[Op; 2], Fault> {
+    let linear = cpu.linear_rip();
+    let page = cpu.fetch_page(linear)?;
+    let offset = page.offset | linear % PAGE;
+    let in_page = (PAGE - offset % PAGE).min(MAX_BYTES) as usize;
+    let mut bytes = [0; MAX_BYTES as usize];
+    cpu.ram.read(offset, &mut bytes[..in_page]);
+    let mut instruction = Decoder::with_ip(bits(cpu.mode), &bytes[..in_page], 0, OPTIONS).decode();
+    if instruction.is_invalid() && in_page < MAX_BYTES as usize {
+        let second = cpu.fetch_page(linear.wrapping_add(in_page as u64))?;
+        cpu.ram.read(second.offset, &mut bytes[in_page..]);
+        instruction = Decoder::with_ip(bits(cpu.mode), &bytes, 0, OPTIONS).decode();
+    }
+    let op = lower::instruction(&instruction, cpu.mode);
+    Ok([op.op, lower::fall_through(instruction.next_ip() as u16)])
+}

@@ -1,0 +1,294 @@
+//! From an instruction as decoded to the operation that executes it.
+
+mod control;
+mod data;
+mod integer;
+mod save;
+pub(crate) mod string;
+mod system;
+mod vector;
+
+use iced_x86::{Code, CpuidFeature, Instruction, OpKind, Register};
+
+use crate::cpu::Mode;
+use crate::exec;
+use crate::op::{Handler, Op, RIP, WRAP_16_LINEAR, WRAP_32, WRAP_32_LINEAR, WRAP_NONE, ZERO};
+use crate::operand::HIGH_BYTE;
+
+/// An operation, and whether its block ends with it.
+pub(crate) struct Lowered {
+    pub(crate) op: Op,
+    pub(crate) ends: bool,
+}
+
+/// What an operand is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    Register,
+    Memory,
+    Immediate,
+}
+
+/// One instruction on its way.
+pub(crate) struct Lowering<'a> {
+    pub(crate) instruction: &'a Instruction,
+    pub(crate) mode: Mode,
+    pub(crate) op: Op,
+    pub(crate) ends: bool,
+}
+
+/// Lowers `instruction`, decoded with the block's start as address 0.
+pub(crate) fn instruction(instruction: &Instruction, mode: Mode) -> Lowered {
+    let mut lowering = Lowering {
+        instruction,
+        mode,
+        op: blank(instruction.ip() as u16, instruction.next_ip() as u16),
+        ends: false,
+    };
+    lowering.operands();
+    let handler = if instruction.is_invalid() || !lowering.lock_is_legal() {
+        None
+    } else {
+        integer::lower(&mut lowering)
+            .or_else(|| data::lower(&mut lowering))
+            .or_else(|| control::lower(&mut lowering))
+            .or_else(|| string::lower(&mut lowering))
+            .or_else(|| system::lower(&mut lowering))
+            .or_else(|| save::lower(&mut lowering))
+            .or_else(|| vector::lower(&mut lowering))
+    };
+    match handler {
+        Some(handler) => lowering.op.run = handler,
+        None => {
+            lowering.op.run = if is_shown(instruction) {
+                exec::system::unsupported
+            } else {
+                exec::system::undefined
+            };
+            lowering.op.imm = instruction.code() as u64;
+            lowering.ends = true;
+        }
+    }
+    Lowered {
+        op: lowering.op,
+        ends: lowering.ends,
+    }
+}
+
+/// Whether an instruction belongs to the CPU model shown, so that it ought to be known.
+fn is_shown(instruction: &Instruction) -> bool {
+    use CpuidFeature as F;
+    !instruction.is_invalid()
+        && instruction.code() != Code::INVALID
+        && instruction.cpuid_features().iter().all(|feature| {
+            matches!(
+                feature,
+                F::INTEL8086
+                    | F::INTEL186
+                    | F::INTEL286
+                    | F::INTEL386
+                    | F::INTEL486
+                    | F::X64
+                    | F::CMOV
+                    | F::CX8
+                    | F::CMPXCHG16B
+                    | F::FPU
+                    | F::FPU287
+                    | F::FPU387
+                    | F::FXSR
+                    | F::MMX
+                    | F::SSE
+                    | F::SSE2
+                    | F::SSE3
+                    | F::SSSE3
+                    | F::SSE4_1
+                    | F::SSE4_2
+                    | F::POPCNT
+                    | F::XSAVE
+            )
+        })
+}
+
+/// The operation at a block's end that has no branch: goes on at `next`.
+pub(crate) fn fall_through(next: u16) -> Op {
+    let mut op = blank(next, next);
+    op.run = exec::control::fall_through;
+    op
+}
+
+fn blank(offset: u16, next: u16) -> Op {
+    Op {
+        run: exec::system::undefined,
+        imm: 0,
+        disp: 0,
+        dst: ZERO,
+        src: ZERO,
+        base: ZERO,
+        index: ZERO,
+        scale: 0,
+        seg: 6,
+        wrap: WRAP_NONE,
+        extra: 0,
+        offset,
+        next,
+    }
+}
+
+/// The number by which [`Operand`](crate::operand::Operand) takes a general register.
+pub(crate) fn number(register: Register) -> u8 {
+    match register {
+        Register::AH => HIGH_BYTE,
+        Register::CH => HIGH_BYTE | 1,
+        Register::DH => HIGH_BYTE | 2,
+        Register::BH => HIGH_BYTE | 3,
+        Register::None => ZERO,
+        Register::RIP | Register::EIP => RIP,
+        _ if register.is_gpr() => register.full_register().number() as u8,
+        _ => register.number() as u8,
+    }
+}
+
+impl Lowering<'_> {
+    /// What operand `index` is; `None` for kinds that have no general form.
+    pub(crate) fn form(&self, index: u32) -> Option<Form> {
+        match self.instruction.try_op_kind(index).ok()? {
+            OpKind::Register => Some(Form::Register),
+            OpKind::Memory => Some(Form::Memory),
+            OpKind::Immediate8
+            | OpKind::Immediate16
+            | OpKind::Immediate32
+            | OpKind::Immediate64
+            | OpKind::Immediate8to16
+            | OpKind::Immediate8to32
+            | OpKind::Immediate8to64
+            | OpKind::Immediate32to64 => Some(Form::Immediate),
+            _ => None,
+        }
+    }
+
+    /// Bytes of operand `index`.
+    pub(crate) fn size(&self, index: u32) -> usize {
+        match self.instruction.op_kind(index) {
+            OpKind::Register => self.instruction.op_register(index).size(),
+            OpKind::Memory => self.instruction.memory_size().size(),
+            _ => self.size(0),
+        }
+    }
+
+    /// Fills in what the operands' kinds say: the first register as `dst`, the next as `src`, memory, immediate.
+    fn operands(&mut self) {
+        let mut registers = 0;
+        for index in 0..self.instruction.op_count().min(4) {
+            match self.form(index) {
+                Some(Form::Register) => {
+                    let register = number(self.instruction.op_register(index));
+                    match (index, registers) {
+                        (0, _) => self.op.dst = register,
+                        (1, _) => self.op.src = register,
+                        _ => self.op.extra = register,
+                    }
+                    registers += 1;
+                }
+                Some(Form::Memory) => self.memory(),
+                Some(Form::Immediate) => self.op.imm = self.instruction.immediate(index),
+                None => {}
+            }
+        }
+    }
+
+    fn memory(&mut self) {
+        let instruction = self.instruction;
+        let (base, index) = (instruction.memory_base(), instruction.memory_index());
+        self.op.base = number(base);
+        self.op.index = number(index);
+        self.op.scale = instruction.memory_index_scale().trailing_zeros() as u8;
+        self.op.disp = instruction.memory_displacement64();
+        let size = if base != Register::None {
+            base.size()
+        } else if index != Register::None {
+            index.size()
+        } else {
+            instruction.memory_displ_size() as usize
+        };
+        self.address_size(size);
+        let segment = instruction.memory_segment();
+        self.op.seg = match segment {
+            Register::FS | Register::GS => segment.number() as u8,
+            _ if self.mode == Mode::Bits64 => 6,
+            _ => segment.number() as u8,
+        };
+    }
+
+    /// Sets how addresses of `bytes` bytes wrap.
+    pub(crate) fn address_size(&mut self, bytes: usize) {
+        self.op.wrap = match (self.mode, bytes) {
+            (Mode::Bits64, 4) => WRAP_32,
+            (Mode::Bits64, _) => WRAP_NONE,
+            (_, 2) => WRAP_16_LINEAR,
+            _ => WRAP_32_LINEAR,
+        };
+    }
+
+    /// Uses the handler and ends the block.
+    pub(crate) fn last(&mut self, handler: Handler) -> Option<Handler> {
+        self.ends = true;
+        Some(handler)
+    }
+
+    /// LOCK goes with few instructions, and only when they write memory (Intel SDM vol. 2 LOCK).
+    fn lock_is_legal(&self) -> bool {
+        use iced_x86::Mnemonic as M;
+        if !self.instruction.has_lock_prefix() {
+            return true;
+        }
+        self.form(0) == Some(Form::Memory)
+            && matches!(
+                self.instruction.mnemonic(),
+                M::Add
+                    | M::Adc
+                    | M::And
+                    | M::Btc
+                    | M::Btr
+                    | M::Bts
+                    | M::Cmpxchg
+                    | M::Cmpxchg8b
+                    | M::Cmpxchg16b
+                    | M::Dec
+                    | M::Inc
+                    | M::Neg
+                    | M::Not
+                    | M::Or
+                    | M::Sbb
+                    | M::Sub
+                    | M::Xadd
+                    | M::Xchg
+                    | M::Xor
+            )
+    }
+}
+
+/// Chooses a handler by operand size in bytes: `sized!(size, T => handler::<T>)`.
+macro_rules! sized {
+    ($size:expr, $type:ident => $handler:expr) => {
+        match $size {
+            1 => {
+                type $type = u8;
+                Some($handler as $crate::op::Handler)
+            }
+            2 => {
+                type $type = u16;
+                Some($handler as $crate::op::Handler)
+            }
+            4 => {
+                type $type = u32;
+                Some($handler as $crate::op::Handler)
+            }
+            8 => {
+                type $type = u64;
+                Some($handler as $crate::op::Handler)
+            }
+            _ => None,
+        }
+    };
+}
+pub(crate) use sized;

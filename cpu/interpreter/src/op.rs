@@ -1,0 +1,87 @@
+//! A decoded instruction: what to call, with which operands.
+
+use crate::cpu::Cpu;
+
+/// What executes one instruction.
+pub(crate) type Handler = fn(&mut Cpu, &Op) -> Step;
+
+/// How an instruction ended.
+pub(crate) type Step = Result<Flow, Fault>;
+
+/// Where execution goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flow {
+    /// With the next operation of the block.
+    Next,
+    /// At [`Cpu::rip`], which the handler has set. Only a block's last operation says so.
+    Leave,
+}
+
+/// The instruction did not happen; [`Cpu::pending`] says why. No state but that has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fault;
+
+/// One operation of a block.
+#[derive(Clone, Copy)]
+pub(crate) struct Op {
+    /// What executes it.
+    pub(crate) run: Handler,
+    /// Immediate operand, sign-extended; for branches the target, relative to the block's start.
+    pub(crate) imm: u64,
+    /// Displacement of the memory operand; with `base` = [`RIP`] relative to the block's start.
+    pub(crate) disp: u64,
+    /// First register operand: a number as [`Operand`](crate::operand::Operand) takes it.
+    pub(crate) dst: u8,
+    /// Second register operand.
+    pub(crate) src: u8,
+    /// Slot of the memory operand's base register, or [`ZERO`].
+    pub(crate) base: u8,
+    /// Slot of its index register, or [`ZERO`].
+    pub(crate) index: u8,
+    /// Its scale as a shift count.
+    pub(crate) scale: u8,
+    /// Slot of its segment's base in [`Cpu::seg_base`].
+    pub(crate) seg: u8,
+    /// How addresses wrap: one of the `WRAP_` constants.
+    pub(crate) wrap: u8,
+    /// A free parameter of the handler.
+    pub(crate) extra: u8,
+    /// Offset of this instruction from the block's start.
+    pub(crate) offset: u16,
+    /// Offset of the next instruction from the block's start.
+    pub(crate) next: u16,
+}
+
+/// Slot of a register that is always zero.
+pub(crate) const ZERO: u8 = 16;
+/// Slot that holds the address of the block's first instruction.
+pub(crate) const RIP: u8 = 17;
+
+/// 64-bit addresses.
+pub(crate) const WRAP_NONE: u8 = 0;
+/// 32-bit effective addresses in 64-bit mode.
+pub(crate) const WRAP_32: u8 = 1;
+/// 32-bit effective and linear addresses.
+pub(crate) const WRAP_32_LINEAR: u8 = 2;
+/// 16-bit effective, 32-bit linear addresses.
+pub(crate) const WRAP_16_LINEAR: u8 = 3;
+
+impl Op {
+    /// Mask of effective addresses.
+    pub(crate) fn address_mask(&self) -> u64 {
+        match self.wrap {
+            WRAP_NONE => u64::MAX,
+            WRAP_16_LINEAR => 0xFFFF,
+            _ => 0xFFFF_FFFF,
+        }
+    }
+
+    /// Mask of linear addresses.
+    pub(crate) fn linear_mask(&self) -> u64 {
+        if self.wrap <= WRAP_32 {
+            u64::MAX
+        } else {
+            0xFFFF_FFFF
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The software TLB: which linear pages are where in memory, and what may be done with them.
+
+use atoll_memory::PAGE;
+
+/// Entries of one context.
+const ENTRIES: usize = 512;
+/// A tag that no address has: pages are multiples of 4096.
+const NONE: u64 = 1;
+
+/// As whom memory is accessed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub(crate) enum Context {
+    /// Supervisor that must not touch user pages (SMAP).
+    Supervisor = 0,
+    /// Supervisor that may touch user pages.
+    SupervisorUserAccess = 1,
+    /// User.
+    User = 2,
+}
+
+/// One linear page.
+#[derive(Clone, Copy)]
+struct Entry {
+    /// The page's linear address when it may be read.
+    read: u64,
+    /// The page's linear address when it may be written: its dirty bit is set and it holds no decoded code.
+    write: u64,
+    /// Offset in memory minus linear address.
+    delta: u64,
+    /// Stays when CR3 is written.
+    global: bool,
+}
+
+const EMPTY: Entry = Entry {
+    read: NONE,
+    write: NONE,
+    delta: 0,
+    global: false,
+};
+
+/// One page's translation, to be entered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mapping {
+    /// Linear address of the page.
+    pub(crate) page: u64,
+    /// Offset in memory.
+    pub(crate) offset: u64,
+    /// Whether it may be written without looking again.
+    pub(crate) writable: bool,
+    /// Whether a write of CR3 keeps it.
+    pub(crate) global: bool,
+}
+
+/// Direct-mapped, one table a context.
+pub(crate) struct Tlb {
+    entries: Box<[[Entry; ENTRIES]; 3]>,
+}
+
+#[inline(always)]
+fn slot(address: u64) -> usize {
+    (address / PAGE) as usize % ENTRIES
+}
+
+/// The page of the last of `bytes` bytes at `address`. Differs from the address's own page, and so from its entry's
+/// tag, when the access crosses into the next.
+#[inline(always)]
+fn last_page(address: u64, bytes: u64) -> u64 {
+    address.wrapping_add(bytes - 1) & !(PAGE - 1)
+}
+
+impl Tlb {
+    /// Empty.
+    pub(crate) fn new() -> Self {
+        Self {
+            entries: Box::new([[EMPTY; ENTRIES]; 3]),
+        }
+    }
+
+    /// Offset in memory of `bytes` readable bytes at `address`, all in one page.
+    #[inline(always)]
+    pub(crate) fn readable(&self, context: Context, address: u64, bytes: u64) -> Option<u64> {
+        let entry = &self.entries[context as usize][slot(address)];
+        (entry.read == last_page(address, bytes)).then(|| address.wrapping_add(entry.delta))
+    }
+
+    /// Offset in memory of `bytes` writable bytes at `address`, all in one page.
+    #[inline(always)]
+    pub(crate) fn writable(&self, context: Context, address: u64, bytes: u64) -> Option<u64> {
+        let entry = &self.entries[context as usize][slot(address)];
+        (entry.write == last_page(address, bytes)).then(|| address.wrapping_add(entry.delta))
+    }
+
+    /// Enters a page that may be read.
+    pub(crate) fn enter(&mut self, context: Context, mapping: Mapping) {
+        self.entries[context as usize][slot(mapping.page)] = Entry {
+            read: mapping.page,
+            write: if mapping.writable { mapping.page } else { NONE },
+            delta: mapping.offset.wrapping_sub(mapping.page),
+            global: mapping.global,
+        };
+    }
+
+    /// Forgets the page of `address`.
+    pub(crate) fn forget_page(&mut self, address: u64) {
+        let page = address & !(PAGE - 1);
+        for table in self.entries.iter_mut() {
+            let entry = &mut table[slot(page)];
+            if entry.read == page {
+                *entry = EMPTY;
+            }
+        }
+    }
+
+    /// Forgets all pages, or all that are not global.
+    pub(crate) fn forget_all(&mut self, keep_global: bool) {
+        for entry in self.entries.iter_mut().flatten() {
+            if !(keep_global && entry.global) {
+                *entry = EMPTY;
+            }
+        }
+    }
+
+    /// Writes to the page at memory offset `offset` must be looked at from now on.
+    pub(crate) fn forbid_writes_to(&mut self, offset: u64) {
+        for entry in self.entries.iter_mut().flatten() {
+            if entry.write != NONE && entry.write.wrapping_add(entry.delta) == offset {
+                entry.write = NONE;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_access_that_crosses_its_page_never_hits() {
+        let mut tlb = Tlb::new();
+        for page in [0x1000, 0x2000] {
+            tlb.enter(
+                Context::User,
+                Mapping {
+                    page,
+                    offset: 0x9000 + page,
+                    writable: page == 0x1000,
+                    global: false,
+                },
+            );
+        }
+        assert_eq!(tlb.readable(Context::User, 0x1FF8, 8), Some(0xAFF8));
+        assert_eq!(tlb.readable(Context::User, 0x1FF9, 8), None);
+        assert_eq!(tlb.writable(Context::User, 0x1004, 4), Some(0xA004));
+        assert_eq!(tlb.writable(Context::User, 0x2000, 1), None);
+        assert_eq!(tlb.readable(Context::Supervisor, 0x1000, 1), None);
+        tlb.forbid_writes_to(0xA000);
+        assert_eq!(tlb.writable(Context::User, 0x1004, 4), None);
+        tlb.forget_page(0x1FFF);
+        assert_eq!(tlb.readable(Context::User, 0x1000, 1), None);
+        assert_eq!(tlb.readable(Context::User, 0x2000, 1), Some(0xB000));
+        tlb.forget_all(true);
+        assert_eq!(tlb.readable(Context::User, 0x2000, 1), None);
+    }
+}

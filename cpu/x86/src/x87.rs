@@ -1,0 +1,5 @@
+//! The x87 floating-point unit.
+
+mod unit;
+
+pub use unit::X87;
