@@ -87,22 +87,21 @@ pub fn probe() -> Result<Probe, Unusable> {
     let vm = Kvm::open()?.create_vm(config, memory)?;
     let mut vcpu = vm.create_vcpu(0, None)?;
     vcpu.set_state(&guest::state())?;
-    let bus = ProbeBus {
+    let bus = Arc::new(ProbeBus {
         handle: vcpu.handle(),
         progress: Mutex::default(),
-    };
+    });
     let (stop, in_time) = run(&mut *vcpu, &bus)?;
-    let progress = bus
-        .progress
-        .into_inner()
-        .unwrap_or_else(PoisonError::into_inner);
+    let progress =
+        std::mem::take(&mut *bus.progress.lock().unwrap_or_else(PoisonError::into_inner));
     progress.verdict(stop, in_time)
 }
 
 /// Runs the guest to its end, or until it is paused because its time is over.
-fn run(vcpu: &mut dyn Vcpu, bus: &ProbeBus) -> Result<(Stop, bool), CpuError> {
+fn run(vcpu: &mut dyn Vcpu, bus: &Arc<ProbeBus>) -> Result<(Stop, bool), CpuError> {
     let (finished, finish) = channel::<()>();
     let handle = vcpu.handle();
+    let bus: Arc<dyn Bus> = Arc::<ProbeBus>::clone(bus);
     thread::scope(|scope| {
         let watch = scope.spawn(move || {
             let late = finish.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout);
@@ -111,7 +110,7 @@ fn run(vcpu: &mut dyn Vcpu, bus: &ProbeBus) -> Result<(Stop, bool), CpuError> {
             }
             late
         });
-        let stop = vcpu.run(bus);
+        let stop = vcpu.run(&bus);
         drop(finished);
         let late = watch.join().unwrap_or(true);
         Ok((stop?, !late))

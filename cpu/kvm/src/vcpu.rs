@@ -191,7 +191,7 @@ impl KvmVcpu {
 }
 
 impl Vcpu for KvmVcpu {
-    fn run(&mut self, bus: &dyn Bus) -> Result<Stop, CpuError> {
+    fn run(&mut self, bus: &Arc<dyn Bus>) -> Result<Stop, CpuError> {
         let kick = Arc::clone(&self.kick);
         let _running = kick.enter(LOOK)?;
         if std::mem::take(&mut self.paused) {
@@ -202,7 +202,7 @@ impl Vcpu for KvmVcpu {
             if let Some(stop) = self.attend()? {
                 return Ok(stop);
             }
-            let exit = self.enter(bus)?;
+            let exit = self.enter(&**bus)?;
             self.unfinished = matches!(exit, Exit::Access);
             match exit {
                 Exit::Again | Exit::Access => {}
