@@ -108,8 +108,8 @@ pub trait Vm: Send + Sync {
     fn tsc_khz(&self) -> u32;
 }
 
-/// Slots of [`Accelerated::connect_interrupt`] that belong to the pins of the machine's I/O APIC: a level-triggered
-/// message there has its end reported to [`Bus::end_of_interrupt`].
+/// Pins of a machine's I/O APIC that [`Accelerated::describe_pin`] takes, and the slots of
+/// [`Accelerated::connect_interrupt`] that are theirs.
 pub const IO_APIC_PINS: u32 = 24;
 
 /// What a hardware-assisted backend does itself: local APICs, and events without leaving the kernel.
@@ -127,6 +127,14 @@ pub trait Accelerated: Send + Sync {
     /// [`CpuError::Host`] when the kernel refuses it.
     fn connect_interrupt(&self, slot: u32, event: BorrowedFd<'_>, msi: Msi)
     -> Result<(), CpuError>;
+
+    /// Pin `pin` (below [`IO_APIC_PINS`]) of the machine's I/O APIC sends `msi` when it fires; `None` when it is
+    /// masked. The end of a level-triggered one is then reported to [`Bus::end_of_interrupt`]. Call when the guest
+    /// wrote the pin's redirection entry; messages are still sent by [`Accelerated::signal_msi`].
+    ///
+    /// # Errors
+    /// [`CpuError::Host`] when the kernel refuses it.
+    fn describe_pin(&self, pin: u8, msi: Option<Msi>) -> Result<(), CpuError>;
 
     /// From now on, a 4-byte write of `value` to guest physical `address` signals `event` (borrowed for the call only)
     /// and does not reach the bus.

@@ -38,7 +38,7 @@ pub(crate) struct Machine {
     tsc_khz: u32,
     /// CPU 0, made with the machine to learn the TSC's frequency and the MSRs; handed out once.
     first: Mutex<Option<VcpuFd>>,
-    /// The message of each slot that has an event.
+    /// The message of each slot that has an event, and of each pin.
     routes: Mutex<BTreeMap<u32, Msi>>,
 }
 
@@ -84,6 +84,14 @@ impl Machine {
             first: Mutex::new(Some(first)),
             routes: Mutex::default(),
         })
+    }
+}
+
+impl Machine {
+    fn route(&self, routes: &BTreeMap<u32, Msi>) -> Result<(), CpuError> {
+        self.fd
+            .set_gsi_routing(&routing(routes)?)
+            .map_err(host("KVM_SET_GSI_ROUTING"))
     }
 }
 
@@ -200,14 +208,24 @@ impl Accelerated for Machine {
         let event = event_fd(event)?;
         let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
         let replaced = routes.insert(slot, msi);
-        self.fd
-            .set_gsi_routing(&routing(&routes)?)
-            .map_err(host("KVM_SET_GSI_ROUTING"))?;
+        self.route(&routes)?;
         match self.fd.register_irqfd(&event, slot) {
             // The pair is connected already, and has its new message.
             Err(error) if error.errno() == libc::EBUSY && replaced.is_some() => Ok(()),
             result => result.map_err(host("KVM_IRQFD")),
         }
+    }
+
+    fn describe_pin(&self, pin: u8, msi: Option<Msi>) -> Result<(), CpuError> {
+        let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = match msi {
+            Some(msi) => routes.insert(pin.into(), msi),
+            None => routes.remove(&pin.into()),
+        };
+        if before == msi {
+            return Ok(());
+        }
+        self.route(&routes)
     }
 
     fn connect_doorbell(

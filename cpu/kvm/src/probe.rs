@@ -23,14 +23,15 @@ mod guest;
 
 /// Million instructions a second from which on KVM is used.
 ///
-/// A processor that executes the guest itself does over 1000, KVM inside an emulated machine (QEMU TCG) over 100,
-/// a KVM that emulates below 1. The software CPU does about 70 with a kernel. A processor runs both rings alike; a host that does not shows in ring 0.
-pub const MINIMUM_MIPS: f64 = 50.0;
+/// A processor that executes the guest itself does over 1000 in either ring. KVM inside an emulated machine (QEMU TCG)
+/// does 300 to 900, or 80 on a host twice as busy as it can be. A KVM that emulates does 0.3 to 3 in ring 0. The value
+/// is far from both, and below what the software CPU does, so that a busy moment does not decide.
+pub const MINIMUM_MIPS: f64 = 25.0;
 
 /// A loop that takes this long is long enough to be measured.
 const SLICE: Duration = Duration::from_millis(1);
 /// Loops of that length that are tried before a slow one is believed: the host may have been busy.
-const SLICES: u32 = 3;
+const SLICES: u32 = 5;
 /// How long the guest may take in all before it is given up.
 const PATIENCE: Duration = Duration::from_millis(500);
 const MEMORY_BYTES: u64 = 64 << 10;
@@ -67,7 +68,7 @@ pub enum Unusable {
     },
 }
 
-/// Runs the probe guest. Takes about 10 ms, a thread, and 64 KiB; at most half a second.
+/// Runs the probe guest. Takes 10 to 20 ms, a thread, and 64 KiB; at most half a second.
 ///
 /// Blocks. Opens `/dev/kvm` and closes it again.
 ///
@@ -91,7 +92,8 @@ pub fn probe() -> Result<Probe, Unusable> {
         progress: Mutex::default(),
     });
     let (stop, in_time) = run(&mut *vcpu, &bus)?;
-    let progress = std::mem::take(&mut *bus.progress.lock().unwrap_or_else(PoisonError::into_inner));
+    let progress =
+        std::mem::take(&mut *bus.progress.lock().unwrap_or_else(PoisonError::into_inner));
     progress.verdict(stop, in_time)
 }
 
@@ -99,6 +101,7 @@ pub fn probe() -> Result<Probe, Unusable> {
 fn run(vcpu: &mut dyn Vcpu, bus: &Arc<ProbeBus>) -> Result<(Stop, bool), CpuError> {
     let (finished, finish) = channel::<()>();
     let handle = vcpu.handle();
+    let bus: Arc<dyn Bus> = Arc::<ProbeBus>::clone(bus);
     thread::scope(|scope| {
         let watch = scope.spawn(move || {
             let late = finish.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout);
@@ -107,7 +110,7 @@ fn run(vcpu: &mut dyn Vcpu, bus: &Arc<ProbeBus>) -> Result<(Stop, bool), CpuErro
             }
             late
         });
-        let stop = vcpu.run(&(Arc::clone(bus) as Arc<dyn Bus>));
+        let stop = vcpu.run(&bus);
         drop(finished);
         let late = watch.join().unwrap_or(true);
         Ok((stop?, !late))
@@ -247,7 +250,10 @@ mod tests {
         assert!(probe.kernel_mips > 1000.0 && probe.user_mips > 2000.0);
         let slow_loop = (1_500, 256);
         for (before, expected) in [(None, 0), (Some((2_000, 1 << 20)), 3)] {
-            let loops: Vec<_> = before.into_iter().chain([slow_loop; 3]).collect();
+            let loops: Vec<_> = before
+                .into_iter()
+                .chain([slow_loop; SLICES as usize])
+                .collect();
             match after(&loops).verdict(Stop::Paused, true) {
                 Err(Unusable::Slow { ring, mips }) => {
                     assert_eq!(ring, expected);
@@ -260,7 +266,7 @@ mod tests {
 
     #[test]
     fn one_busy_moment_does_not_condemn_a_host() {
-        let busy_once = after(&[(90_000, 1 << 20), (1_000, 1 << 20), (1_000, 1 << 20)]);
+        let busy_once = after(&[(190_000, 1 << 20), (1_000, 1 << 20), (1_000, 1 << 20)]);
         assert!(busy_once.verdict(Stop::Paused, true).is_ok());
     }
 

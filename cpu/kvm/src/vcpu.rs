@@ -192,7 +192,6 @@ impl KvmVcpu {
 
 impl Vcpu for KvmVcpu {
     fn run(&mut self, bus: &Arc<dyn Bus>) -> Result<Stop, CpuError> {
-        let bus = &**bus;
         let kick = Arc::clone(&self.kick);
         let _running = kick.enter(LOOK)?;
         if std::mem::take(&mut self.paused) {
@@ -203,7 +202,7 @@ impl Vcpu for KvmVcpu {
             if let Some(stop) = self.attend()? {
                 return Ok(stop);
             }
-            let exit = self.enter(bus)?;
+            let exit = self.enter(&**bus)?;
             self.unfinished = matches!(exit, Exit::Access);
             match exit {
                 Exit::Again | Exit::Access => {}

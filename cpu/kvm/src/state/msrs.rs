@@ -24,7 +24,6 @@ const KEPT: &[(u32, u32)] = &[
     (0x174, 0x176),             // SYSENTER_CS, _ESP, _EIP
     (0x17A, 0x17B),             // MCG_STATUS, MCG_CTL
     (0x1A0, 0x1A0),             // MISC_ENABLE
-    (0x1D9, 0x1D9),             // DEBUGCTL
     (0x200, 0x20F),             // variable MTRRs
     (0x250, 0x250),             // fixed MTRRs, 64 KiB
     (0x258, 0x259),             // 16 KiB

@@ -157,7 +157,7 @@ impl Guest {
 
     /// Runs until the CPU stops.
     pub(crate) fn run(&mut self) -> Stop {
-        run(&mut *self.vcpu, &*self.bus)
+        run(&mut *self.vcpu, &self.bus)
     }
 
     /// Runs until the program says that it is done.
@@ -179,7 +179,8 @@ pub(crate) fn next(events: &Receiver<Access>) -> Access {
 }
 
 /// Runs `vcpu`; a guest that does not stop in time fails the test.
-pub(crate) fn run(vcpu: &mut dyn Vcpu, bus: &dyn Bus) -> Stop {
+pub(crate) fn run(vcpu: &mut dyn Vcpu, bus: &Arc<Recorder>) -> Stop {
+    let bus: Arc<dyn Bus> = Arc::<Recorder>::clone(bus);
     let handle = vcpu.handle();
     let (stopped, stop) = channel::<()>();
     thread::scope(|scope| {
@@ -190,7 +191,7 @@ pub(crate) fn run(vcpu: &mut dyn Vcpu, bus: &dyn Bus) -> Stop {
             }
             late
         });
-        let result = vcpu.run(bus);
+        let result = vcpu.run(&bus);
         drop(stopped);
         assert!(
             !watch.join().unwrap(),

@@ -78,7 +78,7 @@ fn run_with(guest: &mut Guest, then: impl FnOnce(&dyn Accelerated, &dyn Fn() -> 
     let (vm, bus) = (Arc::clone(&guest.vm), Arc::clone(&guest.bus));
     let Guest { vcpu, events, .. } = guest;
     thread::scope(|scope| {
-        let cpu = scope.spawn(|| run(&mut **vcpu, &*bus));
+        let cpu = scope.spawn(|| run(&mut **vcpu, &bus));
         let next = || next(events);
         while !matches!(next(), Access::PortWrite(port, _) if u32::from(port) == READY) {}
         then(vm.accelerated().unwrap(), &next);
@@ -130,19 +130,25 @@ fn an_event_delivers_the_message_of_its_slot_and_then_the_one_that_replaced_it()
 }
 
 #[test]
-fn the_end_of_a_level_triggered_interrupt_is_reported() {
+fn the_end_of_a_level_triggered_interrupt_of_a_pin_is_reported() {
     let mut guest = Guest::new(64, take_interrupts);
-    handle(&mut guest, 0x33, true);
+    handle(&mut guest, 0x33, false);
+    handle(&mut guest, 0x34, true);
     run_with(&mut guest, |machine, next| {
-        let event = event();
-        let level = Msi {
-            data: 0x33 | 1 << 15 | 1 << 14,
+        let level = |vector: u8| Msi {
+            data: u32::from(vector) | 1 << 15 | 1 << 14,
             ..message(0)
         };
-        machine.connect_interrupt(9, event.as_fd(), level).unwrap();
-        signal(&event);
+        machine.describe_pin(9, Some(level(0x33))).unwrap();
+        machine.signal_msi(level(0x33)).unwrap();
         assert_eq!(next(), said(0x33));
         assert_eq!(next(), Access::EndOfInterrupt(0x33));
+        // Masked, the pin sends nothing, and nobody asks for the end of what comes from elsewhere.
+        machine.describe_pin(9, None).unwrap();
+        machine.signal_msi(level(0x33)).unwrap();
+        assert_eq!(next(), said(0x33));
+        machine.signal_msi(level(0x34)).unwrap();
+        assert_eq!(next(), said(0x34));
     });
 }
 
@@ -240,7 +246,7 @@ fn a_second_cpu_starts_where_it_is_told() {
     assert_eq!(waiting, atoll_cpu_api::Activity::WaitingForStartup);
     let bus = Arc::clone(&guest.bus);
     thread::scope(|scope| {
-        let other = scope.spawn(|| run(&mut *second, &*bus));
+        let other = scope.spawn(|| run(&mut *second, &bus));
         assert_eq!(guest.run(), Stop::Halted);
         assert_eq!(
             next(&guest.events),

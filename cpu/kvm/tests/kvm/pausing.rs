@@ -66,7 +66,7 @@ fn a_halted_cpu_is_paused_and_still_halted() {
     for round in 0..2 {
         let Guest { vcpu, events, .. } = &mut guest;
         thread::scope(|scope| {
-            let cpu = scope.spawn(|| run(&mut **vcpu, &*bus));
+            let cpu = scope.spawn(|| run(&mut **vcpu, &bus));
             if round == 0 {
                 assert_eq!(next(events), Access::PortWrite(0x21, vec![0]));
             }
@@ -92,7 +92,7 @@ fn no_pause_is_lost_whenever_it_comes() {
     for round in 0..300u32 {
         let vcpu = &mut guest.vcpu;
         thread::scope(|scope| {
-            let cpu = scope.spawn(|| run(&mut **vcpu, &*bus));
+            let cpu = scope.spawn(|| run(&mut **vcpu, &bus));
             for _ in 0..round * 37 % 1000 {
                 std::hint::spin_loop();
             }

@@ -65,7 +65,8 @@ fn full() -> VcpuState {
     full.msrs = BTreeMap::from([
         (0x1B, 0xFEE0_0D00),
         (0x174, 8),
-        (0x175, 0xFFFF_8000_0000_1000),
+        // 32 bits: AMD has no more of it.
+        (0x175, 0x8000_1000),
         (0xC000_0081, 0x0023_0008_0000_0000),
         (0xC000_0082, 0xFFFF_8000_0000_2000),
         (0xC000_0084, 0x4_7700),
