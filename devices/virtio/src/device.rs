@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use crate::console::ConsoleState;
 use crate::ring::{Broken, Queues};
+use crate::vsock::VsockState;
 
 /// The devices of this crate; the value is the virtio device ID (virtio 1.3 §5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +74,8 @@ pub enum DeviceState {
     Stateless,
     /// Console.
     Console(ConsoleState),
+    /// Sockets.
+    Vsock(VsockState),
 }
 
 /// A virtio device behind some transport, which calls it from one thread at a time.

@@ -41,6 +41,7 @@ mod poller;
 mod ring;
 mod rng;
 mod transport;
+mod vsock;
 
 #[cfg(test)]
 mod driver;
@@ -52,3 +53,4 @@ pub use device::{DeviceError, DeviceState, DeviceType, RestoreError, VirtioDevic
 pub use ring::{Broken, QueueState, Queues};
 pub use rng::RngDevice;
 pub use transport::{Doorbell, Interrupt, MmioTransport, QUEUE_NOTIFY, TransportState, WINDOW};
+pub use vsock::{VsockDevice, VsockOptions, VsockState};
