@@ -83,7 +83,7 @@ impl<'m> Chain<'m> {
 }
 
 /// Scattered guest memory as one sequence of bytes, consumed from the front.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Buffers<'m> {
     slices: VecDeque<GuestSlice<'m>>,
     len: u64,
@@ -93,6 +93,25 @@ impl<'m> Buffers<'m> {
     fn push(&mut self, slice: GuestSlice<'m>) {
         self.len += slice.len() as u64;
         self.slices.push_back(slice);
+    }
+
+    /// Puts `other` behind itself.
+    pub fn append(&mut self, other: Self) {
+        self.len += other.len;
+        self.slices.extend(other.slices);
+    }
+
+    /// The guest physical address and length of each part.
+    pub(crate) fn ranges(&self, memory: &GuestMemory) -> Vec<(u64, u64)> {
+        let places = self.slices.iter().filter_map(|slice| {
+            let host = slice.ptr_guard().as_ptr() as u64;
+            let len = slice.len() as u64;
+            memory.layout().iter().find_map(|region| {
+                let offset = host.checked_sub(memory.host_address(region))?;
+                (offset < region.len).then_some((region.address + offset, len))
+            })
+        });
+        places.collect()
     }
 
     /// Bytes left.

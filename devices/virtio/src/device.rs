@@ -22,8 +22,6 @@ pub enum DeviceType {
     Console = 3,
     /// Entropy device (§5.4).
     Rng = 4,
-    /// Traditional memory balloon (§5.5).
-    Balloon = 5,
     /// Socket device (§5.10).
     Vsock = 19,
     /// File system device (§5.11).
