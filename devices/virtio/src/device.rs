@@ -6,6 +6,7 @@ use std::os::fd::BorrowedFd;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::balloon::BalloonState;
 use crate::console::ConsoleState;
 use crate::ring::{Broken, Queues};
 use crate::vsock::VsockState;
@@ -22,6 +23,8 @@ pub enum DeviceType {
     Console = 3,
     /// Entropy device (§5.4).
     Rng = 4,
+    /// Traditional memory balloon (§5.5).
+    Balloon = 5,
     /// Socket device (§5.10).
     Vsock = 19,
     /// File system device (§5.11).
@@ -74,6 +77,8 @@ pub enum DeviceState {
     Console(ConsoleState),
     /// Sockets.
     Vsock(VsockState),
+    /// Balloon.
+    Balloon(BalloonState),
 }
 
 /// A virtio device behind some transport, which calls it from one thread at a time.

@@ -33,6 +33,7 @@
     reason = "registers, ring indices and ports are the low bits of wider values; lengths are checked where they matter"
 )]
 
+mod balloon;
 mod block;
 mod chain;
 mod console;
@@ -47,6 +48,7 @@ mod vsock;
 #[cfg(test)]
 mod driver;
 
+pub use balloon::{BalloonControl, BalloonDevice, BalloonState};
 pub use block::{BlockDevice, BlockOptions};
 pub use chain::{Buffers, Chain};
 pub use console::{ConsoleDevice, ConsoleSize, ConsoleState};
