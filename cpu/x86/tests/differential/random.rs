@@ -38,4 +38,66 @@ impl Random {
         }
         vector
     }
+
+    /// A number in a binary format: zero, denormal, near the limits, simple, infinite, NaN, any.
+    pub(crate) fn float(&mut self, fraction: u32, exponent: u32) -> u64 {
+        let top = (1u64 << exponent) - 1;
+        let bias = top >> 1;
+        let all = (1u64 << fraction) - 1;
+        let random = self.next() & all;
+        let few = random & !(all >> self.below(6)) & all;
+        let (field, fraction_bits) = match self.below(20) {
+            0 => (0, 0),
+            1 => (0, [1, 2, all, all - 1, all >> 1][self.below(5) as usize]),
+            2 => (0, random >> self.below(fraction.into())),
+            3 => (1 + self.below(2), [0, 1, random][self.below(3) as usize]),
+            4 => (top, 0),
+            5 => (top, random | 1 << (fraction - 1)),
+            6 => (top, (random & all >> 1) | 1),
+            7 => (top - 1, [all, all - 1, random, 0][self.below(4) as usize]),
+            8 => (bias, 0),
+            9 => (bias + self.below(70), few),
+            10 => (bias + self.below(70), all - few),
+            11 => (
+                bias - 1 - self.below(3),
+                [few, random, all, 1 << (fraction - 1)][self.below(4) as usize],
+            ),
+            12 => (bias / 2 + self.below(4), random),
+            13 => (bias + bias / 2 + self.below(4), random),
+            14 => (bias - u64::from(fraction) + self.below(4), few),
+            15 => (bias + self.below(4), few),
+            16 | 17 => (bias - 30 + self.below(60), random),
+            _ => (self.below(top), random),
+        };
+        let sign = self.below(2) << (fraction + exponent);
+        sign | field << fraction | fraction_bits
+    }
+
+    /// A vector of single or double precision numbers.
+    pub(crate) fn floats(&mut self, double: bool) -> u128 {
+        if double {
+            u128::from(self.float(52, 11)) | u128::from(self.float(52, 11)) << 64
+        } else {
+            (0..4).fold(0, |vector, i| {
+                vector | u128::from(self.float(23, 8)) << (32 * i)
+            })
+        }
+    }
+
+    /// MXCSR: any rounding, DAZ, FTZ and flags; exceptions mostly masked.
+    pub(crate) fn mxcsr(&mut self) -> u32 {
+        let bits = self.next() as u32;
+        let masks = match self.below(4) {
+            0 => bits & 0x1F80,
+            _ => 0x1F80,
+        };
+        let flags = match self.below(3) {
+            0 => 0,
+            1 => 0x20,
+            _ => bits >> 16 & 0x3F,
+        };
+        let rounding = if self.below(2) == 0 { 0 } else { bits & 0x6000 };
+        let zeros = if self.below(2) == 0 { 0 } else { bits & 0x8040 };
+        rounding | zeros | masks | flags
+    }
 }
