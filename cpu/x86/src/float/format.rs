@@ -235,6 +235,12 @@ pub(crate) fn infinity<F: Float>(negative: bool) -> u64 {
 /// Where underflow is unmasked, UE is set for any result too small, exact or not; where the result will not be
 /// delivered, PE tells whether it would be exact with a wider exponent.
 pub(crate) fn pack<F: Float>(number: Real, control: &Control) -> (u64, u32) {
+    let (bits, flags, _) = pack_direction::<F>(number, control);
+    (bits, flags)
+}
+
+/// The same, and whether the magnitude was rounded up.
+pub(crate) fn pack_direction<F: Float>(number: Real, control: &Control) -> (u64, u32, bool) {
     let precision = F::FRACTION + 1;
     let least = 1 - F::BIAS;
     let (rounded, how) = number.rounded(precision, control.rounding);
@@ -252,21 +258,22 @@ pub(crate) fn pack<F: Float>(number: Real, control: &Control) -> (u64, u32) {
             F::INFINITY - 1
         };
         let exact = !control.overflow_masked && !how.inexact;
-        return (sign | bits, OVERFLOW | if exact { 0 } else { PRECISION });
+        let precision = if exact { 0 } else { PRECISION };
+        return (sign | bits, OVERFLOW | precision, to_infinity);
     }
     let encode = |significand: u128| (significand >> (127 - F::FRACTION)) as u64;
     if rounded.exponent >= least {
         let field = (rounded.exponent + F::BIAS) as u64;
         let fraction = encode(rounded.significand) & ((1 << F::FRACTION) - 1);
         let flags = if how.inexact { PRECISION } else { 0 };
-        return (sign | field << F::FRACTION | fraction, flags);
+        return (sign | field << F::FRACTION | fraction, flags, how.up);
     }
     if control.flush {
-        return (sign, UNDERFLOW | PRECISION);
+        return (sign, UNDERFLOW | PRECISION, false);
     }
     if !control.underflow_masked {
         let precision = if how.inexact { PRECISION } else { 0 };
-        return (sign, UNDERFLOW | precision);
+        return (sign, UNDERFLOW | precision, how.up);
     }
     let shift = (least - number.exponent).cast_unsigned();
     let shifted = shift_right_sticky(number.significand, shift);
@@ -277,5 +284,5 @@ pub(crate) fn pack<F: Float>(number: Real, control: &Control) -> (u64, u32) {
         0
     };
     // Rounded up to the smallest normal number, the fraction runs over into the exponent: that is its encoding.
-    (sign | encode(how.significand), flags)
+    (sign | encode(how.significand), flags, how.up)
 }

@@ -19,3 +19,4 @@ mod native;
 mod random;
 mod text;
 mod trap;
+mod x87;

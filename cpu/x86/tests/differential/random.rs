@@ -100,4 +100,54 @@ impl Random {
         let zeros = if self.below(2) == 0 { 0 } else { bits & 0x8040 };
         rounding | zeros | masks | flags
     }
+
+    /// A number in the x87 unit's format.
+    pub(crate) fn extended(&mut self) -> u128 {
+        const INTEGER: u64 = 1 << 63;
+        let random = self.next();
+        let few = (random & !(u64::MAX >> (1 + self.below(8)))) | INTEGER;
+        let normal = random | INTEGER;
+        let bias = 16383;
+        let (field, significand) = match self.below(28) {
+            0 => (0, 0),
+            1 => (0, [1, 2, INTEGER - 1, INTEGER >> 1][self.below(4) as usize]),
+            2 => (0, random >> self.below(64)),
+            3 => (0, normal),
+            4 => (1 + self.below(3), normal),
+            5 => (0x7FFF, INTEGER),
+            6 => (0x7FFF, normal | 1 << 62),
+            7 => (0x7FFF, (normal & !(1 << 62)) | 1),
+            8 => (
+                0x7FFF - self.below(2) * self.below(0x7FFF),
+                random & !INTEGER,
+            ),
+            9 => (
+                0x7FFE - self.below(2),
+                [u64::MAX, u64::MAX - 1, normal, INTEGER][self.below(4) as usize],
+            ),
+            10 => (bias, INTEGER),
+            11 => (bias + self.below(70), few),
+            12 => (bias + self.below(70), !few | INTEGER),
+            13 => (
+                bias - 1 - self.below(3),
+                [few, normal, u64::MAX, 3 << 62][self.below(4) as usize],
+            ),
+            14 => (bias / 2 + self.below(4), normal),
+            15 => (bias + bias / 2 + self.below(4), normal),
+            16 => (bias - 63 + self.below(4), few),
+            17 => (bias + self.below(4), few),
+            18 => (
+                bias + [127, 128, 1023, 1024][self.below(4) as usize],
+                normal,
+            ),
+            19 => (
+                bias - [126, 127, 1022, 1023, 149, 1074][self.below(6) as usize],
+                normal,
+            ),
+            20 => (bias + self.below(20), (normal >> 40) << 40),
+            21..=24 => (bias - 30 + self.below(60), normal),
+            _ => (self.below(0x7FFF), normal),
+        };
+        u128::from(self.below(2) << 15 | field) << 64 | u128::from(significand)
+    }
 }
