@@ -4,11 +4,12 @@
 //! ```text
 //!   qemu-system-x86_64 -accel tcg -cpu max
 //!     └ Debian's cloud kernel, kvm.ko, kvm-amd.ko        initramfs: busybox, modules, the program
-//!         └ the program: tests of cpu/kvm                 last line of its serial console: the verdict
-//!             └ guests, executed by the emulated SVM with nested paging
+//!         └ the program: tests of cpu/kvm, or atoll-vmm   last line of its serial console: the verdict
+//!             └ guests of a few instructions, or the same kernel once more, executed by the emulated SVM
 //! ```
 
 mod archive;
+mod machine;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -21,6 +22,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::shell;
 use archive::Archive;
+pub(crate) use machine::boot_machine;
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
@@ -37,36 +39,38 @@ const APPEND: &str =
     "console=ttyS0 quiet panic=-1 cryptomgr.notests tsc=reliable no_timer_check clocksource=tsc";
 /// What the outer machine's init prints before the program's exit code.
 const VERDICT: &str = "ATOLL-NESTED ";
-/// The whole proof takes about 8 s on an idle host.
+/// A proof takes 8 to 11 s on an idle host.
 const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Runs the KVM backend's tests inside the emulated machine.
 pub(crate) fn kvm_tests() -> Result<()> {
-    let program = build_tests()?;
+    let arguments = ["test", "-p", "atoll-kvm", "--test", "kvm", "--no-run"];
+    let mut archive = Archive::default();
+    archive.program("payload", &read(&build(&arguments, "kvm")?)?);
     let payload = Payload {
-        program: fs::read(&program)
-            .with_context(|| format!("cannot read {}", program.display()))?,
-        arguments: "--test-threads=2 --nocapture",
+        archive,
+        command: "/payload --test-threads=2 --nocapture",
+        proof: "test result: ok",
     };
-    prove(&payload)
+    prove(&Kernel::find()?, payload)
 }
 
 /// What runs inside.
 struct Payload {
-    /// A static executable.
-    program: Vec<u8>,
-    /// Its arguments, as a shell takes them.
-    arguments: &'static str,
+    /// Its files.
+    archive: Archive,
+    /// A shell's line that runs it.
+    command: &'static str,
+    /// What the console must have said besides the verdict.
+    proof: &'static str,
 }
 
 /// Boots the emulated machine with `payload` and fails unless that ends with 0.
-fn prove(payload: &Payload) -> Result<()> {
-    let kernel = Kernel::find()?;
-    let folder = shell::root().join("target/atoll/nested");
-    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+fn prove(kernel: &Kernel, payload: Payload) -> Result<()> {
+    let folder = folder()?;
     let initrd = folder.join("initramfs");
-    fs::write(&initrd, initramfs(&kernel, payload)?)
-        .with_context(|| format!("cannot write {}", initrd.display()))?;
+    let (command, proof) = (payload.command, payload.proof);
+    write(&initrd, &initramfs(kernel, payload.archive, command)?)?;
     let start = Instant::now();
     let console = boot(&kernel.image, &initrd, &folder.join("console"))?;
     print!("{console}");
@@ -75,6 +79,7 @@ fn prove(payload: &Payload) -> Result<()> {
         .find_map(|line| line.trim().strip_prefix(VERDICT)?.parse::<i32>().ok());
     match code {
         Some(0) => {
+            ensure!(console.contains(proof), "the console never said {proof}");
             println!("nested: passed in {:.1} s", start.elapsed().as_secs_f64());
             Ok(())
         }
@@ -86,18 +91,27 @@ fn prove(payload: &Payload) -> Result<()> {
     }
 }
 
-/// The tests of `atoll-kvm` as one static program.
-fn build_tests() -> Result<PathBuf> {
-    let mut build = shell::command(
-        "cargo",
-        &["test", "-p", "atoll-kvm", "--test", "kvm", "--no-run"],
-    );
+/// Where the proofs' files are.
+fn folder() -> Result<PathBuf> {
+    let folder = shell::root().join("target/atoll/nested");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    Ok(folder)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn write(path: &Path, content: &[u8]) -> Result<()> {
+    fs::write(path, content).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// The executable of target `name` as one static program, by cargo with `arguments`.
+fn build(arguments: &[&str], name: &str) -> Result<PathBuf> {
+    let mut build = shell::command("cargo", arguments);
     build
-        .args([
-            "--target",
-            TARGET,
-            "--message-format=json-render-diagnostics",
-        ])
+        .args(["--target", TARGET])
+        .arg("--message-format=json-render-diagnostics")
         .env("RUSTFLAGS", "-C target-feature=+crt-static")
         .stderr(Stdio::inherit());
     println!("+ {build:?}");
@@ -110,14 +124,12 @@ fn build_tests() -> Result<PathBuf> {
     cargo_metadata::Message::parse_stream(output.stdout.as_slice())
         .filter_map(std::result::Result::ok)
         .find_map(|message| match message {
-            cargo_metadata::Message::CompilerArtifact(artifact)
-                if artifact.target.name == "kvm" =>
-            {
+            cargo_metadata::Message::CompilerArtifact(artifact) if artifact.target.name == name => {
                 artifact.executable.map(PathBuf::from)
             }
             _ => None,
         })
-        .context("cargo names no executable of the tests")
+        .with_context(|| format!("cargo names no executable of {name}"))
 }
 
 /// An installed kernel with KVM for AMD.
@@ -151,7 +163,7 @@ impl Kernel {
     fn module(&self, name: &str) -> Result<Vec<u8>> {
         let plain = self.modules.join(name);
         if plain.exists() {
-            return fs::read(&plain).with_context(|| format!("cannot read {}", plain.display()));
+            return read(&plain);
         }
         let packed = self.modules.join(format!("{name}.xz"));
         let output = Command::new("xz")
@@ -168,14 +180,12 @@ impl Kernel {
     }
 }
 
-/// The outer machine's root: busybox, modules, the program, and an init that runs it.
-fn initramfs(kernel: &Kernel, payload: &Payload) -> Result<Vec<u8>> {
-    let mut archive = Archive::default();
+/// The outer machine's root: busybox, modules, what is in `archive`, and an init that runs `command`.
+fn initramfs(kernel: &Kernel, mut archive: Archive, command: &str) -> Result<Vec<u8>> {
     for folder in ["bin", "dev", "proc", "sys", "tmp", "modules"] {
         archive.folder(folder);
     }
-    let busybox = fs::read(BUSYBOX).with_context(|| format!("cannot read {BUSYBOX}"))?;
-    archive.program("bin/busybox", &busybox);
+    archive.program("bin/busybox", &read(Path::new(BUSYBOX))?);
     let mut init = String::from(
         "#!/bin/busybox sh\n\
          export PATH=/bin ATOLL_KVM_ACCELERATES=1\n\
@@ -189,10 +199,11 @@ fn initramfs(kernel: &Kernel, payload: &Payload) -> Result<Vec<u8>> {
         archive.file(&format!("modules/{name}"), &kernel.module(module)?);
         init.push_str(&format!("busybox insmod /modules/{name}\n"));
     }
-    archive.program("payload", &payload.program);
     init.push_str(&format!(
-        "/payload {}\necho \"{VERDICT}$?\"\nbusybox poweroff -f\n",
-        payload.arguments
+        "{command}
+echo \"{VERDICT}$?\"
+busybox poweroff -f
+"
     ));
     archive.program("init", init.as_bytes());
     Ok(archive.finish())
@@ -201,7 +212,7 @@ fn initramfs(kernel: &Kernel, payload: &Payload) -> Result<Vec<u8>> {
 /// Runs the emulated machine until it powers off; what its serial console said.
 fn boot(kernel: &Path, initrd: &Path, console: &Path) -> Result<String> {
     // A file of an earlier run must not give this one's verdict.
-    fs::write(console, "").with_context(|| format!("cannot write {}", console.display()))?;
+    write(console, b"")?;
     let mut qemu = Command::new(QEMU);
     qemu.args(["-accel", "tcg", "-cpu", "max", "-M", "q35", "-m", "1024"])
         .args([
@@ -226,8 +237,7 @@ fn boot(kernel: &Path, initrd: &Path, console: &Path) -> Result<String> {
         .spawn()
         .with_context(|| format!("cannot start {QEMU}\nhint: apt-get install qemu-system-x86"))?;
     let errors = wait(child)?;
-    let bytes = fs::read(console).with_context(|| format!("cannot read {}", console.display()))?;
-    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let text = String::from_utf8_lossy(&read(console)?).into_owned();
     ensure!(
         !text.is_empty(),
         "the emulated machine said nothing: {errors}"
