@@ -1,7 +1,8 @@
 //! Project chores, so that nothing lives only in a person's shell history.
 //!
 //! `cargo xtask check` holds the tree against its own rules, `dist` builds what is shipped,
-//! `setup` installs what the tests need, `test` runs all tests. Chores stop at the first failure.
+//! `nested-kvm` and `nested-machine` prove the KVM backend in an emulated machine, `setup` installs what
+//! the tests need, `test` runs all tests. Chores stop at the first failure.
 
 #![forbid(unsafe_code)]
 #![expect(
@@ -13,6 +14,7 @@
 mod architecture;
 mod dist;
 mod house_rules;
+mod nested;
 mod setup;
 mod shell;
 mod suite;
@@ -21,11 +23,13 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
-const USAGE: &str = "usage: cargo xtask <check | dist | setup | test>
-  check   arrows between layers, file sizes, documented unsafe code and dependencies
-  dist    build atoll, atoll-runtime and containerd-shim-atoll-v2 into target/atoll/bin
-  setup   install the Debian packages the tests drive (docker CLI, containerd, …); needs root
-  test    setup, dist, then every test; needs root";
+const USAGE: &str = "usage: cargo xtask <check | dist | nested-kvm | nested-machine | setup | test>
+  check           arrows between layers, file sizes, documented unsafe code and dependencies
+  dist            build atoll, atoll-runtime and containerd-shim-atoll-v2 into target/atoll/bin
+  nested-kvm      run the KVM backend's tests in an emulated machine with SVM, under a stock kernel
+  nested-machine  boot that kernel in atoll-vmm, on KVM, inside the same emulated machine
+  setup           install the Debian packages the tests drive (docker CLI, containerd, …); needs root
+  test            setup, dist, every test, then nested-kvm; needs root";
 
 fn main() -> ExitCode {
     match run() {
@@ -54,6 +58,8 @@ fn run() -> Result<()> {
             bail!("{} fault(s):\n  {}", faults.len(), faults.join("\n  "))
         }
         Some("dist") => dist::build(),
+        Some("nested-kvm") => nested::kvm_tests(),
+        Some("nested-machine") => nested::boot_machine(),
         Some("setup") => setup::install(),
         Some("test") => suite::run(),
         _ => bail!("{USAGE}"),

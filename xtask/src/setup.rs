@@ -14,6 +14,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("docker-registry", "/usr/bin/docker-registry"),
     ("iproute2", "/sbin/ip"),
     ("nftables", "/usr/sbin/nft"),
+    ("qemu-system-x86", "/usr/bin/qemu-system-x86_64"),
     ("runc", "/usr/sbin/runc"),
     ("skopeo", "/usr/bin/skopeo"),
     ("util-linux", "/usr/bin/script"),
@@ -31,6 +32,9 @@ pub(crate) fn install() -> Result<()> {
     if !docker_cli_is_installed() {
         missing.push("docker-cli");
     }
+    if !cloud_kernel_is_installed() {
+        missing.push("linux-image-cloud-amd64");
+    }
     if missing.is_empty() {
         println!("setup: everything is installed");
         return Ok(());
@@ -45,6 +49,19 @@ pub(crate) fn install() -> Result<()> {
     // A package's service must not start: the tests run their own private daemons.
     apt.env("RUNLEVEL", "1");
     shell::run(&mut apt)
+}
+
+/// Debian's kernel for virtual machines: the reference guest, and the host of `nested-kvm`.
+fn cloud_kernel_is_installed() -> bool {
+    std::fs::read_dir("/boot").is_ok_and(|mut entries| {
+        entries.any(|entry| {
+            entry.is_ok_and(|entry| {
+                let name = entry.file_name();
+                let name = name.to_string_lossy();
+                name.starts_with("vmlinuz-") && name.ends_with("cloud-amd64")
+            })
+        })
+    })
 }
 
 fn docker_cli_is_installed() -> bool {

@@ -13,6 +13,10 @@ pub trait Bus: Send + Sync {
     fn memory_read(&self, address: u64, data: &mut [u8]);
     /// Writes 1 to 8 bytes at a guest physical address that is no memory.
     fn memory_write(&self, address: u64, data: &[u8]);
+    /// The guest ended a level-triggered interrupt in a local APIC that the backend keeps itself, and I/O APICs are to
+    /// know (Intel SDM vol. 3 §11.8.5). Only for vectors that a pin sends, as
+    /// [`Accelerated::describe_pin`](crate::Accelerated::describe_pin) was told.
+    fn end_of_interrupt(&self, _vector: u8) {}
 }
 
 /// A register access that raises a general protection fault in the guest.

@@ -23,4 +23,6 @@ pub use attention::{Attention, Request};
 pub use bus::{Bus, GeneralProtection, InterruptController};
 pub use clock::TscClock;
 pub use state::{Activity, DescriptorTable, Fpu, Segment, Segments, VcpuState, X87};
-pub use vcpu::{Accelerated, CpuError, Hypervisor, Msi, Stop, Vcpu, VcpuHandle, Vm, VmConfig};
+pub use vcpu::{
+    Accelerated, CpuError, Hypervisor, IO_APIC_PINS, Msi, Stop, Vcpu, VcpuHandle, Vm, VmConfig,
+};

@@ -54,6 +54,13 @@ pub struct VcpuState {
     /// The local APIC's registers as the 4 KiB page of xAPIC shows them (the first 1024 bytes); empty when the backend
     /// leaves it to the machine.
     pub local_apic: Vec<u8>,
+    /// An NMI waits to be handled.
+    #[serde(default)]
+    pub nmi_pending: bool,
+    /// Vector state beyond [`Fpu`], of backends that show it: the bytes of each XSAVE component (2 is the upper half of
+    /// YMM0 to YMM15, Intel SDM vol. 1 §13.1) that is not in its initial state.
+    #[serde(default)]
+    pub extended: BTreeMap<u8, Vec<u8>>,
 }
 
 /// What a CPU is doing.
@@ -206,6 +213,8 @@ impl Default for VcpuState {
             interrupt_shadow: false,
             nmi_blocked: false,
             local_apic: Vec::new(),
+            nmi_pending: false,
+            extended: BTreeMap::new(),
         }
     }
 }

@@ -108,6 +108,10 @@ pub trait Vm: Send + Sync {
     fn tsc_khz(&self) -> u32;
 }
 
+/// Pins of a machine's I/O APIC that [`Accelerated::describe_pin`] takes, and the slots of
+/// [`Accelerated::connect_interrupt`] that are theirs.
+pub const IO_APIC_PINS: u32 = 24;
+
 /// What a hardware-assisted backend does itself: local APICs, and events without leaving the kernel.
 pub trait Accelerated: Send + Sync {
     /// Delivers a message-signalled interrupt.
@@ -124,6 +128,14 @@ pub trait Accelerated: Send + Sync {
     fn connect_interrupt(&self, slot: u32, event: BorrowedFd<'_>, msi: Msi)
     -> Result<(), CpuError>;
 
+    /// Pin `pin` (below [`IO_APIC_PINS`]) of the machine's I/O APIC sends `msi` when it fires; `None` when it is
+    /// masked. The end of a level-triggered one is then reported to [`Bus::end_of_interrupt`]. Call when the guest
+    /// wrote the pin's redirection entry; messages are still sent by [`Accelerated::signal_msi`].
+    ///
+    /// # Errors
+    /// [`CpuError::Host`] when the kernel refuses it.
+    fn describe_pin(&self, pin: u8, msi: Option<Msi>) -> Result<(), CpuError>;
+
     /// From now on, a 4-byte write of `value` to guest physical `address` signals `event` (borrowed for the call only)
     /// and does not reach the bus.
     ///
@@ -135,6 +147,31 @@ pub trait Accelerated: Send + Sync {
         value: u32,
         event: BorrowedFd<'_>,
     ) -> Result<(), CpuError>;
+
+    /// Nanoseconds that the guest's paravirtual clock (kvmclock) shows now. Save it with the CPUs' states.
+    ///
+    /// # Errors
+    /// [`CpuError::Host`] when the kernel does not give it.
+    fn guest_clock(&self) -> Result<u64, CpuError>;
+
+    /// Sets the guest's paravirtual clock. Call after the CPUs' states are set and before they run.
+    ///
+    /// # Errors
+    /// [`CpuError::Host`] when the kernel refuses it.
+    fn set_guest_clock(&self, nanoseconds: u64) -> Result<(), CpuError>;
+
+    /// Starts or stops recording which pages the CPUs write.
+    ///
+    /// # Errors
+    /// [`CpuError::Host`] when the kernel refuses it.
+    fn record_dirty_pages(&self, on: bool) -> Result<(), CpuError>;
+
+    /// Takes the pages written by CPUs since the last call: one bit a page, lowest first, in the order of the memory's
+    /// offsets ([`atoll_memory::Region::offset`]). What devices write is not in it.
+    ///
+    /// # Errors
+    /// [`CpuError::Host`] when nothing is recorded.
+    fn take_dirty_pages(&self) -> Result<Vec<u64>, CpuError>;
 }
 
 /// A handle by which other threads reach a virtual CPU that runs.

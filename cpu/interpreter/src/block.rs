@@ -154,6 +154,7 @@ impl Cache {
             // Some code somewhere changed: every block is looked up anew, and its pages' versions compared.
             self.epoch = epoch;
             self.forget_jumps();
+            cpu.see_epoch();
         }
         if let Some(page) = cpu.forgotten_page.take() {
             let first = slot(page) / PLACE_SLOTS * PLACE_SLOTS;

@@ -118,7 +118,7 @@ pub(crate) fn block(cpu: &mut Cpu, linear: u64, offset: u64) -> Result<Block, Fa
     // Marked first: a write from now on is noticed, and stale bytes are never kept.
     let version = cpu.ram.code_pages().version(page / PAGE);
     if cpu.ram.code_pages().mark(offset, in_page.min(64)) {
-        cpu.tlb.forbid_writes_to(page);
+        cpu.announce_code(page);
     }
     cpu.ram.read(offset, &mut bytes);
     let mut ops = Vec::with_capacity(8);
@@ -160,7 +160,7 @@ fn across(cpu: &mut Cpu, linear: u64, offset: u64, head: Vec<u8>) -> Result<Bloc
     let versions = [page, second.offset].map(|page| cpu.ram.code_pages().version(page / PAGE));
     for (start, len) in [(offset, head.len() as u64), (second.offset, MAX_BYTES)] {
         if cpu.ram.code_pages().mark(start, len) {
-            cpu.tlb.forbid_writes_to(start & !(PAGE - 1));
+            cpu.announce_code(start & !(PAGE - 1));
         }
     }
     let mut bytes = head;

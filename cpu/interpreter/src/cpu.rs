@@ -13,6 +13,7 @@ use crate::fpu::FpuState;
 use crate::msr::Msrs;
 use crate::op::{Fault, RIP};
 use crate::paging::Paging;
+use crate::peers::Peers;
 use crate::tlb::{Context, Tlb};
 
 /// Trap flag.
@@ -212,6 +213,8 @@ pub(crate) struct Cpu {
     pub(crate) index: u8,
     /// CPUs in the machine.
     pub(crate) cpus: u8,
+    /// The machine's other CPUs.
+    pub(crate) peers: Arc<Peers>,
     /// Time stamp counter.
     pub(crate) clock: TscClock,
     /// Added to the clock.

@@ -15,6 +15,13 @@ const BLOCKS: u32 = 256;
 
 /// Executes until something stops the CPU.
 pub(crate) fn run(cpu: &mut Cpu, cache: &mut Cache) -> Result<Stop, CpuError> {
+    cpu.see_epoch();
+    let stop = run_on(cpu, cache);
+    cpu.be_idle();
+    stop
+}
+
+fn run_on(cpu: &mut Cpu, cache: &mut Cache) -> Result<Stop, CpuError> {
     loop {
         if let Some(stop) = events(cpu)? {
             return Ok(stop);
@@ -158,7 +165,7 @@ fn events(cpu: &mut Cpu) -> Result<Option<Stop>, CpuError> {
             return Ok(Some(stop));
         }
         if cpu.activity == Activity::WaitingForStartup {
-            cpu.attention.wait(None);
+            cpu.sleep(None);
             continue;
         }
         let deadline = cpu.tick();
@@ -193,7 +200,7 @@ fn events(cpu: &mut Cpu) -> Result<Option<Stop>, CpuError> {
             _ if cpu.system_flags & IF == 0 && !cpu.attention.is_raised() => {
                 return Ok(Some(Stop::Halted));
             }
-            _ => cpu.attention.wait(deadline.map(|tsc| cpu.instant_of(tsc))),
+            _ => cpu.sleep(deadline.map(|tsc| cpu.instant_of(tsc))),
         }
     }
 }
@@ -243,6 +250,13 @@ impl Cpu {
         controller.tick(now);
         self.interrupt_hint = true;
         controller.deadline()
+    }
+
+    /// Sleeps until something is raised or `deadline` passes.
+    fn sleep(&mut self, deadline: Option<std::time::Instant>) {
+        self.be_idle();
+        self.attention.wait(deadline);
+        self.see_epoch();
     }
 
     fn instant_of(&self, tsc: u64) -> std::time::Instant {

@@ -14,6 +14,7 @@ use crate::cpu::{Cpu, Mode, Pending};
 use crate::fpu::FpuState;
 use crate::msr::Msrs;
 use crate::paging::Paging;
+use crate::peers::Peers;
 use crate::run;
 use crate::state::{NO_SEGMENT, NO_TABLE};
 use crate::tlb::{Context, Tlb};
@@ -29,6 +30,7 @@ struct SoftVm {
     config: VmConfig,
     ram: Ram,
     clock: TscClock,
+    peers: Arc<Peers>,
 }
 
 struct SoftVcpu {
@@ -48,6 +50,7 @@ impl Hypervisor for Soft {
             config,
             ram: memory.ram(),
             clock: TscClock::new(0, config.tsc_khz.unwrap_or(TSC_KHZ)),
+            peers: Arc::new(Peers::new(config.vcpus)),
         }))
     }
 }
@@ -58,7 +61,7 @@ impl Vm for SoftVm {
         index: u8,
         controller: Option<Arc<dyn InterruptController>>,
     ) -> Result<Box<dyn Vcpu>, CpuError> {
-        let mut cpu = Cpu::new(self.ram.clone(), self.clock, controller);
+        let mut cpu = Cpu::new(self, controller);
         (cpu.index, cpu.cpus) = (index, self.config.vcpus);
         let activity = if index == 0 {
             Activity::Running
@@ -67,6 +70,7 @@ impl Vm for SoftVm {
         };
         cpu.restore(&VcpuState {
             activity,
+            tsc: self.clock.now(),
             ..VcpuState::default()
         })?;
         Ok(Box::new(SoftVcpu {
@@ -140,7 +144,7 @@ impl Bus for NoBus {
 
 impl Cpu {
     /// All zero; a state is restored before anything runs.
-    fn new(ram: Ram, clock: TscClock, controller: Option<Arc<dyn InterruptController>>) -> Self {
+    fn new(vm: &SoftVm, controller: Option<Arc<dyn InterruptController>>) -> Self {
         Self {
             regs: [0; 32],
             flags: Flags::default(),
@@ -149,7 +153,7 @@ impl Cpu {
             seg_base: [0; 8],
             context: Context::SupervisorUserAccess,
             system_context: Context::SupervisorUserAccess,
-            ram,
+            ram: vm.ram.clone(),
             tlb: Tlb::new(),
             paging: Paging {
                 enabled: false,
@@ -191,7 +195,8 @@ impl Cpu {
             fpu: FpuState::from(&Fpu::default()),
             index: 0,
             cpus: 1,
-            clock,
+            peers: Arc::clone(&vm.peers),
+            clock: vm.clock,
             tsc_offset: 0,
             controller,
             attention: Arc::new(Attention::default()),

@@ -47,7 +47,7 @@ impl Cpu {
             activity: self.activity,
             interrupt_shadow: self.shadow,
             nmi_blocked: self.nmi_blocked,
-            local_apic: Vec::new(),
+            ..VcpuState::default()
         }
     }
 
@@ -67,7 +67,7 @@ impl Cpu {
         (self.dr[6], self.dr[7]) = (state.dr6, state.dr7);
         self.fpu = (&state.fpu).into();
         self.update_fpu();
-        self.tsc_offset = state.tsc.wrapping_sub(self.clock.now());
+        self.set_tsc(state.tsc);
         self.msrs = Msrs::from_all(&state.msrs);
         self.activity = state.activity;
         self.shadow = state.interrupt_shadow;
@@ -83,6 +83,13 @@ impl Cpu {
         self.interrupt_hint = true;
         self.look_at_events();
         Ok(())
+    }
+
+    /// Makes the time stamp counter show `value`, or what the machine's other CPUs show when that is nearly the same.
+    fn set_tsc(&mut self, value: u64) {
+        let wanted = value.wrapping_sub(self.clock.now());
+        let tolerance = u64::from(self.clock.khz()) * 20;
+        self.tsc_offset = self.peers.agree_on_offset(wanted, tolerance);
     }
 
     /// INIT: the state after reset, but for what INIT keeps; waits for a start-up message.

@@ -121,6 +121,15 @@ impl Tlb {
         }
     }
 
+    /// The same for every page (a memory offset divided by the page size) of which `looked_at` says so.
+    pub(crate) fn forbid_writes_where(&mut self, looked_at: impl Fn(u64) -> bool) {
+        for entry in self.entries.iter_mut().flatten() {
+            if entry.write != NONE && looked_at(entry.write.wrapping_add(entry.delta) / PAGE) {
+                entry.write = NONE;
+            }
+        }
+    }
+
     /// Writes to the page at memory offset `offset` must be looked at from now on.
     pub(crate) fn forbid_writes_to(&mut self, offset: u64) {
         for entry in self.entries.iter_mut().flatten() {

@@ -17,7 +17,9 @@
 pub mod alu;
 pub mod cpuid;
 pub mod flags;
+pub mod float;
 pub mod integer;
+mod real;
 pub mod shift;
 pub mod simd;
 pub mod x87;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 pub(crate) mod container;
+pub(crate) mod machine;
 
 use container::{CreateArgs, RunArgs};
 
@@ -80,6 +81,10 @@ pub(crate) enum Verb {
     Version(FormatArgs),
     /// Show what the engine is and has
     Info(FormatArgs),
+    /// Run virtual machines by themselves
+    Machine(machine::MachineArgs),
+    /// Find, fetch and list kernels for virtual machines
+    Kernel(machine::KernelArgs),
     /// Be the engine: serve the Docker Engine API
     Engine(Box<atoll_engine::EngineArgs>),
 }

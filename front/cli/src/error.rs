@@ -80,6 +80,18 @@ pub(crate) enum Error {
     /// The standard input is no terminal, and `-t` with `-i` wants one.
     #[error("the standard input is not a terminal")]
     NotATerminal,
+    /// A machine, or what it is made of.
+    #[error(transparent)]
+    Machine(#[from] atoll_machine::MachineError),
+    /// A tool of the distribution failed.
+    #[error("{tool} failed")]
+    Tool {
+        /// Its name.
+        tool: String,
+        /// What it said.
+        #[source]
+        message: Message,
+    },
     /// Some of several objects failed; each was reported already.
     #[error("not everything succeeded")]
     Partial,
@@ -146,6 +158,10 @@ impl Error {
             }
             Self::EngineStart { log, .. } => format!("its log is {}", log.display()),
             Self::NotATerminal => "leave out -t when input comes from a pipe or file".to_owned(),
+            Self::Machine(error) => error.hint()?,
+            Self::Tool { tool, .. } if tool.starts_with("apt-") => {
+                "refresh the package lists with `apt-get update`".to_owned()
+            }
             Self::Api { message, .. } => api_hint(&message.0)?,
             _ => return None,
         };

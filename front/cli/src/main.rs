@@ -24,6 +24,7 @@ mod detach_keys;
 mod error;
 mod frames;
 mod human;
+mod kernels;
 mod pipes;
 mod print;
 mod progress;
@@ -105,6 +106,9 @@ fn parsed<T: Parser>(go_on: impl FnOnce(T) -> ExitCode) -> ExitCode {
 }
 
 fn run(host: Option<&str>, verb: Verb) -> Result<u8, Error> {
+    if let Some(done) = verbs::without_engine(&verb) {
+        return done;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

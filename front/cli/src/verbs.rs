@@ -4,13 +4,16 @@ mod attach;
 mod exec;
 mod images;
 mod inspect;
+mod kernel;
 mod lifecycle;
 mod logs;
+mod machine;
 mod ps;
 mod run;
 mod system;
 
 use crate::arguments::Verb;
+use crate::arguments::machine::{KernelVerb, MachineVerb};
 use crate::client::Client;
 use crate::error::Error;
 
@@ -40,9 +43,28 @@ pub(crate) async fn dispatch(client: &Client, verb: Verb) -> Result<u8, Error> {
         Verb::Version(args) => system::version(client, &args).await?,
         Verb::Info(args) => system::info(client, &args).await?,
         // Served before there is a client.
-        Verb::Engine(_) => {}
+        Verb::Engine(_) | Verb::Machine(_) | Verb::Kernel(_) => {}
     }
     Ok(0)
+}
+
+/// Runs a verb that needs no engine, and gives the exit code; `None` for the others.
+///
+/// # Errors
+/// Whatever the verb meets.
+pub(crate) fn without_engine(verb: &Verb) -> Option<Result<u8, Error>> {
+    let done = match verb {
+        Verb::Machine(args) => match &args.verb {
+            MachineVerb::Boot(args) => return Some(machine::boot(args)),
+        },
+        Verb::Kernel(args) => match &args.verb {
+            KernelVerb::List(args) => kernel::list(args),
+            KernelVerb::Install(args) => kernel::install(args),
+            KernelVerb::Initramfs(args) => kernel::initramfs(args),
+        },
+        _ => return None,
+    };
+    Some(done.map(|()| 0))
 }
 
 /// Docker's exit codes for a process that can't be started.

@@ -1,1 +1,35 @@
-//! The virtual machine monitor.
+//! Virtual machines: a kernel in, a running guest out.
+//!
+//! ```text
+//!   vmlinuz ─► kernel (uncompressed once, kept) ─┐
+//!   atoll-guest, modules ─► initramfs ───────────┼─► boot::prepare ─► guest memory, first CPU's state
+//!   ACPI tables (devices/platform) ──────────────┘                          │
+//!   backend (cpu/interpreter or cpu/kvm) ─► Machine: CPU threads ─► bus ─► devices
+//!                                             └─ ends: power off, reset, death with the console's last lines
+//! ```
+//!
+//! Threads: one each CPU, one that passes the console's output on; the owner's calls may come from any. When a CPU's
+//! thread ends, the machine ends. Nothing here is told to the user: errors carry hints as data.
+//!
+//! This crate emulates no device and executes no instruction.
+
+#![forbid(unsafe_code)]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "x86-64 only, and registers are cut from wider values on purpose"
+)]
+
+pub mod boot;
+mod config;
+pub mod devices;
+mod error;
+pub mod initramfs;
+pub mod kernel;
+mod machine;
+
+pub use config::{Backend, Disk, VmmConfig};
+pub use error::{MachineError, NotAKernel};
+pub use machine::{
+    DeviceLine, DeviceMaker, End, MAX_DEVICES, Machine, MachineConfig, Registers, SNAPSHOT_VERSION,
+    Snapshot,
+};

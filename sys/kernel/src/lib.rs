@@ -26,6 +26,7 @@ pub mod process;
 pub mod self_exe;
 pub mod signal_fd;
 pub mod spawn;
+pub mod tap;
 pub mod task;
 pub mod terminal;
 pub mod unix;

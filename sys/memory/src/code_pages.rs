@@ -44,6 +44,11 @@ impl CodePages {
         self.epoch.load(Ordering::Acquire)
     }
 
+    /// Raises the epoch although no code is stale: every CPU looks at what is code now.
+    pub fn raise_epoch(&self) -> u64 {
+        self.epoch.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
     /// The version of page `page` (an offset in memory divided by [`PAGE`]); 0 beyond the memory.
     #[inline]
     pub fn version(&self, page: u64) -> u32 {

@@ -24,11 +24,15 @@
 )]
 
 mod code_pages;
+mod io;
 mod memory;
 mod ram;
 mod value;
 
 pub use code_pages::{CodePages, PageTracker};
+pub use io::{
+    GuestSlice, MAX_SLICES, read_vectored, read_vectored_at, write_vectored, write_vectored_at,
+};
 pub use memory::{GuestMemory, HIGH_BASE, LOW_LIMIT, MemoryError, PAGE, Region};
 pub use ram::Ram;
 pub use value::Value;

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr;
 use std::sync::Arc;
 
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 use thiserror::Error;
@@ -55,6 +55,7 @@ struct Mapping {
     address: *mut u8,
     len: u64,
     file: File,
+    is_private: bool,
 }
 
 // SAFETY: the mapping is shared memory; whoever accesses it does so by atomics or assembly.
@@ -82,6 +83,7 @@ impl Mapping {
             address: address.cast(),
             len,
             file,
+            is_private: flags.contains(MapFlags::PRIVATE),
         })
     }
 }
@@ -206,6 +208,51 @@ impl GuestMemory {
         self.0.mapping.file.as_fd()
     }
 
+    /// Gives the whole pages within `len` bytes at guest physical `address` back to the host.
+    ///
+    /// Until the guest writes them again they read as zero, in a private copy as the file's contents. A range that is
+    /// not all memory is left alone.
+    ///
+    /// # Errors
+    /// [`MemoryError::Kernel`] when the kernel cannot take them.
+    pub fn discard(&self, address: u64, len: u64) -> Result<(), MemoryError> {
+        let (Some(start), Some(end)) = (
+            address.checked_next_multiple_of(PAGE),
+            address.checked_add(len),
+        ) else {
+            return Ok(());
+        };
+        let end = end - end % PAGE;
+        if start >= end {
+            return Ok(());
+        }
+        let (Some(offset), Some(last)) = (self.offset_of(start), self.offset_of(end - 1)) else {
+            return Ok(());
+        };
+        let bytes = end - start;
+        if last - offset != bytes - 1 {
+            return Ok(());
+        }
+        let mapping = &self.0.mapping;
+        let outcome = if mapping.is_private {
+            let first = mapping.address.wrapping_add(offset as usize);
+            // SAFETY: `offset` and `last` were found in the mapping above, so the range lies in it; whoever reads guest
+            // memory expects it to change at any time.
+            unsafe {
+                rustix::mm::madvise(
+                    first.cast(),
+                    bytes as usize,
+                    rustix::mm::Advice::LinuxDontNeed,
+                )
+            }
+        } else {
+            let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            rustix::fs::fallocate(&mapping.file, hole, offset, bytes)
+        };
+        self.0.pages.written(offset, bytes);
+        outcome.map_err(|errno| MemoryError::Kernel("discard", bytes, errno))
+    }
+
     /// What software CPUs have decoded where.
     #[inline]
     pub fn code_pages(&self) -> &CodePages {
@@ -313,6 +360,36 @@ mod tests {
         let mut byte = [0];
         rustix::io::pread(&file, &mut byte, PAGE).unwrap();
         assert_eq!(byte, [7]);
+    }
+
+    #[test]
+    fn discarded_pages_return_to_the_host_and_to_their_first_contents() {
+        let memory = GuestMemory::new(8 * PAGE).unwrap();
+        let ram = memory.ram();
+        for page in 0..8 {
+            ram.store(page * PAGE + 8, 5u8);
+        }
+        let used = |memory: &GuestMemory| rustix::fs::fstat(memory.file()).unwrap().st_blocks;
+        assert_eq!(used(&memory), 64);
+        memory.code_pages().mark(3 * PAGE, 8);
+        memory.discard(2 * PAGE - 1, 3 * PAGE + 2).unwrap();
+        assert_eq!(used(&memory), 64 - 3 * 8);
+        let bytes: Vec<u8> = (0..8).map(|page| ram.load(page * PAGE + 8)).collect();
+        assert_eq!(bytes, [5, 5, 0, 0, 0, 5, 5, 5]);
+        assert_eq!(memory.code_pages().version(3), 1);
+        for (address, len) in [(7 * PAGE, 2 * PAGE), (u64::MAX - 5, 100), (PAGE, 7)] {
+            memory.discard(address, len).unwrap();
+        }
+        assert_eq!([1, 7].map(|page| ram.load::<u8>(page * PAGE + 8)), [5, 5]);
+
+        let copy = GuestMemory::private_copy_of(
+            File::from(memory.file().try_clone_to_owned().unwrap()),
+            8 * PAGE,
+        )
+        .unwrap();
+        copy.ram().store(8, 9u8);
+        copy.discard(0, PAGE).unwrap();
+        assert_eq!(copy.ram().load::<u8>(8), 5);
     }
 
     #[test]

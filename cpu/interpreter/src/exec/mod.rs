@@ -7,6 +7,7 @@ pub(crate) mod data;
 pub(crate) mod exchange;
 pub(crate) mod far;
 pub(crate) mod flags;
+pub(crate) mod float;
 pub(crate) mod multiply;
 pub(crate) mod save;
 pub(crate) mod shift;

@@ -2,6 +2,7 @@
 
 mod control;
 mod data;
+mod float;
 mod integer;
 mod save;
 pub(crate) mod string;
@@ -56,6 +57,7 @@ pub(crate) fn instruction(instruction: &Instruction, mode: Mode) -> Lowered {
             .or_else(|| system::lower(&mut lowering))
             .or_else(|| save::lower(&mut lowering))
             .or_else(|| vector::lower(&mut lowering))
+            .or_else(|| float::lower(&mut lowering))
     };
     match handler {
         Some(handler) => lowering.op.run = handler,

@@ -5,6 +5,11 @@ use iced_x86::code_asm::*;
 
 use crate::machine::{CODE, Machine, STACK, TABLES};
 
+/// An address of the first 4 GiB as 32-bit code knows it.
+fn low(address: u64) -> u32 {
+    address.try_into().unwrap()
+}
+
 #[test]
 fn start_up_code_goes_from_real_mode_to_long_mode() {
     let mut machine = Machine::new();
@@ -26,12 +31,12 @@ fn start_up_code_goes_from_real_mode_to_long_mode() {
         a.mov(eax, 0x10).unwrap();
         a.mov(ds, eax).unwrap();
         a.mov(ss, eax).unwrap();
-        a.mov(esp, STACK as u32).unwrap();
+        a.mov(esp, low(STACK)).unwrap();
         a.push(0x1234).unwrap();
         a.pop(edi).unwrap();
         a.mov(eax, 0x20).unwrap();
         a.mov(cr4, eax).unwrap();
-        a.mov(eax, TABLES as u32).unwrap();
+        a.mov(eax, low(TABLES)).unwrap();
         a.mov(cr3, eax).unwrap();
         a.mov(ecx, 0xC000_0080u32).unwrap();
         a.mov(eax, 0x100).unwrap();
@@ -133,8 +138,10 @@ fn paging_outside_long_mode_ends_with_a_clear_error() {
         a.mov(eax, 0x8000_0011u32).unwrap();
         a.mov(cr0, eax).unwrap();
     });
-    let mut state = VcpuState::default();
-    state.cr0 = 0x11;
+    let mut state = VcpuState {
+        cr0: 0x11,
+        ..VcpuState::default()
+    };
     state.segments.cs = Segment {
         selector: 8,
         base: 0,

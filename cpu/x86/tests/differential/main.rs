@@ -13,7 +13,10 @@
 )]
 #![cfg(target_arch = "x86_64")]
 
+mod float;
 mod integer;
 mod native;
 mod random;
 mod text;
+mod trap;
+mod x87;

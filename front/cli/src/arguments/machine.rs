@@ -1,0 +1,125 @@
+//! Flags of `machine` and `kernel`, which need no engine.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::{HelpFlag, ListArgs};
+
+/// `machine`.
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true, disable_help_subcommand = true)]
+pub(crate) struct MachineArgs {
+    #[command(subcommand)]
+    pub(crate) verb: MachineVerb,
+    #[command(flatten)]
+    help: HelpFlag,
+}
+
+/// What to do with virtual machines.
+#[derive(Debug, Subcommand)]
+pub(crate) enum MachineVerb {
+    /// Boot a virtual machine by itself, its console on the terminal; Ctrl-A x leaves
+    Boot(Box<BootArgs>),
+}
+
+/// Who executes a guest.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum BackendChoice {
+    /// KVM where it works well, else software
+    Auto,
+    /// The processor's own virtualization
+    Kvm,
+    /// A CPU in software
+    Soft,
+}
+
+/// `machine boot`.
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct BootArgs {
+    /// Who executes the guest
+    #[arg(long, value_name = "BACKEND", value_enum, default_value = "auto")]
+    pub(crate) backend: BackendChoice,
+    /// Kernel to boot: a bzImage or plain ELF; by default the newest installed one
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// Initial ramdisk; by default one is made of the guest's agent and the kernel's modules
+    #[arg(long, value_name = "FILE")]
+    pub(crate) initrd: Option<PathBuf>,
+    /// Memory of the machine
+    #[arg(long, short, value_name = "BYTES", default_value = "256M")]
+    pub(crate) memory: String,
+    /// Number of virtual CPUs
+    #[arg(long, value_name = "N", default_value = "1",
+        value_parser = clap::value_parser!(u8).range(1..=254))]
+    pub(crate) cpus: u8,
+    /// Attach a raw image or block device as the next disk (/dev/vda, …); ,ro for reading only
+    #[arg(long, value_name = "FILE[,ro]")]
+    pub(crate) disk: Vec<String>,
+    /// Add words to the kernel's command line; those after -- go to the guest's first process
+    #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
+    pub(crate) append: Vec<String>,
+    /// Say at the end how long it ran and how many instructions it executed
+    #[arg(long)]
+    pub(crate) statistics: bool,
+    #[command(flatten)]
+    help: HelpFlag,
+}
+
+/// `kernel`.
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true, disable_help_subcommand = true)]
+pub(crate) struct KernelArgs {
+    #[command(subcommand)]
+    pub(crate) verb: KernelVerb,
+    #[command(flatten)]
+    help: HelpFlag,
+}
+
+/// What to do with kernels.
+#[derive(Debug, Subcommand)]
+pub(crate) enum KernelVerb {
+    /// List the kernels that machines can boot
+    #[command(visible_alias = "ls")]
+    List(KernelListArgs),
+    /// Fetch a kernel with the distribution's package tool, without installing it on this host
+    Install(KernelInstallArgs),
+    /// Write the initial ramdisk that `atoll machine boot` would make
+    Initramfs(InitramfsArgs),
+}
+
+/// `kernel list`.
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct KernelListArgs {
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
+    #[command(flatten)]
+    help: HelpFlag,
+}
+
+/// `kernel install`.
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct KernelInstallArgs {
+    /// Package of the kernel, or one that depends on it
+    #[arg(value_name = "PACKAGE", default_value = "linux-image-cloud-amd64")]
+    pub(crate) package: String,
+    #[command(flatten)]
+    help: HelpFlag,
+}
+
+/// `kernel initramfs`.
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct InitramfsArgs {
+    /// Kernel it is for; by default the newest installed one
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// Where to write it
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    help: HelpFlag,
+}

@@ -1,0 +1,16 @@
+//! Kernels: found, taken out of their bzImage, and loaded into guest memory.
+
+mod bzimage;
+mod decompress;
+mod elf;
+mod find;
+mod store;
+
+pub use bzimage::{BzImage, SetupHeader};
+pub(crate) use decompress::xz_file;
+pub use elf::{Elf, Loaded};
+pub use find::{Found, find, newest};
+pub use store::{Kernel, KernelStore};
+
+#[cfg(test)]
+pub(crate) use elf::tests::elf as tests_elf;

@@ -1,0 +1,265 @@
+//! Proves the KVM backend without hardware: an emulated machine whose processor has SVM runs a stock Debian kernel with
+//! its KVM modules, and that runs a static program of ours.
+//!
+//! ```text
+//!   qemu-system-x86_64 -accel tcg -cpu max
+//!     └ Debian's cloud kernel, kvm.ko, kvm-amd.ko        initramfs: busybox, modules, the program
+//!         └ the program: tests of cpu/kvm, or atoll-vmm   last line of its serial console: the verdict
+//!             └ guests of a few instructions, or the same kernel once more, executed by the emulated SVM
+//! ```
+
+mod archive;
+mod machine;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::shell;
+use archive::Archive;
+pub(crate) use machine::boot_machine;
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+const QEMU: &str = "/usr/bin/qemu-system-x86_64";
+const BUSYBOX: &str = "/bin/busybox";
+/// Modules to load, in this order, below the kernel's folder.
+const MODULES: [&str; 3] = [
+    "virt/lib/irqbypass.ko",
+    "arch/x86/kvm/kvm.ko",
+    "arch/x86/kvm/kvm-amd.ko",
+];
+/// For the outer kernel: the TSC is good and is the clock, and a timer interrupt that the busy host delays is no fault.
+/// Without these a boot in ten hangs on some hosts.
+const APPEND: &str =
+    "console=ttyS0 quiet panic=-1 cryptomgr.notests tsc=reliable no_timer_check clocksource=tsc";
+/// What the outer machine's init prints before the program's exit code.
+const VERDICT: &str = "ATOLL-NESTED ";
+/// A proof takes 8 to 11 s on an idle host.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Runs the KVM backend's tests inside the emulated machine.
+pub(crate) fn kvm_tests() -> Result<()> {
+    let arguments = ["test", "-p", "atoll-kvm", "--test", "kvm", "--no-run"];
+    let mut archive = Archive::default();
+    archive.program("payload", &read(&build(&arguments, "kvm")?)?);
+    let payload = Payload {
+        archive,
+        command: "/payload --test-threads=2 --nocapture",
+        proof: "test result: ok",
+    };
+    prove(&Kernel::find()?, payload)
+}
+
+/// What runs inside.
+struct Payload {
+    /// Its files.
+    archive: Archive,
+    /// A shell's line that runs it.
+    command: &'static str,
+    /// What the console must have said besides the verdict.
+    proof: &'static str,
+}
+
+/// Boots the emulated machine with `payload` and fails unless that ends with 0.
+fn prove(kernel: &Kernel, payload: Payload) -> Result<()> {
+    let folder = folder()?;
+    let initrd = folder.join("initramfs");
+    let (command, proof) = (payload.command, payload.proof);
+    write(&initrd, &initramfs(kernel, payload.archive, command)?)?;
+    let start = Instant::now();
+    let console = boot(&kernel.image, &initrd, &folder.join("console"))?;
+    print!("{console}");
+    let code = console
+        .lines()
+        .find_map(|line| line.trim().strip_prefix(VERDICT)?.parse::<i32>().ok());
+    match code {
+        Some(0) => {
+            ensure!(console.contains(proof), "the console never said {proof}");
+            println!("nested: passed in {:.1} s", start.elapsed().as_secs_f64());
+            Ok(())
+        }
+        Some(code) => bail!("the program inside the emulated machine ended with {code}"),
+        None => bail!(
+            "the emulated machine came to no verdict within {} s",
+            PATIENCE.as_secs()
+        ),
+    }
+}
+
+/// Where the proofs' files are.
+fn folder() -> Result<PathBuf> {
+    let folder = shell::root().join("target/atoll/nested");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    Ok(folder)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn write(path: &Path, content: &[u8]) -> Result<()> {
+    fs::write(path, content).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// The executable of target `name` as one static program, by cargo with `arguments`.
+fn build(arguments: &[&str], name: &str) -> Result<PathBuf> {
+    let mut build = shell::command("cargo", arguments);
+    build
+        .args(["--target", TARGET])
+        .arg("--message-format=json-render-diagnostics")
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        .stderr(Stdio::inherit());
+    println!("+ {build:?}");
+    let output = build.output().context("cannot start cargo")?;
+    ensure!(
+        output.status.success(),
+        "cargo ended with {}",
+        output.status
+    );
+    cargo_metadata::Message::parse_stream(output.stdout.as_slice())
+        .filter_map(std::result::Result::ok)
+        .find_map(|message| match message {
+            cargo_metadata::Message::CompilerArtifact(artifact) if artifact.target.name == name => {
+                artifact.executable.map(PathBuf::from)
+            }
+            _ => None,
+        })
+        .with_context(|| format!("cargo names no executable of {name}"))
+}
+
+/// An installed kernel with KVM for AMD.
+struct Kernel {
+    image: PathBuf,
+    modules: PathBuf,
+}
+
+impl Kernel {
+    /// The newest of Debian's cloud kernels, by name.
+    fn find() -> Result<Self> {
+        let hint = "hint: apt-get install linux-image-cloud-amd64";
+        let entries =
+            fs::read_dir("/lib/modules").with_context(|| format!("no kernels\n{hint}"))?;
+        let mut versions: Vec<_> = entries
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter(|version| version.ends_with("cloud-amd64"))
+            .collect();
+        versions.sort();
+        let found = versions.iter().rev().find_map(|version| {
+            let kernel = Self {
+                image: Path::new("/boot").join(format!("vmlinuz-{version}")),
+                modules: Path::new("/lib/modules").join(version).join("kernel"),
+            };
+            kernel.image.exists().then_some(kernel)
+        });
+        found.with_context(|| format!("no cloud kernel in /boot\n{hint}"))
+    }
+
+    /// One of its modules, decompressed.
+    fn module(&self, name: &str) -> Result<Vec<u8>> {
+        let plain = self.modules.join(name);
+        if plain.exists() {
+            return read(&plain);
+        }
+        let packed = self.modules.join(format!("{name}.xz"));
+        let output = Command::new("xz")
+            .arg("-dc")
+            .arg(&packed)
+            .output()
+            .context("cannot start xz")?;
+        ensure!(
+            output.status.success(),
+            "cannot unpack {}",
+            packed.display()
+        );
+        Ok(output.stdout)
+    }
+}
+
+/// The outer machine's root: busybox, modules, what is in `archive`, and an init that runs `command`.
+fn initramfs(kernel: &Kernel, mut archive: Archive, command: &str) -> Result<Vec<u8>> {
+    for folder in ["bin", "dev", "proc", "sys", "tmp", "modules"] {
+        archive.folder(folder);
+    }
+    archive.program("bin/busybox", &read(Path::new(BUSYBOX))?);
+    let mut init = String::from(
+        "#!/bin/busybox sh\n\
+         export PATH=/bin ATOLL_KVM_ACCELERATES=1\n\
+         busybox mount -t devtmpfs dev /dev\n\
+         busybox mount -t proc proc /proc\n\
+         busybox mount -t sysfs sys /sys\n",
+    );
+    for module in MODULES {
+        let name = Path::new(module).file_name().and_then(OsStr::to_str);
+        let name = name.context("modules have names")?;
+        archive.file(&format!("modules/{name}"), &kernel.module(module)?);
+        init.push_str(&format!("busybox insmod /modules/{name}\n"));
+    }
+    init.push_str(&format!(
+        "{command}
+echo \"{VERDICT}$?\"
+busybox poweroff -f
+"
+    ));
+    archive.program("init", init.as_bytes());
+    Ok(archive.finish())
+}
+
+/// Runs the emulated machine until it powers off; what its serial console said.
+fn boot(kernel: &Path, initrd: &Path, console: &Path) -> Result<String> {
+    // A file of an earlier run must not give this one's verdict.
+    write(console, b"")?;
+    let mut qemu = Command::new(QEMU);
+    qemu.args(["-accel", "tcg", "-cpu", "max", "-M", "q35", "-m", "1024"])
+        .args([
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-no-reboot",
+        ])
+        .arg("-serial")
+        .arg(format!("file:{}", console.display()))
+        .arg("-kernel")
+        .arg(kernel)
+        .arg("-initrd")
+        .arg(initrd)
+        .args(["-append", APPEND])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    println!("+ {qemu:?}");
+    let child = qemu
+        .spawn()
+        .with_context(|| format!("cannot start {QEMU}\nhint: apt-get install qemu-system-x86"))?;
+    let errors = wait(child)?;
+    let text = String::from_utf8_lossy(&read(console)?).into_owned();
+    ensure!(
+        !text.is_empty(),
+        "the emulated machine said nothing: {errors}"
+    );
+    Ok(text)
+}
+
+/// Waits for the emulator, ends it when its time is over; what it complained about.
+fn wait(mut child: Child) -> Result<String> {
+    let deadline = Instant::now() + PATIENCE;
+    while child.try_wait().context("cannot wait for QEMU")?.is_none() {
+        if Instant::now() > deadline {
+            child.kill().context("cannot end QEMU")?;
+            child.wait().context("cannot wait for QEMU")?;
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let mut errors = String::new();
+    if let Some(mut pipe) = child.stderr.take() {
+        pipe.read_to_string(&mut errors)
+            .context("cannot read QEMU's errors")?;
+    }
+    Ok(errors)
+}

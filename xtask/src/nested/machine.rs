@@ -1,0 +1,110 @@
+//! The second proof: our monitor boots the stock kernel to its user space, on KVM, inside the emulated machine.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+
+use super::archive::Archive;
+use super::{BUSYBOX, Kernel, Payload, build, folder, prove, read, write};
+
+/// What the guest's init says when it runs.
+const READY: &str = "ATOLL-GUEST ready";
+
+/// For the inner guest: QEMU before 9.1 lets a guest's XSETBV pass its hypervisor, so that XSAVE and the hypervisor
+/// disagree about the state; `noxsave` keeps Linux from it. `reboot=t` resets by a triple fault.
+const APPEND: &str = "console=ttyS0 quiet reboot=t panic=-1 cryptomgr.notests noxsave";
+
+/// Boots the cloud kernel in `atoll-vmm` inside the emulated machine, and powers it off.
+pub(crate) fn boot_machine() -> Result<()> {
+    let arguments = [
+        "build",
+        "--release",
+        "-p",
+        "atoll-machine",
+        "--bin",
+        "atoll-vmm",
+    ];
+    let program = build(&arguments, "atoll-vmm")?;
+    let kernel = Kernel::find()?;
+    let mut archive = Archive::default();
+    archive.program("atoll-vmm", &read(&program)?);
+    archive.file("vmlinux", &read(&uncompressed(&program, &kernel.image)?)?);
+    archive.file("guest", &guest()?);
+    archive.file(
+        "config",
+        config("auto", "/vmlinux", "/tmp", "/guest", 256 << 20).as_bytes(),
+    );
+    let payload = Payload {
+        archive,
+        command: "/atoll-vmm --config /config",
+        proof: READY,
+    };
+    prove(&kernel, payload)
+}
+
+/// The guest's root: an init that says that it runs, and powers off.
+fn guest() -> Result<Vec<u8>> {
+    let mut archive = Archive::default();
+    for folder in ["bin", "proc"] {
+        archive.folder(folder);
+    }
+    archive.program("bin/busybox", &read(Path::new(BUSYBOX))?);
+    let init = format!(
+        "#!/bin/busybox sh\n\
+         export PATH=/bin\n\
+         busybox mount -t proc proc /proc\n\
+         echo \"{READY} after $(busybox cut -d' ' -f1 /proc/uptime) s\"\n\
+         busybox poweroff -f\n"
+    );
+    archive.program("init", init.as_bytes());
+    Ok(archive.finish())
+}
+
+/// The kernel out of its `image`: unpacking it in the emulated machine would take seconds. `program` does it when told
+/// to boot it, before it finds that a page of memory is not enough.
+fn uncompressed(program: &Path, image: &Path) -> Result<PathBuf> {
+    let folder = folder()?;
+    let store = folder.join("kernels");
+    if store.exists() {
+        fs::remove_dir_all(&store).with_context(|| format!("cannot clear {}", store.display()))?;
+    }
+    let file = folder.join("config");
+    let text = config(
+        "soft",
+        &image.to_string_lossy(),
+        &store.to_string_lossy(),
+        "",
+        4096,
+    );
+    write(&file, text.as_bytes())?;
+    let output = Command::new(program)
+        .arg("--config")
+        .arg(&file)
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot start {}", program.display()))?;
+    let kernels = fs::read_dir(&store).map(|entries| entries.filter_map(Result::ok));
+    let kernel = kernels.ok().and_then(|mut entries| entries.next());
+    let kernel = kernel.with_context(|| {
+        let said = String::from_utf8_lossy(&output.stderr);
+        format!(
+            "atoll-vmm took no kernel out of {}: {said}",
+            image.display()
+        )
+    })?;
+    Ok(kernel.path())
+}
+
+/// What `atoll-vmm` is told; no `initrd` when it is empty.
+fn config(backend: &str, kernel: &str, store: &str, initrd: &str, memory_bytes: u64) -> String {
+    let initrd = match initrd {
+        "" => String::new(),
+        path => format!("\"initrd\": \"{path}\", "),
+    };
+    format!(
+        "{{\"backend\": \"{backend}\", \"kernel\": \"{kernel}\", \"kernel_store\": \"{store}\", {initrd}\
+         \"command_line\": \"{APPEND}\", \"memory_bytes\": {memory_bytes}, \"cpus\": 1, \"statistics\": true}}"
+    )
+}
