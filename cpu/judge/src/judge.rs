@@ -89,12 +89,36 @@ impl Judge {
 }
 
 impl Judgement {
-    /// The name of what is judged: the first instruction's mnemonic, or `sequence`.
+    /// The name of what is judged: the first instruction's mnemonic.
     pub fn name(&self) -> String {
-        match compare::instructions(&self.case).as_slice() {
-            [one] => format!("{:?}", one.mnemonic()).to_lowercase(),
-            _ => "sequence".to_owned(),
+        match compare::instructions(&self.case).first() {
+            Some(one) => format!("{:?}", one.mnemonic()).to_lowercase(),
+            None => "nothing".to_owned(),
         }
+    }
+
+    /// What kind of mismatch this is, for counting: the mnemonic and what differs, or why it is unsupported.
+    pub fn kind(&self) -> String {
+        let mut what: Vec<&str> = match &self.verdict {
+            Verdict::Same => vec!["same"],
+            Verdict::Skipped => vec!["skipped"],
+            Verdict::Unsupported(_) => vec!["unsupported"],
+            Verdict::Different(found) => found
+                .iter()
+                .map(|one| match one.what.trim_end_matches(|c: char| c.is_ascii_digit()) {
+                    what if what.starts_with("0x") => "memory",
+                    "r" => "register",
+                    name if name.starts_with('r') && name.len() == 3 => match name {
+                        "rip" => "rip",
+                        _ => "register",
+                    },
+                    name => name,
+                })
+                .collect(),
+        };
+        what.sort_unstable();
+        what.dedup();
+        format!("{} {}", self.name(), what.join("+"))
     }
 
     /// All there is to know about a case that differs: assembly, the case's line for `cases/`, what differs.
@@ -137,11 +161,13 @@ pub struct Count {
 pub struct Tally {
     /// Per name.
     pub counts: BTreeMap<String, Count>,
+    /// Mismatches and unsupported cases, per kind.
+    pub kinds: BTreeMap<String, u64>,
 }
 
 impl Tally {
-    /// Adds one judgement; gives its name's count.
-    pub fn add(&mut self, judgement: &Judgement) -> Count {
+    /// Adds one judgement; gives how many of its kind there were, 0 for one that is all right.
+    pub fn add(&mut self, judgement: &Judgement) -> u64 {
         let count = self.counts.entry(judgement.name()).or_default();
         count.cases += 1;
         count.completed += u64::from(matches!(
@@ -154,7 +180,12 @@ impl Tally {
             Verdict::Unsupported(_) => count.unsupported += 1,
             Verdict::Different(_) => count.mismatches += 1,
         }
-        *count
+        if matches!(judgement.verdict, Verdict::Same | Verdict::Skipped) {
+            return 0;
+        }
+        let seen = self.kinds.entry(judgement.kind()).or_default();
+        *seen += 1;
+        *seen
     }
 
     /// The sum over all names.

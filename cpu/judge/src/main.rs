@@ -10,7 +10,6 @@ use std::time::Instant;
 
 use atoll_cpu_api::Hypervisor;
 use atoll_interpreter::Soft;
-use atoll_judge::compare::Verdict;
 use atoll_judge::judge::JudgeError;
 use atoll_judge::{Case, Generator, Judge, Tally, text};
 use clap::Parser;
@@ -36,7 +35,7 @@ struct Arguments {
     /// The CPU to judge
     #[arg(long, default_value = "soft", value_parser = ["soft"])]
     backend: String,
-    /// Mismatches shown per mnemonic
+    /// Mismatches shown of each kind
     #[arg(long, default_value_t = 3)]
     show: u64,
     /// Replay a file of cases instead of generating some
@@ -128,7 +127,7 @@ fn generate(
     Ok(())
 }
 
-/// Judges `cases` and prints the first that differ, or are unsupported, of each name.
+/// Judges `cases` and prints the first that differ, or are unsupported, of each kind.
 fn judge_batch(
     judge: &mut Judge,
     cases: Vec<Case>,
@@ -136,20 +135,19 @@ fn judge_batch(
     tally: &mut Tally,
 ) -> Result<(), JudgeError> {
     for judgement in judge.judge(cases)? {
-        let count = tally.add(&judgement);
-        let shown = match judgement.verdict {
-            Verdict::Different(_) => count.mismatches <= show,
-            Verdict::Unsupported(_) => count.unsupported <= show.min(1),
-            _ => false,
-        };
-        if shown {
-            println!("{}\n", judgement.report());
+        let seen = tally.add(&judgement);
+        if (1..=show).contains(&seen) {
+            println!("## {} ({seen})\n{}\n", judgement.kind(), judgement.report());
         }
     }
     Ok(())
 }
 
 fn print_table(tally: &Tally, brief: bool) {
+    println!("kinds of mismatch, by mnemonic and what differs");
+    for (kind, count) in &tally.kinds {
+        println!("{count:>10} {kind}");
+    }
     println!(
         "{:<14}{:>10}{:>12}{:>10}{:>13}{:>11}",
         "mnemonic", "cases", "to the end", "differ", "unsupported", "undefined"

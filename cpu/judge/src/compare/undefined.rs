@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register, RflagsBits};
 
-use crate::case::Case;
+use crate::case::{Case, End};
 
 /// Bits of RFLAGS by iced-x86's names.
 const RFLAGS: [(u32, u64); 8] = [
@@ -30,11 +30,15 @@ const CONDITIONS: [(u32, u16); 4] = [
 pub struct UndefinedFlags(u32);
 
 impl UndefinedFlags {
-    /// After all of `instructions`, each executed.
-    pub fn after(instructions: &[Instruction]) -> Self {
+    /// After `instructions`, of which all were executed (`whole`) or nobody knows which.
+    pub fn after(instructions: &[Instruction], whole: bool) -> Self {
         let mut undefined = Self::default();
         for instruction in instructions {
-            undefined.follow(instruction);
+            if whole {
+                undefined.follow(instruction);
+            } else {
+                undefined.follow_if_taken(instruction);
+            }
         }
         undefined
     }
@@ -133,6 +137,52 @@ pub(super) fn ignored_bytes(instructions: &[Instruction], case: &Case) -> Vec<Ra
         }
     }
     ranges
+}
+
+/// Whether `instruction` is a masked store that faulted natively: whether bytes that the mask leaves out are accessed
+/// is up to the processor (Intel SDM vol. 2 "MASKMOVQ").
+pub(super) fn is_masked_fault(instruction: &Instruction, case: &Case, native: &End) -> bool {
+    let number = instruction.op2_register().number();
+    let fpu = &case.state.fpu;
+    let top = usize::from(fpu.status >> 11 & 7);
+    let (mask, signs) = match instruction.mnemonic() {
+        Mnemonic::Maskmovdqu => (fpu.xmm[number], 0x80 * (u128::MAX / 0xFF)),
+        // MMX registers don't move with the top of the stack.
+        Mnemonic::Maskmovq => (fpu.st[(number + 8 - top) % 8], 0x8080_8080_8080_8080),
+        _ => return false,
+    };
+    matches!(native, End::Exception { vector: 12..=14, .. }) && mask & signs != signs
+}
+
+/// How far apart the addresses of page faults may be: a processor need not touch the bytes of a long operand in order.
+pub(super) fn faults_anywhere(instructions: &[Instruction]) -> u64 {
+    use Mnemonic as M;
+    let any = |wanted: &[M]| {
+        instructions
+            .iter()
+            .any(|one| wanted.contains(&one.mnemonic()))
+    };
+    if any(&[M::Fxsave, M::Fxsave64, M::Fxrstor, M::Fxrstor64]) {
+        511
+    } else if any(&[M::Fnsave, M::Frstor, M::Fnstenv, M::Fldenv]) {
+        107
+    } else if any(&[M::Maskmovdqu, M::Maskmovq]) {
+        15
+    } else {
+        0
+    }
+}
+
+/// Where a call to an address that is none may or may not have pushed its return address before the fault.
+pub(super) fn refused_call(
+    instructions: &[Instruction],
+    case: &Case,
+    end: &End,
+) -> Option<Range<u64>> {
+    let call = instructions.first()?.mnemonic() == Mnemonic::Call;
+    let refused = matches!(end, End::Exception { vector: 13, .. });
+    let stack = case.state.registers[4];
+    (call && refused).then_some(stack.wrapping_sub(8)..stack)
 }
 
 /// How far results of approximations may be from each other.

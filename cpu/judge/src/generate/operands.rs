@@ -319,7 +319,7 @@ fn set_registers(random: &mut Random, draft: &mut Draft, offset: u64, first: Reg
 }
 
 /// Whether an unaligned operand of 16 bytes only ever faults.
-fn needs_alignment(code: Code) -> bool {
+pub(super) fn needs_alignment(code: Code) -> bool {
     let unaligned = matches!(
         code.mnemonic(),
         Mnemonic::Movups

@@ -46,7 +46,7 @@ impl Generator {
             }
             draft.case.code.extend(bytes);
         }
-        let pointer = DATA + self.random.below(DATA_LEN as u64);
+        let pointer = DATA + DATA_LEN as u64 / 4 + (self.random.below(DATA_LEN as u64 / 2) & !15);
         draft.set(POINTER.number(), pointer);
         setup::state(&mut self.random, &mut draft);
         draft.case.state.fpu = setup::fpu(&mut self.random, Lanes::Integers, true);
@@ -78,7 +78,10 @@ impl Generator {
                 instruction.set_memory_base(POINTER);
                 instruction.set_memory_index(Register::None);
                 instruction.set_memory_displ_size(8);
-                let offset = self.random.below(DATA_LEN as u64) / 2;
+                let mut offset = self.random.below(DATA_LEN as u64) / 2;
+                if operands::needs_alignment(code) {
+                    offset &= !15;
+                }
                 instruction.set_memory_displacement64(offset.wrapping_sub(DATA_LEN as u64 / 4));
             }
             let writes_pointer = factory
@@ -137,5 +140,5 @@ fn may_stand(code: Code) -> bool {
             code.mnemonic(),
             iced_x86::Mnemonic::Div | iced_x86::Mnemonic::Idiv
         )
-        && !code.cpuid_features().contains(&iced_x86::CpuidFeature::FPU)
+        && !format!("{:?}", code.mnemonic()).starts_with('F')
 }
