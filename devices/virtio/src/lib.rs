@@ -50,6 +50,8 @@ mod vsock;
 
 #[cfg(test)]
 mod driver;
+#[cfg(test)]
+mod hostile;
 
 pub use balloon::{BalloonControl, BalloonDevice, BalloonState};
 pub use block::{BlockDevice, BlockOptions};
