@@ -229,7 +229,10 @@ impl Session {
                     },
                 };
             }
-            let kind = entry.file_type().as_raw_mode() >> 12;
+            let kind = match entry.file_type() {
+                FileType::Unknown => 0,
+                kind => kind.as_raw_mode() >> 12,
+            };
             out.u64(entry.ino()).u64(entry.next_entry_cookie());
             out.u32(name.count_bytes() as u32).u32(kind);
             out.0.extend_from_slice(name.to_bytes());

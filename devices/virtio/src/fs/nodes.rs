@@ -15,6 +15,9 @@ use crate::device::DeviceError;
 /// The share's own node id (`FUSE_ROOT_ID`).
 pub(super) const ROOT: u64 = 1;
 
+/// The highest id taken over from a snapshot: no machine lives to count from here to the end.
+const MAX_ID: u64 = 1 << 62;
+
 /// What of open(2)'s flags a guest decides.
 const OPEN_FLAGS: OFlags = OFlags::APPEND
     .union(OFlags::TRUNC)
@@ -269,8 +272,8 @@ impl Nodes {
     /// Finds again what `state` names. What is gone meanwhile is stale for the guest (`ESTALE`, `EBADF`).
     pub(super) fn restore(&mut self, state: &FsState) {
         self.forget_everything();
-        self.next_node = state.next_node.max(ROOT + 1);
-        self.next_handle = state.next_handle;
+        self.next_node = state.next_node.clamp(ROOT + 1, MAX_ID);
+        self.next_handle = state.next_handle.clamp(1, MAX_ID);
         for saved in state.nodes.iter().take(self.max_nodes) {
             if saved.id <= ROOT || saved.id >= self.next_node {
                 continue;
@@ -282,6 +285,9 @@ impl Nodes {
             }
         }
         for saved in state.handles.iter().take(self.max_handles) {
+            if saved.id >= self.next_handle {
+                continue;
+            }
             let flags = OFlags::from_bits_retain(saved.flags) & !OFlags::TRUNC;
             if let Ok(fd) = self.reopen(saved.node, flags) {
                 let handle = Handle {

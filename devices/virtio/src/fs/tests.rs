@@ -160,6 +160,8 @@ impl Guest {
                 }
                 offset = le64(answer, 8);
                 let len = le32(answer, 16) as usize;
+                // DT_DIR or DT_REG.
+                assert!(matches!(le32(answer, 20), 4 | 8));
                 names.push((
                     String::from_utf8(answer[24..24 + len].to_vec()).unwrap(),
                     id,
@@ -567,6 +569,41 @@ fn a_restored_share_knows_nodes_and_open_files() {
     assert_eq!(guest.open(gone, OFlags::RDONLY), Err(Errno::STALE));
     let (new, _) = guest.create(ROOT, "new", 0o100_600).unwrap();
     assert!(new > gone);
+}
+
+#[test]
+fn a_state_that_makes_no_sense_gives_an_empty_share() {
+    let guest = Guest::new();
+    fs::write(guest.path("file"), "x").unwrap();
+    let node = |id, path: &str| SavedNode {
+        id,
+        lookups: u64::MAX,
+        path: path.into(),
+    };
+    let handle = |id, node| SavedHandle {
+        id,
+        node,
+        flags: u32::MAX,
+    };
+    let state = FsState {
+        nodes: vec![
+            node(1, "file"),
+            node(5, "../secret"),
+            node(6, "/etc/passwd"),
+            node(7, ""),
+            node(u64::MAX, "file"),
+        ],
+        handles: vec![handle(3, 5), handle(4, 99), handle(u64::MAX, 1)],
+        next_node: u64::MAX,
+        next_handle: u64::MAX,
+    };
+    let mut device = device(&guest.folder, FsOptions::new("x"));
+    device.restore(&DeviceState::Fs(state), None).unwrap();
+    let DeviceState::Fs(kept) = device.save() else {
+        panic!("another device's state");
+    };
+    assert_eq!((kept.nodes.len(), kept.handles.len()), (0, 0));
+    assert!(kept.next_node < u64::MAX && kept.next_handle < u64::MAX);
 }
 
 #[test]
