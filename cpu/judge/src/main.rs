@@ -12,6 +12,7 @@ use atoll_cpu_api::Hypervisor;
 use atoll_interpreter::Soft;
 use atoll_judge::judge::JudgeError;
 use atoll_judge::{Case, Generator, Judge, Tally, text};
+use atoll_kvm::Kvm;
 use clap::Parser;
 
 /// Judge a CPU backend by the real processor.
@@ -33,7 +34,7 @@ struct Arguments {
     #[arg(long)]
     sequences: bool,
     /// The CPU to judge
-    #[arg(long, default_value = "soft", value_parser = ["soft"])]
+    #[arg(long, default_value = "soft", value_parser = ["soft", "kvm"])]
     backend: String,
     /// Mismatches shown of each kind
     #[arg(long, default_value_t = 3)]
@@ -65,7 +66,10 @@ fn main() -> ExitCode {
 
 /// Judges as asked; says whether all agree.
 fn run(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>> {
-    let backend: Box<dyn Hypervisor> = Box::new(Soft);
+    let backend: Box<dyn Hypervisor> = match arguments.backend.as_str() {
+        "kvm" => Box::new(Kvm::open()?),
+        _ => Box::new(Soft),
+    };
     let mut judge = Judge::new(&*backend)?;
     let mut tally = Tally::default();
     let start = Instant::now();

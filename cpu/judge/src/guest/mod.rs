@@ -1,7 +1,7 @@
 //! A CPU backend: cases run in the user mode of a small guest of ours.
 //!
-//! Each exception's handler is a HLT with interrupts off: the backend stops there, RIP says which vector it was, and
-//! the frame on the kernel's stack holds what the registers no longer do.
+//! Each exception's handler writes to a port, which pauses the CPU: RIP then says which vector it was, and the frame on
+//! the kernel's stack holds what the registers no longer do. (HLT would do, but KVM's own local APIC waits in it.)
 
 mod quiet;
 mod tables;
@@ -55,6 +55,7 @@ impl Guest {
             Some(_) => vm.create_vcpu(0, None)?,
             None => vm.create_vcpu(0, Some(quiet.clone()))?,
         };
+        quiet.connect(vcpu.handle());
         let watchdog = Watchdog::new(vcpu.handle());
         // What the CPU has after reset and a case doesn't set.
         let reset = vcpu.state()?;
@@ -92,12 +93,13 @@ impl Guest {
             Err(error) => Err(error),
         };
         let touched_bus = self.quiet.take_touched();
+        let by_handler = self.quiet.take_stopped();
         let mut outcome = match stop {
-            Ok(Stop::Halted) if !touched_bus => self.halted(),
-            Ok(Stop::Paused) => ended(End::Endless),
             Ok(stop) if touched_bus => {
                 ended(End::Lost(format!("{stop:?} after access to the bus")))
             }
+            Ok(Stop::Paused) if by_handler => self.stopped(),
+            Ok(Stop::Paused) => ended(End::Endless),
             Ok(stop) => ended(End::Lost(format!("{stop:?}"))),
             Err(CpuError::Unsupported { what, .. }) => ended(End::Unsupported(what)),
             Err(error) => ended(End::Lost(error.to_string())),
@@ -134,14 +136,14 @@ impl Guest {
         entry.cr2 = 0;
     }
 
-    /// The outcome after a handler halted.
-    fn halted(&self) -> Outcome {
+    /// The outcome after a handler stopped the CPU.
+    fn stopped(&self) -> Outcome {
         let state = match self.vcpu.state() {
             Ok(state) => state,
             Err(error) => return ended(End::Lost(error.to_string())),
         };
         let Some(vector) = tables::vector_of(state.rip) else {
-            return ended(End::Lost(format!("halted at {:#x}", state.rip)));
+            return ended(End::Lost(format!("stopped at {:#x}", state.rip)));
         };
         let words = if tables::has_error_code(vector) { 6 } else { 5 };
         if state.registers[4] != tables::STACK_END - 8 * words {

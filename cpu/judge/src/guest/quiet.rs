@@ -1,16 +1,33 @@
-//! The outside of the guest: nothing is there, and nobody should ask.
+//! The outside of the guest: one port, by which handlers stop the CPU, and nothing else.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use atoll_cpu_api::{Bus, GeneralProtection, InterruptController};
+use atoll_cpu_api::{Bus, GeneralProtection, InterruptController, VcpuHandle};
 
-/// A bus without devices and a local APIC that never interrupts; remembers whether the bus was reached.
-#[derive(Debug, Default)]
+/// The port that exception handlers write to.
+pub(super) const STOP_PORT: u8 = 0x51;
+
+/// A bus with one port and a local APIC that never interrupts; remembers whether the bus was reached otherwise.
+#[derive(Default)]
 pub(super) struct Quiet {
     touched: AtomicBool,
+    stopped: AtomicBool,
+    handle: OnceLock<Arc<dyn VcpuHandle>>,
 }
 
 impl Quiet {
+    /// From now on, a write to [`STOP_PORT`] pauses the CPU that `handle` reaches.
+    pub(super) fn connect(&self, handle: Arc<dyn VcpuHandle>) {
+        // Connected once, right after the CPU is made.
+        let _ = self.handle.set(handle);
+    }
+
+    /// Whether a handler stopped the CPU since the last call.
+    pub(super) fn take_stopped(&self) -> bool {
+        self.stopped.swap(false, Ordering::Relaxed)
+    }
+
     /// Whether the bus was reached since the last call.
     pub(super) fn take_touched(&self) -> bool {
         self.touched.swap(false, Ordering::Relaxed)
@@ -27,8 +44,14 @@ impl Bus for Quiet {
         data.fill(0xFF);
     }
 
-    fn port_write(&self, _port: u16, _data: &[u8]) {
-        self.touch();
+    fn port_write(&self, port: u16, _data: &[u8]) {
+        match self.handle.get() {
+            Some(handle) if port == u16::from(STOP_PORT) => {
+                self.stopped.store(true, Ordering::Relaxed);
+                handle.pause();
+            }
+            _ => self.touch(),
+        }
     }
 
     fn memory_read(&self, _address: u64, data: &mut [u8]) {

@@ -1,4 +1,4 @@
-//! The guest's memory: page tables, descriptor tables and handlers that halt.
+//! The guest's memory: page tables, descriptor tables and handlers: OUT to the port that stops the CPU, then a loop.
 //!
 //! ```text
 //!   physical  1000 PML4   2000–5000 …  one table a page: user half, then kernel half
@@ -11,6 +11,7 @@
 use atoll_cpu_api::{DescriptorTable, Segment, Segments, VcpuState};
 use atoll_memory::{PAGE, Ram};
 
+use super::quiet::STOP_PORT;
 use crate::layout::{CODE, DATA, READ_ONLY};
 
 /// Bytes of memory the guest needs.
@@ -112,7 +113,8 @@ fn load_descriptors(ram: &Ram) {
             | (handler >> 16 & 0xFFFF) << 48;
         ram.store(IDT + vector * 16, low);
         ram.store(IDT + vector * 16 + 8, handler >> 32);
-        ram.store(HANDLERS + vector * HANDLER_BYTES, 0xF4_u8);
+        let code = [0xE6, STOP_PORT, 0xEB, 0xFE];
+        ram.write(HANDLERS + vector * HANDLER_BYTES, &code);
     }
 }
 
@@ -121,9 +123,9 @@ fn task_descriptor(base: u64) -> u64 {
     0x67 | (base & 0xFF_FFFF) << 16 | 0x8B << 40 | (base >> 24 & 0xFF) << 56
 }
 
-/// The vector whose handler halted with this RIP.
+/// The vector whose handler stopped the CPU with this RIP.
 pub(super) fn vector_of(rip: u64) -> Option<u8> {
-    let offset = rip.checked_sub(KERNEL + HANDLERS + 1)?;
+    let offset = rip.checked_sub(KERNEL + HANDLERS + 2)?;
     (offset < VECTORS * HANDLER_BYTES && offset.is_multiple_of(HANDLER_BYTES))
         .then_some((offset / HANDLER_BYTES) as u8)
 }
