@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use crate::balloon::BalloonState;
 use crate::console::ConsoleState;
+use crate::fs::FsState;
 use crate::ring::{Broken, Queues};
 use crate::vsock::VsockState;
 
@@ -79,6 +80,8 @@ pub enum DeviceState {
     Vsock(VsockState),
     /// Balloon.
     Balloon(BalloonState),
+    /// Shared directory.
+    Fs(FsState),
 }
 
 /// A virtio device behind some transport, which calls it from one thread at a time.

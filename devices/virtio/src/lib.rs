@@ -6,8 +6,8 @@
 //!   guest ◀── Interrupt::raise ────────────┘                    host file, tap, sockets, terminal
 //! ```
 //!
-//! The monitor makes a device ([`BlockDevice`], [`ConsoleDevice`], [`RngDevice`]
-//! ), puts it into an [`MmioTransport`] and
+//! The monitor makes a device ([`BlockDevice`], [`ConsoleDevice`], [`VsockDevice`], [`NetDevice`], [`RngDevice`],
+//! [`FsDevice`], [`BalloonDevice`]), puts it into an [`MmioTransport`] and
 //!
 //! 1. routes the device's 4 KiB page to [`MmioTransport::read`] and [`MmioTransport::write`];
 //! 2. gives it an [`Interrupt`], an edge-triggered line;
@@ -24,6 +24,8 @@
 //! may block for as long as the host's files do, and they never panic: a driver that breaks the rules finds
 //! `DEVICE_NEEDS_RESET` in its status (§2.1.2).
 //!
+//! It expects SIGPIPE to be ignored, as it is in Rust programs: host ends may be gone.
+//!
 //! The crate starts no threads, knows no CPU and no interrupt controller, and opens no host path but those its
 //! constructors are given.
 
@@ -38,6 +40,7 @@ mod block;
 mod chain;
 mod console;
 mod device;
+mod fs;
 mod net;
 mod poller;
 mod ring;
@@ -47,12 +50,15 @@ mod vsock;
 
 #[cfg(test)]
 mod driver;
+#[cfg(test)]
+mod hostile;
 
 pub use balloon::{BalloonControl, BalloonDevice, BalloonState};
 pub use block::{BlockDevice, BlockOptions};
 pub use chain::{Buffers, Chain};
 pub use console::{ConsoleDevice, ConsoleSize, ConsoleState};
 pub use device::{DeviceError, DeviceState, DeviceType, RestoreError, VirtioDevice};
+pub use fs::{FsDevice, FsOptions, FsState, SavedHandle, SavedNode};
 pub use net::{NetDevice, NetOptions};
 pub use ring::{Broken, QueueState, Queues};
 pub use rng::RngDevice;

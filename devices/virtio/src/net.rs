@@ -16,8 +16,11 @@ const TRANSMIT: usize = 1;
 pub(crate) const HEADER: u64 = 12;
 /// Where `num_buffers` lies in it.
 const NUM_BUFFERS: u64 = 10;
-/// The longest frame with its header: an Ethernet frame, and one that is still to be cut into such.
-const FRAME: u64 = HEADER + 1514 + 4;
+/// What a frame has beside its packet: the header, addresses, type and a VLAN tag.
+const AROUND_PACKET: u64 = HEADER + 18;
+/// The longest packet of an Ethernet, when nothing else is said.
+const MTU: u16 = 1500;
+/// The longest frame with its header that is still to be cut into such.
 const LONG_FRAME: u64 = HEADER + 65_550;
 /// Chains that may hold one frame together.
 const MAX_MERGED: usize = 64;
@@ -55,6 +58,7 @@ pub struct NetDevice {
     poller: Poller,
     features: u64,
     merges: bool,
+    frame: u64,
     longest: u64,
     config: [u8; 12],
     has_offload: bool,
@@ -81,6 +85,7 @@ impl NetDevice {
             features |= F_CSUM | F_HOST_TSO4 | F_HOST_TSO6;
             features |= F_GUEST_CSUM | F_GUEST_TSO4 | F_GUEST_TSO6;
         }
+        let frame = AROUND_PACKET + u64::from(options.mtu.unwrap_or(MTU).max(MTU));
         let mut config = [0; 12];
         config[..6].copy_from_slice(&options.mac);
         config[6..8].copy_from_slice(&LINK_UP.to_le_bytes());
@@ -91,7 +96,8 @@ impl NetDevice {
             poller: Poller::new()?,
             features,
             merges: false,
-            longest: FRAME,
+            frame,
+            longest: frame,
             config,
             has_offload: options.offload,
         })
@@ -213,7 +219,7 @@ impl VirtioDevice for NetDevice {
         self.longest = if offload.intersects(Offload::TSO4 | Offload::TSO6) {
             LONG_FRAME
         } else {
-            FRAME
+            self.frame
         };
         if self.has_offload {
             // Refused means that the kernel finishes every frame, which every guest takes.
@@ -239,6 +245,12 @@ impl VirtioDevice for NetDevice {
     fn reset(&mut self) {
         let _ = self.poller.watch(&mut self.tap, Interest::NONE);
     }
+}
+
+/// A card over a pair of sockets, for tests of all devices.
+#[cfg(test)]
+pub(crate) fn over_any(tap: OwnedFd) -> NetDevice {
+    NetDevice::over(tap, &NetOptions::default()).expect("descriptors are free")
 }
 
 #[cfg(test)]

@@ -14,6 +14,12 @@ fn rng() -> Box<RngDevice> {
     Box::new(RngDevice::new())
 }
 
+// Any thread may call it.
+const _: fn() = || {
+    fn shared<T: Send + Sync>() {}
+    shared::<MmioTransport>();
+};
+
 #[test]
 fn registers_tell_who_it_is_and_what_it_offers() {
     let driver = Driver::over(rng(), GuestMemory::new(8 << 20).unwrap());

@@ -378,6 +378,33 @@ fn after_a_restore_the_guest_hears_that_connections_are_gone() {
 }
 
 #[test]
+fn a_listener_made_by_someone_else_serves_and_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("given");
+    let listener = UnixListener::bind(&path).unwrap();
+    let options = VsockOptions {
+        guest_cid: CID,
+        path: folder.path().join("v"),
+        max_connections: 1,
+    };
+    let device = VsockDevice::over(options, listener.into()).unwrap();
+    let mut driver = Driver::start(Box::new(device));
+    driver.submit(RECEIVE, &[Part::In(HEADER + 64)]);
+    driver.kick(RECEIVE);
+    let mut host = UnixStream::connect(&path).unwrap();
+    host.write_all(b"CONNECT 5\n").unwrap();
+    let mut request = None;
+    driver.poll_until(|driver| {
+        request = driver.received(RECEIVE);
+        request.is_some()
+    });
+    let header = Header::parse(request.unwrap()[..].try_into().unwrap());
+    assert_eq!((header.operation, header.target_port), (1, 5));
+    drop(driver);
+    assert!(path.exists());
+}
+
+#[test]
 fn reserved_context_ids_and_taken_paths_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let _first = device(&folder, 1);
