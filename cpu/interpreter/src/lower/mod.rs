@@ -122,6 +122,13 @@ pub(crate) fn fall_through(next: u16) -> Op {
     op
 }
 
+/// The operation of an instruction longer than 15 bytes.
+pub(crate) fn too_long(instruction: &Instruction) -> Lowered {
+    let mut op = blank(instruction.ip() as u16, instruction.next_ip() as u16);
+    op.run = exec::system::too_long;
+    Lowered { op, ends: true }
+}
+
 fn blank(offset: u16, next: u16) -> Op {
     Op {
         run: exec::system::undefined,
