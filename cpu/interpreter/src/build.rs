@@ -135,7 +135,7 @@ pub(crate) fn block(cpu: &mut Cpu, linear: u64, offset: u64) -> Result<Block, Fa
             break;
         }
         used = instruction.next_ip().max(used);
-        let op = lowered(&decoder, &instruction, cpu.mode);
+        let op = lowered(&bytes, &instruction, cpu.mode);
         ops.push(op.op);
         if op.ends {
             ended = true;
@@ -167,7 +167,7 @@ fn across(cpu: &mut Cpu, linear: u64, offset: u64, head: Vec<u8>) -> Result<Bloc
     cpu.ram.read(second.offset, &mut bytes[first_len..]);
     let mut decoder = Decoder::with_ip(bits(cpu.mode), &bytes, 0, OPTIONS);
     let instruction = decoder.decode();
-    let op = lowered(&decoder, &instruction, cpu.mode);
+    let op = lowered(&bytes, &instruction, cpu.mode);
     let mut ops = vec![op.op];
     if !op.ends {
         ops.push(lower::fall_through(instruction.next_ip() as u16));
@@ -196,7 +196,7 @@ pub(crate) fn single(cpu: &mut Cpu) -> Result<[Op; 2], Fault> {
         decoder = Decoder::with_ip(bits(cpu.mode), &bytes, 0, OPTIONS);
         instruction = decoder.decode();
     }
-    let op = lowered(&decoder, &instruction, cpu.mode);
+    let op = lowered(&bytes, &instruction, cpu.mode);
     Ok([op.op, lower::fall_through(instruction.next_ip() as u16)])
 }
 
@@ -207,10 +207,16 @@ fn ends_too_early(decoder: &Decoder<'_>, instruction: &Instruction, len: usize) 
         && len - (instruction.ip() as usize).min(len) < MAX_BYTES as usize
 }
 
-/// The operation of `instruction`, just decoded; one of more than 15 bytes is #GP.
-fn lowered(decoder: &Decoder<'_>, instruction: &Instruction, mode: Mode) -> lower::Lowered {
-    if instruction.is_invalid() && decoder.last_error() == DecoderError::NoMoreBytes {
-        return lower::too_long(instruction);
+/// The operation of `instruction`, just decoded from `bytes`; one of more than 15 bytes is #GP.
+fn lowered(bytes: &[u8], instruction: &Instruction, mode: Mode) -> lower::Lowered {
+    let rest = bytes.get(instruction.ip() as usize..).unwrap_or_default();
+    if instruction.is_invalid() && rest.len() >= MAX_BYTES as usize {
+        // Invalid because of its length when even one byte less was not enough to tell.
+        let shorter = &rest[..MAX_BYTES as usize - 1];
+        let mut decoder = Decoder::with_ip(bits(mode), shorter, 0, OPTIONS);
+        if decoder.decode().is_invalid() && decoder.last_error() == DecoderError::NoMoreBytes {
+            return lower::too_long(instruction);
+        }
     }
     lower::instruction(instruction, mode)
 }

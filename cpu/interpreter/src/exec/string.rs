@@ -82,8 +82,11 @@ fn repeated(
     }
     if op.dst == 4 {
         // Written as 32 bits in any case, so the upper halves become zero, also when nothing is done.
-        for register in indexes.iter().chain([&RCX]) {
-            cpu.regs[*register] &= 0xFFFF_FFFF;
+        cpu.regs[RCX] &= 0xFFFF_FFFF;
+        if cpu.regs[RCX] == 0 {
+            for &register in indexes {
+                cpu.regs[register] &= 0xFFFF_FFFF;
+            }
         }
     }
     // Under the trap flag each iteration is an instruction of its own.
@@ -174,15 +177,19 @@ fn ends(cpu: &Cpu, op: &Op) -> bool {
 pub(crate) fn cmps<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
     let before = cpu.flags;
     let done = repeated(cpu, op, &[RSI, RDI], |cpu, _| {
-        let a: T = cpu.load(cpu.source(op))?;
+        // The second operand is read first, as faults show.
         let b: T = cpu.load(cpu.target(op))?;
+        let a: T = cpu.load(cpu.source(op))?;
         alu::sub(a, b, false, &mut cpu.flags);
         cpu.advance::<T>(op, RSI, 1);
         cpu.advance::<T>(op, RDI, 1);
         Ok((1, ends(cpu, op)))
     });
-    // A fault in a later iteration leaves the flags as they were before the first.
-    done.inspect_err(|_| cpu.flags = before)
+    // Stopped half way, by a fault or to let events be seen, it leaves the flags as they were before.
+    if done != Ok(Flow::Next) {
+        cpu.flags = before;
+    }
+    done
 }
 
 /// SCAS.
@@ -195,8 +202,11 @@ pub(crate) fn scas<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
         cpu.advance::<T>(op, RDI, 1);
         Ok((1, ends(cpu, op)))
     });
-    // A fault in a later iteration leaves the flags as they were before the first.
-    done.inspect_err(|_| cpu.flags = before)
+    // Stopped half way, by a fault or to let events be seen, it leaves the flags as they were before.
+    if done != Ok(Flow::Next) {
+        cpu.flags = before;
+    }
+    done
 }
 
 /// Whether ports may be used: by privilege, or by the task's permission bitmap.
