@@ -128,17 +128,14 @@ pub(crate) fn block(cpu: &mut Cpu, linear: u64, offset: u64) -> Result<Block, Fa
     let mut used = 0;
     while ops.len() < MAX_INSTRUCTIONS && decoder.can_decode() {
         decoder.decode_out(&mut instruction);
-        if instruction.is_invalid()
-            && decoder.last_error() == DecoderError::NoMoreBytes
-            && in_page == PAGE - offset % PAGE
-        {
+        if ends_too_early(&decoder, &instruction, bytes.len()) {
             if ops.is_empty() {
                 return across(cpu, linear, offset, bytes);
             }
             break;
         }
         used = instruction.next_ip().max(used);
-        let op = lower::instruction(&instruction, cpu.mode);
+        let op = lowered(&bytes, &instruction, cpu.mode);
         ops.push(op.op);
         if op.ends {
             ended = true;
@@ -170,7 +167,7 @@ fn across(cpu: &mut Cpu, linear: u64, offset: u64, head: Vec<u8>) -> Result<Bloc
     cpu.ram.read(second.offset, &mut bytes[first_len..]);
     let mut decoder = Decoder::with_ip(bits(cpu.mode), &bytes, 0, OPTIONS);
     let instruction = decoder.decode();
-    let op = lower::instruction(&instruction, cpu.mode);
+    let op = lowered(&bytes, &instruction, cpu.mode);
     let mut ops = vec![op.op];
     if !op.ends {
         ops.push(lower::fall_through(instruction.next_ip() as u16));
@@ -191,12 +188,35 @@ pub(crate) fn single(cpu: &mut Cpu) -> Result<[Op; 2], Fault> {
     let in_page = (PAGE - offset % PAGE).min(MAX_BYTES) as usize;
     let mut bytes = [0; MAX_BYTES as usize];
     cpu.ram.read(offset, &mut bytes[..in_page]);
-    let mut instruction = Decoder::with_ip(bits(cpu.mode), &bytes[..in_page], 0, OPTIONS).decode();
-    if instruction.is_invalid() && in_page < MAX_BYTES as usize {
+    let mut decoder = Decoder::with_ip(bits(cpu.mode), &bytes[..in_page], 0, OPTIONS);
+    let mut instruction = decoder.decode();
+    if ends_too_early(&decoder, &instruction, in_page) {
         let second = cpu.fetch_page(linear.wrapping_add(in_page as u64))?;
         cpu.ram.read(second.offset, &mut bytes[in_page..]);
-        instruction = Decoder::with_ip(bits(cpu.mode), &bytes, 0, OPTIONS).decode();
+        decoder = Decoder::with_ip(bits(cpu.mode), &bytes, 0, OPTIONS);
+        instruction = decoder.decode();
     }
-    let op = lower::instruction(&instruction, cpu.mode);
+    let op = lowered(&bytes, &instruction, cpu.mode);
     Ok([op.op, lower::fall_through(instruction.next_ip() as u16)])
+}
+
+/// Whether `instruction`, just decoded, needs bytes behind the `len` that there are.
+fn ends_too_early(decoder: &Decoder<'_>, instruction: &Instruction, len: usize) -> bool {
+    instruction.is_invalid()
+        && decoder.last_error() == DecoderError::NoMoreBytes
+        && len - (instruction.ip() as usize).min(len) < MAX_BYTES as usize
+}
+
+/// The operation of `instruction`, just decoded from `bytes`; one of more than 15 bytes is #GP.
+fn lowered(bytes: &[u8], instruction: &Instruction, mode: Mode) -> lower::Lowered {
+    let rest = bytes.get(instruction.ip() as usize..).unwrap_or_default();
+    if instruction.is_invalid() && rest.len() >= MAX_BYTES as usize {
+        // Invalid because of its length when even one byte less was not enough to tell.
+        let shorter = &rest[..MAX_BYTES as usize - 1];
+        let mut decoder = Decoder::with_ip(bits(mode), shorter, 0, OPTIONS);
+        if decoder.decode().is_invalid() && decoder.last_error() == DecoderError::NoMoreBytes {
+            return lower::too_long(instruction);
+        }
+    }
+    lower::instruction(instruction, mode)
 }

@@ -91,6 +91,8 @@ pub(crate) const ES: usize = 0;
 pub(crate) const CS: usize = 1;
 /// Stack.
 pub(crate) const SS: usize = 2;
+/// Data.
+pub(crate) const DS: usize = 3;
 /// FS.
 pub(crate) const FS: usize = 4;
 /// GS.

@@ -151,6 +151,7 @@ impl Cpu {
         address: u64,
         bytes: &mut [u8],
     ) -> Result<(), Fault> {
+        self.check_canonical(address, bytes.len() as u64)?;
         let mut done = 0;
         while done < bytes.len() {
             let at = address.wrapping_add(done as u64);
@@ -207,6 +208,7 @@ impl Cpu {
         address: u64,
         len: u64,
     ) -> Result<Target, Fault> {
+        self.check_canonical(address, len)?;
         let first = self.translate(context, address, Access::Write)?;
         self.refuse_code(first, len.min(PAGE - address % PAGE))?;
         let mut at = (address & !(PAGE - 1)).wrapping_add(PAGE);
@@ -230,6 +232,16 @@ impl Cpu {
         Ok(())
     }
 
+    /// #GP unless the first and the last of `len` bytes at `address` have canonical addresses; #SS on the stack.
+    pub(crate) fn check_canonical(&mut self, address: u64, len: u64) -> Result<(), Fault> {
+        let last = address.wrapping_add(len.max(1) - 1);
+        if self.is_canonical(address) && self.is_canonical(last) {
+            return Ok(());
+        }
+        self.non_canonical = true;
+        Err(self.raise(GP, Some(0)))
+    }
+
     /// Finds the target of `address` and remembers its page.
     pub(crate) fn translate(
         &mut self,
@@ -237,10 +249,7 @@ impl Cpu {
         address: u64,
         access: Access,
     ) -> Result<Target, Fault> {
-        if !self.is_canonical(address) {
-            self.non_canonical = true;
-            return Err(self.raise(GP, Some(0)));
-        }
+        self.check_canonical(address, 1)?;
         let page = match self.paging.translate(&self.ram, address, access, context) {
             Ok(page) => page,
             Err(PageFault(code)) => {

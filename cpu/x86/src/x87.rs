@@ -8,6 +8,8 @@ mod arithmetic;
 mod compare;
 mod image;
 mod number;
+mod series;
+mod transcendental;
 mod transfer;
 mod unit;
 

@@ -29,7 +29,4 @@ mod machine;
 
 pub use config::{Backend, Disk, VmmConfig};
 pub use error::{MachineError, NotAKernel};
-pub use machine::{
-    DeviceLine, DeviceMaker, End, MAX_DEVICES, Machine, MachineConfig, Registers, SNAPSHOT_VERSION,
-    Snapshot,
-};
+pub use machine::{End, MAX_DEVICES, Machine, MachineConfig, SNAPSHOT_VERSION, Snapshot};

@@ -67,6 +67,11 @@ fn change<B: Change, T: Operand>(value: T, mask: T, flags: &mut Flags) -> T {
 pub(crate) fn register<B: Change, T: Operand, S: Source>(cpu: &mut Cpu, op: &Op) -> Step {
     let index: T = S::read(cpu, op)?;
     let mask = mask(index.zero_extended());
+    if !B::WRITES {
+        let value = T::get(cpu, op.dst);
+        cpu.flags.set_carry(value & mask != T::ZERO);
+        return Ok(Flow::Next);
+    }
     Dst::update::<T, false>(cpu, op, |value, flags| change::<B, T>(value, mask, flags))?;
     Ok(Flow::Next)
 }

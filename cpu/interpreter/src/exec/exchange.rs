@@ -6,7 +6,7 @@ use crate::cpu::Cpu;
 use crate::exception::GP;
 use crate::memory::Target;
 use crate::op::{Flow, Op, Step};
-use crate::operand::{Operand, Place};
+use crate::operand::{Mem, Operand, Place};
 
 /// XCHG of registers.
 pub(crate) fn registers<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
@@ -51,11 +51,23 @@ pub(crate) fn add_memory<T: Operand, const LOCK: bool>(cpu: &mut Cpu, op: &Op) -
     Ok(Flow::Next)
 }
 
-/// CMPXCHG. Memory is written in any case, as processors do.
-pub(crate) fn compare<T: Operand, P: Place, const LOCK: bool>(cpu: &mut Cpu, op: &Op) -> Step {
+/// CMPXCHG of registers: one that fails leaves the destination whole.
+pub(crate) fn compare_register<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
+    let (expected, value) = (T::get(cpu, 0), T::get(cpu, op.dst));
+    alu::sub(expected, value, false, &mut cpu.flags);
+    if value == expected {
+        T::get(cpu, op.src).set(cpu, op.dst);
+    } else {
+        value.set(cpu, 0);
+    }
+    Ok(Flow::Next)
+}
+
+/// CMPXCHG with memory. Memory is written in any case, as processors do.
+pub(crate) fn compare<T: Operand, const LOCK: bool>(cpu: &mut Cpu, op: &Op) -> Step {
     let (expected, new) = (T::get(cpu, 0), T::get(cpu, op.src));
     let mut old = T::ZERO;
-    P::update::<T, LOCK>(cpu, op, |value, flags| {
+    Mem::update::<T, LOCK>(cpu, op, |value, flags| {
         old = value;
         alu::sub(expected, value, false, flags);
         if value == expected { new } else { value }

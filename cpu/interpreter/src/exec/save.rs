@@ -64,13 +64,6 @@ pub(crate) fn load_control(cpu: &mut Cpu, op: &Op) -> Step {
     Ok(Flow::Next)
 }
 
-/// EMMS.
-pub(crate) fn empty(cpu: &mut Cpu, _op: &Op) -> Step {
-    cpu.require_mmx()?;
-    cpu.fpu.x87.tags = 0;
-    Ok(Flow::Next)
-}
-
 /// LDMXCSR.
 pub(crate) fn load_mxcsr(cpu: &mut Cpu, op: &Op) -> Step {
     cpu.require_vectors()?;
@@ -115,6 +108,8 @@ pub(crate) fn fxsave<const WIDE: bool>(cpu: &mut Cpu, op: &Op) -> Step {
     cpu.require_x87()?;
     let address = aligned(cpu, op, 16)?;
     let image = fpu::image(&cpu.saved_fpu(), WIDE);
+    // All of the area must be writable, also what is left alone.
+    cpu.prepare_write(cpu.context, address, 512)?;
     let len = if vectors(cpu) == 16 {
         LEGACY_WRITTEN
     } else {

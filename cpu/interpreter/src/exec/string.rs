@@ -5,7 +5,7 @@
 
 use atoll_x86::alu;
 
-use crate::cpu::{Cpu, DF, ES, IOPL, Mode};
+use crate::cpu::{Cpu, DF, ES, IOPL, Mode, TF};
 use crate::exception::GP;
 use crate::lower::string::{ONCE, REPEAT};
 use crate::memory::bytes_of;
@@ -69,17 +69,28 @@ impl Cpu {
 }
 
 /// Repeats `body` as the prefix says. `body` does up to the given number of elements and says how many it did and
-/// whether a comparison ends the loop.
+/// whether a comparison ends the loop. `indexes` are the registers it moves.
 fn repeated(
     cpu: &mut Cpu,
     op: &Op,
+    indexes: &[usize],
     mut body: impl FnMut(&mut Cpu, u64) -> Result<(u64, bool), Fault>,
 ) -> Step {
     if op.extra == ONCE {
         body(cpu, 1)?;
         return Ok(Flow::Next);
     }
-    let mut budget = PIECE;
+    if op.dst == 4 {
+        // Written as 32 bits in any case, so the upper halves become zero, also when nothing is done.
+        cpu.regs[RCX] &= 0xFFFF_FFFF;
+        if cpu.regs[RCX] == 0 {
+            for &register in indexes {
+                cpu.regs[register] &= 0xFFFF_FFFF;
+            }
+        }
+    }
+    // Under the trap flag each iteration is an instruction of its own.
+    let mut budget = if cpu.system_flags & TF == 0 { PIECE } else { 1 };
     loop {
         let left = cpu.index(op, RCX);
         if left == 0 {
@@ -102,7 +113,7 @@ fn repeated(
 
 /// MOVS.
 pub(crate) fn movs<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
-    repeated(cpu, op, |cpu, wanted| {
+    repeated(cpu, op, &[RSI, RDI], |cpu, wanted| {
         let (from, to) = (cpu.source(op), cpu.target(op));
         let fast = cpu.run_length::<T>(from, cpu.run_length::<T>(to, wanted));
         let bytes = fast * bytes_of::<T>();
@@ -127,7 +138,7 @@ pub(crate) fn movs<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
 /// STOS.
 pub(crate) fn stos<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
     let value = T::get(cpu, 0);
-    repeated(cpu, op, |cpu, wanted| {
+    repeated(cpu, op, &[RDI], |cpu, wanted| {
         let to = cpu.target(op);
         let fast = cpu.run_length::<T>(to, wanted);
         let bytes = fast * bytes_of::<T>();
@@ -149,7 +160,7 @@ pub(crate) fn stos<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
 
 /// LODS.
 pub(crate) fn lods<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
-    repeated(cpu, op, |cpu, _| {
+    repeated(cpu, op, &[RSI], |cpu, _| {
         let value: T = cpu.load(cpu.source(op))?;
         value.set(cpu, 0);
         cpu.advance::<T>(op, RSI, 1);
@@ -164,25 +175,38 @@ fn ends(cpu: &Cpu, op: &Op) -> bool {
 
 /// CMPS.
 pub(crate) fn cmps<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
-    repeated(cpu, op, |cpu, _| {
-        let a: T = cpu.load(cpu.source(op))?;
+    let before = cpu.flags;
+    let done = repeated(cpu, op, &[RSI, RDI], |cpu, _| {
+        // The second operand is read first, as faults show.
         let b: T = cpu.load(cpu.target(op))?;
+        let a: T = cpu.load(cpu.source(op))?;
         alu::sub(a, b, false, &mut cpu.flags);
         cpu.advance::<T>(op, RSI, 1);
         cpu.advance::<T>(op, RDI, 1);
         Ok((1, ends(cpu, op)))
-    })
+    });
+    // Stopped half way, by a fault or to let events be seen, it leaves the flags as they were before.
+    if done != Ok(Flow::Next) {
+        cpu.flags = before;
+    }
+    done
 }
 
 /// SCAS.
 pub(crate) fn scas<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
     let a = T::get(cpu, 0);
-    repeated(cpu, op, |cpu, _| {
+    let before = cpu.flags;
+    let done = repeated(cpu, op, &[RDI], |cpu, _| {
         let b: T = cpu.load(cpu.target(op))?;
         alu::sub(a, b, false, &mut cpu.flags);
         cpu.advance::<T>(op, RDI, 1);
         Ok((1, ends(cpu, op)))
-    })
+    });
+    // Stopped half way, by a fault or to let events be seen, it leaves the flags as they were before.
+    if done != Ok(Flow::Next) {
+        cpu.flags = before;
+    }
+    done
 }
 
 /// Whether ports may be used: by privilege, or by the task's permission bitmap.
@@ -246,7 +270,7 @@ pub(crate) fn output<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
 pub(crate) fn ins<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
     let port = u16::get(cpu, 2);
     check_port(cpu, port, bytes_of::<T>())?;
-    repeated(cpu, op, |cpu, _| {
+    repeated(cpu, op, &[RDI], |cpu, _| {
         let to = cpu.target(op);
         cpu.prepare_write(cpu.context, to, bytes_of::<T>())?;
         let value: T = read_port(cpu, port);
@@ -260,7 +284,7 @@ pub(crate) fn ins<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
 pub(crate) fn outs<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
     let port = u16::get(cpu, 2);
     check_port(cpu, port, bytes_of::<T>())?;
-    repeated(cpu, op, |cpu, _| {
+    repeated(cpu, op, &[RSI], |cpu, _| {
         let value: T = cpu.load(cpu.source(op))?;
         write_port(cpu, port, value);
         cpu.advance::<T>(op, RSI, 1);

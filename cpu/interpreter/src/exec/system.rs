@@ -17,6 +17,11 @@ pub(crate) fn undefined(cpu: &mut Cpu, _op: &Op) -> Step {
     Err(cpu.raise(UD, None))
 }
 
+/// #GP: an instruction of more than 15 bytes.
+pub(crate) fn too_long(cpu: &mut Cpu, _op: &Op) -> Step {
+    Err(cpu.raise(GP, Some(0)))
+}
+
 /// An instruction of the model shown that nobody has written: the machine stops rather than lie.
 pub(crate) fn unsupported(cpu: &mut Cpu, op: &Op) -> Step {
     let code = Code::try_from(op.imm as usize).unwrap_or_default();

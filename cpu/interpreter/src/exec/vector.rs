@@ -267,6 +267,7 @@ pub(crate) fn masked_store<const MMX: bool>(cpu: &mut Cpu, op: &Op) -> Step {
         (cpu.xmm(op.dst).0, cpu.xmm(op.src).0, 16)
     };
     let address = cpu.address(op);
+    cpu.check_canonical(address, count as u64)?;
     let context = cpu.context;
     let mut index = 0;
     // Runs of bytes, so that nothing outside the mask is touched; all are checked before the first is written.
@@ -304,6 +305,7 @@ pub(crate) fn masked_store<const MMX: bool>(cpu: &mut Cpu, op: &Op) -> Step {
 /// EMMS.
 pub(crate) fn empty_mmx(cpu: &mut Cpu, _op: &Op) -> Step {
     cpu.require_mmx()?;
+    cpu.fpu.x87.enter_mmx();
     cpu.fpu.x87.tags = 0;
     Ok(Flow::Next)
 }

@@ -40,9 +40,9 @@ pub(super) fn lower(l: &mut Lowering<'_>) -> Option<Handler> {
         M::Cmpxchg => {
             let size = l.size(0);
             match (l.form(0)?, l.instruction.has_lock_prefix()) {
-                (Form::Register, _) => sized!(size, T => exchange::compare::<T, Dst, false>),
-                (_, true) => sized!(size, T => exchange::compare::<T, Mem, true>),
-                (_, false) => sized!(size, T => exchange::compare::<T, Mem, false>),
+                (Form::Register, _) => sized!(size, T => exchange::compare_register::<T>),
+                (_, true) => sized!(size, T => exchange::compare::<T, true>),
+                (_, false) => sized!(size, T => exchange::compare::<T, false>),
             }
         }
         M::Cmpxchg8b => Some(exchange::compare_8),

@@ -4,10 +4,12 @@ mod control;
 mod data;
 mod float;
 mod integer;
+mod pointer;
 mod save;
 pub(crate) mod string;
 mod system;
 mod vector;
+mod x87;
 
 use iced_x86::{Code, CpuidFeature, Instruction, OpKind, Register};
 
@@ -56,8 +58,10 @@ pub(crate) fn instruction(instruction: &Instruction, mode: Mode) -> Lowered {
             .or_else(|| string::lower(&mut lowering))
             .or_else(|| system::lower(&mut lowering))
             .or_else(|| save::lower(&mut lowering))
+            .or_else(|| pointer::lower(&mut lowering))
             .or_else(|| vector::lower(&mut lowering))
             .or_else(|| float::lower(&mut lowering))
+            .or_else(|| x87::lower(&mut lowering))
     };
     match handler {
         Some(handler) => lowering.op.run = handler,
@@ -116,6 +120,13 @@ pub(crate) fn fall_through(next: u16) -> Op {
     let mut op = blank(next, next);
     op.run = exec::control::fall_through;
     op
+}
+
+/// The operation of an instruction longer than 15 bytes.
+pub(crate) fn too_long(instruction: &Instruction) -> Lowered {
+    let mut op = blank(instruction.ip() as u16, instruction.next_ip() as u16);
+    op.run = exec::system::too_long;
+    Lowered { op, ends: true }
 }
 
 fn blank(offset: u16, next: u16) -> Op {
@@ -294,3 +305,64 @@ macro_rules! sized {
     };
 }
 pub(crate) use sized;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use iced_x86::{Decoder, DecoderOptions};
+
+    use super::*;
+
+    /// Opcodes of every map with every prefix that selects another, each with a register and a memory operand for every
+    /// extension of the opcode; all of ModRM where its register half selects, too.
+    fn every_encoding(mut visit: impl FnMut(&[u8])) {
+        let prefixes: [&[u8]; 8] = [
+            &[],
+            &[0x66],
+            &[0xF3],
+            &[0xF2],
+            &[0x48],
+            &[0x66, 0x48],
+            &[0xF3, 0x48],
+            &[0xF2, 0x48],
+        ];
+        let maps: [&[u8]; 4] = [&[], &[0x0F], &[0x0F, 0x38], &[0x0F, 0x3A]];
+        for prefix in prefixes {
+            for map in maps {
+                for opcode in 0..=255 {
+                    let whole = match map {
+                        [] => matches!(opcode, 0xD8..=0xDF),
+                        [0x0F] => matches!(opcode, 0x01 | 0xAE | 0xC7),
+                        _ => false,
+                    };
+                    for modrm in 0..=255 {
+                        if !whole && !matches!(modrm & 0xC7, 0 | 0xC1) {
+                            continue;
+                        }
+                        let mut bytes = [prefix, map, &[opcode, modrm]].concat();
+                        bytes.resize(15, 0);
+                        visit(&bytes);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_instruction_of_the_model_is_executed() {
+        let mut missing = BTreeSet::new();
+        for (bits, mode) in [(16, Mode::Bits16), (32, Mode::Bits32), (64, Mode::Bits64)] {
+            every_encoding(|bytes| {
+                let mut decoder = Decoder::new(bits, bytes, DecoderOptions::NONE);
+                let decoded = decoder.decode();
+                let lowered = instruction(&decoded, mode);
+                let unsupported: Handler = exec::system::unsupported;
+                if std::ptr::fn_addr_eq(lowered.op.run, unsupported) {
+                    missing.insert(format!("{:?} in {mode:?}", decoded.code()));
+                }
+            });
+        }
+        assert!(missing.is_empty(), "{missing:#?}");
+    }
+}

@@ -17,7 +17,6 @@ pub(super) fn lower(l: &mut Lowering<'_>) -> Option<Handler> {
         M::Fnstsw => save::store_status::<Mem>,
         M::Fnstcw => save::store_control::<Mem>,
         M::Fldcw => save::load_control,
-        M::Emms => save::empty,
         M::Ldmxcsr => save::load_mxcsr,
         M::Stmxcsr => save::store_mxcsr,
         M::Fxsave => save::fxsave::<false>,

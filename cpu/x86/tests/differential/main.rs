@@ -18,5 +18,6 @@ mod integer;
 mod native;
 mod random;
 mod text;
+mod transcendental;
 mod trap;
 mod x87;

@@ -31,7 +31,7 @@ const COMMAND_LINE_BYTES: usize = 0x1_0000;
 
 /// What the kernel is told when nobody adds anything: no self-tests of ciphers, which are two thirds of the boot; a
 /// reset is a triple fault, and a panic a reset at once.
-pub const DEFAULT_COMMAND_LINE: &str = "console=ttyS0 cryptomgr.notests reboot=t panic=-1 no_timer_check tsc=reliable random.trust_cpu=on";
+pub const DEFAULT_COMMAND_LINE: &str = "console=ttyS0 cryptomgr.notests reboot=t panic=-1 pci=off no_timer_check tsc=reliable random.trust_cpu=on";
 
 /// Puts kernel, ramdisk, command line, boot parameters and ACPI tables into zeroed memory. Gives the first CPU's state
 /// at the kernel's entry.

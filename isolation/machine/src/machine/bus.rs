@@ -7,30 +7,21 @@ use atoll_platform::{
     APIC_BASE, COM1_PORT, IOAPIC_BASE, POWER_PORT, Power, PowerRequest, RESET_PORT, RTC_PORT, Rtc,
     Serial,
 };
+use atoll_virtio::{MmioTransport, WINDOW};
 
 use super::control::{Control, Outcome};
 use super::interrupts::Interrupts;
 
 /// First address of the virtio devices' registers.
 pub(super) const DEVICES_BASE: u64 = 0xD000_0000;
-/// Address space of each.
-pub(super) const DEVICE_BYTES: u64 = 0x1000;
 const PAGE: u64 = 0x1000;
-
-/// The registers of a device over memory-mapped I/O.
-pub trait Registers: Send + Sync {
-    /// Reads 1 to 8 bytes at `offset` within its 4 KiB.
-    fn read(&self, offset: u64, data: &mut [u8]);
-    /// Writes 1 to 8 bytes at `offset` within its 4 KiB.
-    fn write(&self, offset: u64, data: &[u8]);
-}
 
 /// The board's devices, shared by the CPUs.
 pub(super) struct Board {
     pub(super) serial: Mutex<Serial>,
     pub(super) rtc: Mutex<Rtc>,
     pub(super) interrupts: Arc<Interrupts>,
-    pub(super) devices: Vec<Arc<dyn Registers>>,
+    pub(super) devices: Vec<Arc<MmioTransport>>,
     pub(super) control: Arc<Control>,
     /// Time for local APICs that are reached by address; those in x2APIC mode get their CPU's own.
     pub(super) clock: TscClock,
@@ -66,10 +57,10 @@ impl Board {
         }
     }
 
-    fn device(&self, address: u64) -> Option<(&Arc<dyn Registers>, u64)> {
+    fn device(&self, address: u64) -> Option<(&Arc<MmioTransport>, u64)> {
         let offset = address.checked_sub(DEVICES_BASE)?;
-        let index = usize::try_from(offset / DEVICE_BYTES).ok()?;
-        Some((self.devices.get(index)?, offset % DEVICE_BYTES))
+        let index = usize::try_from(offset / WINDOW).ok()?;
+        Some((self.devices.get(index)?, offset % WINDOW))
     }
 }
 

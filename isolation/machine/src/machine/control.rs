@@ -134,7 +134,7 @@ impl Control {
     /// Waits until the machine ends.
     pub(super) fn wait_ended(&self) {
         let mut state = self.lock();
-        while state.outcome.is_none() {
+        while state.wanted != Wanted::Ended {
             state = self.wait(state);
         }
     }
@@ -189,6 +189,8 @@ mod tests {
             .for_each(|thread| thread.join().unwrap());
         control.wait_ended();
         assert!(matches!(control.take_outcome(), Some(Outcome::PowerOff)));
+        // The outcome is taken; the end stays.
+        control.wait_ended();
         assert!(!control.wait_parked(Duration::ZERO));
     }
 

@@ -6,7 +6,7 @@
 //!                             ▲────────────────────────────────────────┘
 //!   CpuBus ─► Serial ─► Console ─► its thread ─► the owner's output
 //!          ─► Interrupts (I/O APIC ─► local APICs, ours or the backend's)
-//!          ─► Registers (virtio)
+//!          ─► MmioTransport ◄─ Watch: a thread, when devices have host ends to wait for
 //! ```
 
 mod bus;
@@ -15,6 +15,7 @@ mod control;
 mod controller;
 mod interrupts;
 mod snapshot;
+mod watch;
 
 use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -27,18 +28,19 @@ use atoll_cpu_api::{
 use atoll_memory::GuestMemory;
 use atoll_platform::acpi::{self, MmioDevice};
 use atoll_platform::{COM1_PIN, PINS, Rtc, Serial};
+use atoll_virtio::{Interrupt, MmioTransport, VirtioDevice, WINDOW};
 
-pub use bus::Registers;
 pub use snapshot::{SNAPSHOT_VERSION, Snapshot};
 
 use crate::boot;
 use crate::error::MachineError;
 use crate::kernel::Kernel;
-use bus::{Board, CpuBus, DEVICE_BYTES, DEVICES_BASE};
+use bus::{Board, CpuBus, DEVICES_BASE};
 use console::Console;
 use control::{Control, Outcome};
 use controller::Controller;
 use interrupts::{Interrupts, Pin};
+use watch::Watch;
 
 /// The pin of the first virtio device; the others follow.
 const FIRST_DEVICE_PIN: u8 = 5;
@@ -68,30 +70,16 @@ pub enum End {
 }
 
 /// The interrupt line of a virtio device: an edge.
-#[derive(Clone)]
-pub struct DeviceLine {
+struct DeviceLine {
     interrupts: Arc<Interrupts>,
     pin: u8,
 }
 
-impl DeviceLine {
-    /// Interrupts the guest.
-    pub fn pulse(&self) {
+impl Interrupt for DeviceLine {
+    fn raise(&self) {
         self.interrupts.pulse(self.pin);
     }
 }
-
-impl std::fmt::Debug for DeviceLine {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DeviceLine")
-            .field("pin", &self.pin)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Makes a device, given its interrupt line and the guest's memory.
-pub type DeviceMaker =
-    Box<dyn FnOnce(DeviceLine, &GuestMemory) -> Result<Arc<dyn Registers>, MachineError>>;
 
 type SharedVcpu = Arc<Mutex<Box<dyn Vcpu>>>;
 
@@ -105,6 +93,8 @@ pub struct Machine {
     vcpus: Vec<SharedVcpu>,
     handles: Vec<Arc<dyn VcpuHandle>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// The thread that waits for the devices' host ends; it ends when this is dropped.
+    _watch: Watch,
 }
 
 impl std::fmt::Debug for Machine {
@@ -127,7 +117,7 @@ impl Machine {
         config: MachineConfig,
         hypervisor: &dyn Hypervisor,
         memory: GuestMemory,
-        devices: Vec<DeviceMaker>,
+        devices: Vec<Box<dyn VirtioDevice>>,
         output: Box<dyn Write + Send>,
     ) -> Result<Self, MachineError> {
         let (count, limit) = (devices.len(), MAX_DEVICES);
@@ -142,11 +132,13 @@ impl Machine {
         let control = Arc::new(Control::new(usize::from(config.cpus)));
         let shared = Arc::new(OnceLock::new());
         let interrupts = Interrupts::new(&vm, config.cpus, &shared, &control);
-        let mut registers = Vec::with_capacity(count);
-        for (pin, make) in (FIRST_DEVICE_PIN..).zip(devices) {
+        let mut transports = Vec::with_capacity(count);
+        for (pin, device) in (FIRST_DEVICE_PIN..).zip(devices) {
             let interrupts = Arc::clone(&interrupts);
-            registers.push(make(DeviceLine { interrupts, pin }, &memory)?);
+            let line = Box::new(DeviceLine { interrupts, pin });
+            transports.push(Arc::new(MmioTransport::new(device, memory.clone(), line)));
         }
+        let watch = Watch::new(&transports).map_err(MachineError::io("watch the devices"))?;
         let console = Console::new(output).map_err(MachineError::io("start a thread"))?;
         let pin = Pin {
             interrupts: Arc::clone(&interrupts),
@@ -169,7 +161,7 @@ impl Machine {
             serial: Mutex::new(Serial::new(Box::new(console.clone()), Box::new(pin))),
             rtc: Mutex::new(Rtc::new(Box::new(unix_seconds))),
             interrupts,
-            devices: registers,
+            devices: transports,
             control: Arc::clone(&control),
             clock: TscClock::new(0, vm.tsc_khz()),
         };
@@ -182,6 +174,7 @@ impl Machine {
             vcpus,
             handles,
             threads: Mutex::default(),
+            _watch: watch,
         })
     }
 
@@ -197,8 +190,8 @@ impl Machine {
     ) -> Result<(), MachineError> {
         let devices: Vec<_> = (0..self.board.devices.len() as u32)
             .map(|number| MmioDevice {
-                base: DEVICES_BASE as u32 + number * DEVICE_BYTES as u32,
-                len: DEVICE_BYTES as u32,
+                base: DEVICES_BASE as u32 + number * WINDOW as u32,
+                len: WINDOW as u32,
                 pin: FIRST_DEVICE_PIN + number as u8,
             })
             .collect();
@@ -367,3 +360,6 @@ fn unix_seconds() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.unwrap_or_default().as_secs()
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ use std::path::Path;
 use atoll_cpu_api::VcpuState;
 use atoll_memory::GuestMemory;
 use atoll_platform::{APIC_BASE_MSR, IoApicState, SerialState, TSC_DEADLINE_MSR};
+use atoll_virtio::{RestoreError, TransportState};
 use serde::{Deserialize, Serialize};
 
 use super::Machine;
@@ -22,7 +23,7 @@ const MEMORY_FILE: &str = "memory";
 const CHUNK: usize = 64 * 1024;
 
 /// Everything about a machine but its memory.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Snapshot {
     /// [`SNAPSHOT_VERSION`].
     pub version: u32,
@@ -30,8 +31,8 @@ pub struct Snapshot {
     pub memory_bytes: u64,
     /// Frequency of the guest's TSC in kHz.
     pub tsc_khz: u32,
-    /// virtio devices, in the order of their addresses. (Their own state is not in version 1.)
-    pub devices: u32,
+    /// virtio devices, in the order of their addresses.
+    pub devices: Vec<TransportState>,
     /// Nanoseconds of the paravirtual clock; `None` from a backend that derives it from the TSC.
     pub guest_clock: Option<u64>,
     /// The CPUs, with their local APICs.
@@ -82,7 +83,7 @@ impl Machine {
     /// The state is written last and renamed into place: a folder with a state is whole.
     ///
     /// # Errors
-    /// [`MachineError::Snapshot`] when it has virtio devices; [`MachineError::Io`], [`MachineError::Cpu`].
+    /// [`MachineError::Io`], [`MachineError::Cpu`].
     pub fn save(&self, folder: &Path) -> Result<(), MachineError> {
         let snapshot = self.snapshot()?;
         let failed = || MachineError::io(format!("write {}", folder.display()));
@@ -107,8 +108,9 @@ impl Machine {
             let why = format!("it has {saved} CPUs, this machine {cpus}");
             return Err(MachineError::Snapshot(why));
         }
-        if snapshot.devices as usize != self.board.devices.len() {
-            let why = format!("it has {} devices", snapshot.devices);
+        let (devices, saved) = (self.board.devices.len(), snapshot.devices.len());
+        if devices != saved {
+            let why = format!("it has {saved} devices, this machine {devices}");
             return Err(MachineError::Snapshot(why));
         }
         if snapshot.tsc_khz != self.vm.tsc_khz() {
@@ -127,6 +129,11 @@ impl Machine {
             }
         }
         self.board.interrupts.restore(snapshot.ioapic.clone());
+        for (device, state) in self.board.devices.iter().zip(&snapshot.devices) {
+            let failed = |why: RestoreError| MachineError::Snapshot(why.to_string());
+            device.restore(state).map_err(failed)?;
+            device.resume();
+        }
         self.board.serial().set_state(snapshot.serial.clone());
         if let (Some(clock), Some(accelerated)) = (snapshot.guest_clock, self.vm.accelerated()) {
             accelerated.set_guest_clock(clock)?;
@@ -135,10 +142,6 @@ impl Machine {
     }
 
     fn snapshot(&self) -> Result<Snapshot, MachineError> {
-        if !self.board.devices.is_empty() {
-            let why = "a machine with virtio devices cannot be saved yet";
-            return Err(MachineError::Snapshot(why.to_owned()));
-        }
         let mut cpus = Vec::new();
         for index in 0..self.vcpus.len() {
             let mut state = self.vcpu(index).state()?;
@@ -159,7 +162,12 @@ impl Machine {
             version: SNAPSHOT_VERSION,
             memory_bytes: self.memory.len(),
             tsc_khz: self.vm.tsc_khz(),
-            devices: 0,
+            devices: self
+                .board
+                .devices
+                .iter()
+                .map(|device| device.save())
+                .collect(),
             guest_clock,
             cpus,
             ioapic: self.board.interrupts.save(),

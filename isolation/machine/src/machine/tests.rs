@@ -1,0 +1,178 @@
+//! Machines with guests of a few instructions, on the CPU in software.
+
+use std::fs;
+use std::io;
+
+use atoll_interpreter::Soft;
+
+use super::*;
+use crate::kernel::{KernelStore, tests_elf};
+
+const MEMORY: u64 = 32 << 20;
+
+#[derive(Clone, Default)]
+struct Output(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Output {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+fn machine(memory: GuestMemory, output: &Output) -> Machine {
+    let config = MachineConfig {
+        cpus: 1,
+        tsc_khz: None,
+    };
+    Machine::new(config, &Soft, memory, Vec::new(), Box::new(output.clone())).unwrap()
+}
+
+fn loaded(code: &[u8], output: &Output) -> Machine {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("vmlinux");
+    fs::write(&path, tests_elf(code)).unwrap();
+    let mut kernel = KernelStore::new(folder.path()).open(&path).unwrap();
+    let machine = machine(GuestMemory::new(MEMORY).unwrap(), output);
+    machine.load(&mut kernel, None, "").unwrap();
+    machine
+}
+
+fn run(code: &[u8]) -> (Result<End, MachineError>, String) {
+    let output = Output::default();
+    let machine = loaded(code, &output);
+    machine.start().unwrap();
+    (machine.wait(), output.text())
+}
+
+/// `mov dx, 0x3F8`, and for each byte `mov al, …; out dx, al`.
+fn say(text: &str) -> Vec<u8> {
+    let bytes = text.bytes().flat_map(|byte| [0xB0, byte, 0xEE]);
+    [0x66, 0xBA, 0xF8, 0x03].into_iter().chain(bytes).collect()
+}
+
+/// `mov dx, 0x600; mov al, 0x34; out dx, al; hlt`.
+const POWER_OFF: [u8; 8] = [0x66, 0xBA, 0x00, 0x06, 0xB0, 0x34, 0xEE, 0xF4];
+/// `ud2` without an interrupt table: a triple fault.
+const TRIPLE_FAULT: [u8; 2] = [0x0F, 0x0B];
+
+#[test]
+fn a_guest_speaks_and_powers_off() {
+    let (end, text) = run(&[say("hi\n"), POWER_OFF.to_vec()].concat());
+    assert_eq!((end.unwrap(), &text[..]), (End::PowerOff, "hi\n"));
+}
+
+#[test]
+fn a_triple_fault_is_a_reset_unless_the_kernel_panicked() {
+    assert_eq!(run(&TRIPLE_FAULT).0.unwrap(), End::Reset);
+    let panic = say("[1.0] before\n[1.1] Kernel panic - not syncing: x\n");
+    let (end, _) = run(&[panic, TRIPLE_FAULT.to_vec()].concat());
+    let Err(MachineError::Dead { reason, console }) = end else {
+        panic!("{end:?}");
+    };
+    assert_eq!(reason, "Kernel panic - not syncing: x");
+    assert_eq!(console[0], "[1.0] before");
+}
+
+#[test]
+fn a_guest_that_halts_for_ever_is_dead() {
+    let (end, _) = run(&[0xFA, 0xF4]);
+    assert!(matches!(end, Err(MachineError::Dead { reason, .. }) if reason.contains("halted")));
+}
+
+#[test]
+fn a_machine_is_stopped_and_dropped_in_the_middle_of_an_endless_loop() {
+    let output = Output::default();
+    let machine = loaded(&[&say("a")[..], &[0xEB, 0xFE]].concat(), &output);
+    machine.start().unwrap();
+    while output.text().is_empty() {
+        thread::yield_now();
+    }
+    assert!(machine.pause());
+    machine.resume();
+    machine.stop();
+    assert_eq!(machine.wait().unwrap(), End::Stopped);
+    assert!(!machine.pause());
+    assert!(machine.instructions().unwrap() > 0);
+}
+
+/// Says `a`, waits for input, echoes a byte, powers off.
+fn echo() -> Vec<u8> {
+    let wait = [0x66, 0xBA, 0xFD, 0x03, 0xEC, 0xA8, 0x01, 0x74, 0xFB];
+    let copy = [0x66, 0xBA, 0xF8, 0x03, 0xEC, 0xEE];
+    [&say("a")[..], &wait, &copy, &POWER_OFF].concat()
+}
+
+#[test]
+fn a_saved_machine_goes_on_elsewhere_and_its_file_stays_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = Output::default();
+    let first = loaded(&echo(), &output);
+    first.start().unwrap();
+    while output.text().is_empty() {
+        thread::yield_now();
+    }
+    assert!(first.pause());
+    first.save(folder.path()).unwrap();
+    let saved = fs::read(folder.path().join("memory")).unwrap();
+    drop(first);
+    for key in ["x", "y"] {
+        let (snapshot, memory) = Snapshot::open(folder.path()).unwrap();
+        let output = Output::default();
+        let second = machine(memory, &output);
+        second.restore(&snapshot).unwrap();
+        second.start().unwrap();
+        second.input(key.as_bytes());
+        assert_eq!(second.wait().unwrap(), End::PowerOff);
+        assert_eq!(output.text(), key);
+    }
+    assert!(saved == fs::read(folder.path().join("memory")).unwrap());
+}
+
+#[test]
+fn a_snapshot_of_another_version_or_size_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let machine = loaded(&echo(), &Output::default());
+    machine.save(folder.path()).unwrap();
+    let state = folder.path().join("state.json");
+    let text = fs::read_to_string(&state).unwrap();
+    let changed = |from: &str, to: &str| {
+        assert!(text.contains(from), "{from}");
+        fs::write(&state, text.replacen(from, to, 1)).unwrap();
+        Snapshot::open(folder.path()).unwrap_err().to_string()
+    };
+    assert!(changed("\"version\":1", "\"version\":2").contains("version 2"));
+    assert!(changed("\"memory_bytes\":33554432", "\"memory_bytes\":4096").contains("4096"));
+    assert!(changed("{", "[").contains("cannot restore"));
+    fs::remove_file(&state).unwrap();
+    let gone = Snapshot::open(folder.path());
+    assert!(matches!(gone, Err(MachineError::Io { .. })));
+}
+
+#[test]
+fn more_devices_than_pins_are_refused() {
+    let devices = (0..=MAX_DEVICES).map(|_| Box::new(atoll_virtio::RngDevice::new()) as _);
+    let config = MachineConfig {
+        cpus: 1,
+        tsc_khz: None,
+    };
+    let memory = GuestMemory::new(MEMORY).unwrap();
+    let output = Box::new(io::sink());
+    let made = Machine::new(config, &Soft, memory, devices.collect(), output);
+    assert!(matches!(
+        made,
+        Err(MachineError::TooManyDevices {
+            count: 20,
+            limit: 19
+        })
+    ));
+}
