@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register, RflagsBits};
+use iced_x86::{Code, Instruction, MemorySize, Mnemonic, OpKind, Register, RflagsBits};
 
 use crate::case::{Case, End};
 
@@ -164,13 +164,24 @@ pub(super) fn faults_anywhere(instructions: &[Instruction]) -> u64 {
     };
     if any(&[M::Fxsave, M::Fxsave64, M::Fxrstor, M::Fxrstor64]) {
         511
-    } else if any(&[M::Fnsave, M::Frstor, M::Fnstenv, M::Fldenv]) {
+    } else if is_in_parts(instructions) {
         107
     } else if any(&[M::Maskmovdqu, M::Maskmovq]) {
         15
     } else {
         0
     }
+}
+
+/// Whether memory is accessed in several parts, each of which may fault: which does first, and whether parts before it
+/// were already written, is up to the processor.
+pub(super) fn is_in_parts(instructions: &[Instruction]) -> bool {
+    use Mnemonic as M;
+    instructions.iter().any(|one| match one.mnemonic() {
+        M::Fnsave | M::Frstor | M::Fnstenv | M::Fldenv | M::Fbld | M::Fbstp => true,
+        M::Fld | M::Fstp => one.memory_size() == MemorySize::Float80,
+        _ => false,
+    })
 }
 
 /// Where a call to an address that is none may or may not have pushed its return address before the fault.
