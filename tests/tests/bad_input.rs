@@ -97,6 +97,15 @@ fn a_second_engine_on_the_same_root_is_refused() {
     );
     ran.complains(&["hint:", &engine.path("data").display().to_string()]);
     assert_ne!(ran.code, 124, "{ran}");
+    // An engine removes bundles without a record: the first one's containers would lose theirs.
+    let ran = engine.sh(
+        "timeout 5 atoll engine --data-root $T/data3 --exec-root $T/exec -H unix://$T/second.sock",
+    );
+    ran.complains(&["hint:", &engine.path("exec").display().to_string()]);
+    assert_ne!(ran.code, 124, "{ran}");
+    for left in ["exec2", "data3", "second.sock"] {
+        assert!(!engine.path(left).exists(), "{left} was left behind");
+    }
     let ran = engine
         .sh("timeout 5 atoll engine --data-root $T/data2 --exec-root $T/exec2 -H unix://$SOCKET");
     assert!(

@@ -22,7 +22,7 @@ use crate::{
     events::EventBus,
     exec::Execs,
     http::server::{self, Listener},
-    lock::{LockError, RootLock},
+    lock::{LOCK_FILE, LockError, RootLock},
     names,
     network::Network,
     paths::Paths,
@@ -101,8 +101,8 @@ fn start(args: &EngineArgs) -> Result<(), RunError> {
         .with_target(false)
         .init();
     let paths = Paths::new(&settings.data_root, &settings.exec_root);
+    let _locks = take_roots(&paths)?;
     make_directories(&paths)?;
-    let _lock = RootLock::take(paths.data_root(), &paths.lock())?;
     empty(&paths.tmp());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
@@ -194,26 +194,44 @@ fn warm_up(engine: &EngineRef) {
     });
 }
 
-fn make_directories(paths: &Paths) -> Result<(), RunError> {
-    use std::os::unix::fs::DirBuilderExt as _;
+/// Makes and locks both roots. Refused, it leaves no root behind that was not there before.
+fn take_roots(paths: &Paths) -> Result<[RootLock; 2], RunError> {
+    let data_root = paths.data_root();
+    let is_new = !data_root.exists();
+    make_directory(data_root)?;
+    let data = RootLock::take("data root", data_root)?;
+    let exec = make_directory(paths.exec_root())
+        .and_then(|()| Ok(RootLock::take("exec root", paths.exec_root())?));
+    if exec.is_err() && is_new {
+        let _ = fs::remove_file(data_root.join(LOCK_FILE));
+        let _ = fs::remove_dir(data_root);
+    }
+    Ok([data, exec?])
+}
 
-    let roots = [paths.data_root(), paths.exec_root()];
-    let below = [
+fn make_directories(paths: &Paths) -> Result<(), RunError> {
+    [
         paths.containers(),
         paths.volumes(),
         paths.tmp(),
         paths.bundles(),
         paths.runtime(),
-    ];
-    let all = roots.into_iter().map(Path::to_owned).chain(below);
-    for path in all {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o711)
-            .create(&path)
-            .map_err(|source| RunError::Directory { path, source })?;
-    }
-    Ok(())
+    ]
+    .iter()
+    .try_for_each(|path| make_directory(path))
+}
+
+fn make_directory(path: &Path) -> Result<(), RunError> {
+    use std::os::unix::fs::DirBuilderExt as _;
+
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(path)
+        .map_err(|source| RunError::Directory {
+            path: path.to_owned(),
+            source,
+        })
 }
 
 /// Removes what an engine that was killed had half done.
