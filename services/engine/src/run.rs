@@ -54,6 +54,7 @@ enum RunError {
 impl RunError {
     fn hint(&self) -> Option<String> {
         match self {
+            Self::Settings(error) => error.hint(),
             Self::Lock(error) => error.hint(),
             Self::Images(error) => error.hint(),
             Self::Engine(error) => error.hint().map(ToOwned::to_owned),
