@@ -518,6 +518,23 @@ fn a_killed_shim_leaves_a_container_that_can_be_deleted() {
 }
 
 #[test]
+fn a_shim_without_a_container_ends_with_its_last_connection() {
+    let mut bundle = Bundle::new("exit 3");
+    bundle.create();
+    bundle.start("");
+    assert_eq!(bundle.wait(""), 3);
+    bundle.delete("").unwrap();
+    // The engine dies before it says `Shutdown`.
+    let elsewhere = bundle.path().join("elsewhere.sock");
+    let _listener = UnixListener::bind(&elsewhere).unwrap();
+    let client = Client::connect(&format!("unix://{}", elsewhere.display())).unwrap();
+    bundle.task = TaskClient::new(client);
+    wait_until("the shim's end", || {
+        bundle.shim.try_wait().unwrap().is_some()
+    });
+}
+
+#[test]
 fn an_out_of_memory_kill_is_recorded() {
     let bundle = Bundle::with(
         &[
