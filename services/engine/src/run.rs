@@ -32,6 +32,9 @@ use crate::{
 /// Threads that serve requests; blocking work has its own.
 const WORKERS: usize = 2;
 
+/// How long stopping waits for shims of containers that have ended.
+const PUT_AWAY_LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// Why the engine can't run.
 #[derive(Debug, thiserror::Error)]
 enum RunError {
@@ -133,6 +136,7 @@ async fn serve(settings: Settings, paths: Paths) -> Result<(), RunError> {
         containers: Registry::default(),
         execs: Execs::default(),
         network,
+        put_aways: Arc::default(),
         events: EventBus::new(),
         settings,
         paths,
@@ -162,6 +166,7 @@ async fn serve(settings: Settings, paths: Paths) -> Result<(), RunError> {
         _ = interrupt.recv() => {}
     }
     tracing::info!("stopping; containers go on");
+    let _ = tokio::time::timeout(PUT_AWAY_LIMIT, engine.put_aways.write()).await;
     for listen in &engine.settings.listen {
         if let Listen::Unix(path) = listen {
             let _ = fs::remove_file(path);
