@@ -479,6 +479,37 @@ fn a_client_that_reads_nothing_holds_up_the_end_only_so_long() {
 }
 
 #[test]
+fn a_client_may_leave_while_another_asks() {
+    let bundle = Bundle::new("sleep 600");
+    bundle.create();
+    bundle.start("");
+    let socket = bundle.path().join(spawn::ATTACH_SOCKET);
+    let first = attach(&socket, Framing::Raw);
+    let mut second = UnixStream::connect(&socket).unwrap();
+    // An answered request later, the shim has taken the connection.
+    bundle.kill(0);
+    bundle.kill(0);
+    let shim = rustix::process::Pid::from_child(&bundle.shim);
+    let signal = |signal| rustix::process::kill_process(shim, signal).unwrap();
+    // Both happen between two looks of the shim.
+    signal(rustix::process::Signal::STOP);
+    drop(first);
+    let request = AttachRequest {
+        stdin: false,
+        stdout: true,
+        stderr: true,
+        framing: Framing::Raw,
+    };
+    second.write_all(request.to_line().as_bytes()).unwrap();
+    signal(rustix::process::Signal::CONT);
+    let mut reply = String::new();
+    BufReader::new(&second).read_line(&mut reply).unwrap();
+    assert_eq!(reply, "{\"ok\":true}\n");
+    bundle.kill(9);
+    assert_eq!(bundle.wait(""), 137);
+}
+
+#[test]
 fn a_missing_command_is_told_in_runcs_words() {
     for (command, code) in [("nosuch", 127), ("/bin/none", 127), ("/proc", 126)] {
         let mut bundle = Bundle::with(&[command], false);
