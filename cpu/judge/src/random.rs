@@ -51,7 +51,9 @@ impl Random {
                 }
             }
             // Each byte one of the ends of its range.
-            6 => (0..8).fold(0, |value, _| value << 8 | self.pick(&[0, 1, 0x7F, 0x80, 0xFF])),
+            6 => (0..8).fold(0, |value, _| {
+                value << 8 | self.pick(&[0, 1, 0x7F, 0x80, 0xFF])
+            }),
             _ => self.bits(),
         }
     }

@@ -59,13 +59,20 @@ pub fn compare(case: &Case, native: &Outcome, other: &Outcome) -> Verdict {
         return Verdict::Same;
     }
     let instructions = instructions(case);
-    let unknowable = |one: &Instruction| {
-        is_undefined(one, case) || is_masked_fault(one, case, &native.end)
-    };
+    let unknowable =
+        |one: &Instruction| is_undefined(one, case) || is_masked_fault(one, case, &native.end);
     if native.end == End::Endless || instructions.iter().any(unknowable) {
         return Verdict::Skipped;
     }
-    let faulted = |end: &End| matches!(end, End::Exception { vector: 12..=14, .. });
+    let faulted = |end: &End| {
+        matches!(
+            end,
+            End::Exception {
+                vector: 12..=14,
+                ..
+            }
+        )
+    };
     let in_parts = is_in_parts(&instructions) && faulted(&native.end) && faulted(&other.end);
     let mut found = Vec::new();
     if !in_parts && !same_end(&native.end, &other.end, faults_anywhere(&instructions)) {

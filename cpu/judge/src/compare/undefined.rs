@@ -151,7 +151,13 @@ pub(super) fn is_masked_fault(instruction: &Instruction, case: &Case, native: &E
         Mnemonic::Maskmovq => (fpu.st[(number + 8 - top) % 8], 0x8080_8080_8080_8080),
         _ => return false,
     };
-    matches!(native, End::Exception { vector: 12..=14, .. }) && mask & signs != signs
+    matches!(
+        native,
+        End::Exception {
+            vector: 12..=14,
+            ..
+        }
+    ) && mask & signs != signs
 }
 
 /// How far apart the addresses of page faults may be: a processor need not touch the bytes of a long operand in order.

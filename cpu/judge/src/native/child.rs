@@ -168,7 +168,12 @@ extern "C" fn on_exception(_signal: c_int, _info: *mut siginfo_t, context: *mut 
     unsafe {
         let context = &*context.cast::<ucontext_t>();
         let registers = &context.uc_mcontext.gregs;
-        record(context, fs_base, gs_base, registers[libc::REG_TRAPNO as usize] as u32)
+        record(
+            context,
+            fs_base,
+            gs_base,
+            registers[libc::REG_TRAPNO as usize] as u32,
+        )
     }
 }
 
@@ -283,7 +288,11 @@ unsafe fn next(mut index: u32) -> ! {
 ///
 /// # Safety
 /// The pages of [`map_pages`] are mapped.
-unsafe fn set_memory(slot: &Slot, background: &[u8; PAGE + DATA_LEN], initial: &mut [u8; DATA_LEN]) {
+unsafe fn set_memory(
+    slot: &Slot,
+    background: &[u8; PAGE + DATA_LEN],
+    initial: &mut [u8; DATA_LEN],
+) {
     // SAFETY: lengths: the background ends with a whole data area; patches are cut to the area; `Case::is_valid` keeps
     // the code in its page.
     unsafe {
