@@ -105,15 +105,17 @@ impl Judgement {
             Verdict::Unsupported(_) => vec!["unsupported"],
             Verdict::Different(found) => found
                 .iter()
-                .map(|one| match one.what.trim_end_matches(|c: char| c.is_ascii_digit()) {
-                    what if what.starts_with("0x") => "memory",
-                    "r" => "register",
-                    name if name.starts_with('r') && name.len() == 3 => match name {
-                        "rip" => "rip",
-                        _ => "register",
+                .map(
+                    |one| match one.what.trim_end_matches(|c: char| c.is_ascii_digit()) {
+                        what if what.starts_with("0x") => "memory",
+                        "r" => "register",
+                        name if name.starts_with('r') && name.len() == 3 => match name {
+                            "rip" => "rip",
+                            _ => "register",
+                        },
+                        name => name,
                     },
-                    name => name,
-                })
+                )
                 .collect(),
         };
         what.sort_unstable();
@@ -190,12 +192,14 @@ impl Tally {
 
     /// The sum over all names.
     pub fn total(&self) -> Count {
-        self.counts.values().fold(Count::default(), |sum, count| Count {
-            cases: sum.cases + count.cases,
-            completed: sum.completed + count.completed,
-            mismatches: sum.mismatches + count.mismatches,
-            unsupported: sum.unsupported + count.unsupported,
-            skipped: sum.skipped + count.skipped,
-        })
+        self.counts
+            .values()
+            .fold(Count::default(), |sum, count| Count {
+                cases: sum.cases + count.cases,
+                completed: sum.completed + count.completed,
+                mismatches: sum.mismatches + count.mismatches,
+                unsupported: sum.unsupported + count.unsupported,
+                skipped: sum.skipped + count.skipped,
+            })
     }
 }

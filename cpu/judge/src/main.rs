@@ -2,8 +2,14 @@
 //!
 //! Exit code 0 when all agree, 1 when some differ, 2 when nothing could be run.
 
-#![expect(clippy::print_stdout, reason = "a command-line tool: its report is its output")]
-#![expect(clippy::print_stderr, reason = "a command-line tool: errors and progress")]
+#![expect(
+    clippy::print_stdout,
+    reason = "a command-line tool: its report is its output"
+)]
+#![expect(
+    clippy::print_stderr,
+    reason = "a command-line tool: errors and progress"
+)]
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -102,7 +108,11 @@ fn generate(
     tally: &mut Tally,
 ) -> Result<(), Box<dyn std::error::Error>> {
     const BATCH: u64 = 1024;
-    let filter: Vec<String> = arguments.filter.iter().map(|one| one.to_lowercase()).collect();
+    let filter: Vec<String> = arguments
+        .filter
+        .iter()
+        .map(|one| one.to_lowercase())
+        .collect();
     let mut generator = Generator::new(arguments.seed, |code| {
         let name = format!("{:?}", code.mnemonic()).to_lowercase();
         filter.is_empty()

@@ -20,7 +20,7 @@ impl Random {
 
     /// A number below `end`, which is over 0.
     pub(crate) fn below(&mut self, end: u64) -> u64 {
-        (u128::from(self.bits()) * u128::from(end) >> 64) as u64
+        ((u128::from(self.bits()) * u128::from(end)) >> 64) as u64
     }
 
     /// True in `percent` of 100 cases.
@@ -51,7 +51,9 @@ impl Random {
                 }
             }
             // Each byte one of the ends of its range.
-            6 => (0..8).fold(0, |value, _| value << 8 | self.pick(&[0, 1, 0x7F, 0x80, 0xFF])),
+            6 => (0..8).fold(0, |value, _| {
+                value << 8 | self.pick(&[0, 1, 0x7F, 0x80, 0xFF])
+            }),
             _ => self.bits(),
         }
     }

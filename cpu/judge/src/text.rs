@@ -119,7 +119,11 @@ fn numbers(state: &State, normal: &State) -> Vec<(String, u128, u128)> {
     }
     let (fpu, usual) = (&state.fpu, &normal.fpu);
     add("rip".to_owned(), state.rip.into(), normal.rip.into());
-    add("flags".to_owned(), state.rflags.into(), normal.rflags.into());
+    add(
+        "flags".to_owned(),
+        state.rflags.into(),
+        normal.rflags.into(),
+    );
     add("fs".to_owned(), state.fs_base.into(), normal.fs_base.into());
     add("gs".to_owned(), state.gs_base.into(), normal.gs_base.into());
     add("fcw".to_owned(), fpu.control.into(), usual.control.into());
@@ -151,8 +155,12 @@ fn set(state: &mut State, name: &str, value: u128) -> Option<Result<(), TextErro
         "gs" => long().map(|value| state.gs_base = value),
         "fcw" => half().map(|value| fpu.control = value),
         "fsw" => half().map(|value| fpu.status = value),
-        "ftw" => u8::try_from(value).map_err(bad).map(|value| fpu.tags = value),
-        "mxcsr" => u32::try_from(value).map_err(bad).map(|value| fpu.mxcsr = value),
+        "ftw" => u8::try_from(value)
+            .map_err(bad)
+            .map(|value| fpu.tags = value),
+        "mxcsr" => u32::try_from(value)
+            .map_err(bad)
+            .map(|value| fpu.mxcsr = value),
         _ => {
             let number = |prefix| name.strip_prefix(prefix)?.parse::<usize>().ok();
             let place = match (number("st"), number("xmm")) {

@@ -1,5 +1,7 @@
 //! The real processor, asked by known instructions.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use atoll_judge::{Case, End, Native, Outcome};
 
 fn run(code: &[u8], change: impl FnOnce(&mut Case)) -> (Case, Outcome) {
@@ -71,12 +73,21 @@ fn faults_have_vector_error_and_address() {
     let at = |address: u64| move |case: &mut Case| case.state.registers[7] = address;
     // mov [rdi], eax over the end of the data, to the read-only page, to nowhere and to no address.
     let store = [0x89, 0x07];
-    assert_eq!(run(&store, at(0x2000_1FFE)).1.end, exception(14, 6, 0x2000_2000));
-    assert_eq!(run(&store, at(0x1FFF_F010)).1.end, exception(14, 7, 0x1FFF_F010));
+    assert_eq!(
+        run(&store, at(0x2000_1FFE)).1.end,
+        exception(14, 6, 0x2000_2000)
+    );
+    assert_eq!(
+        run(&store, at(0x1FFF_F010)).1.end,
+        exception(14, 7, 0x1FFF_F010)
+    );
     assert_eq!(run(&store, at(0x77)).1.end, exception(14, 6, 0x77));
     assert_eq!(run(&store, at(1 << 63)).1.end, exception(13, 0, 0));
     // Fetch from the data; division by zero; ud2; hlt; jump onto the breakpoints.
-    assert_eq!(run(&[0xFF, 0xE7], at(0x2000_0000)).1.end, exception(14, 0x15, 0x2000_0000));
+    assert_eq!(
+        run(&[0xFF, 0xE7], at(0x2000_0000)).1.end,
+        exception(14, 0x15, 0x2000_0000)
+    );
     assert_eq!(run(&[0xF7, 0xF1], |_| ()).1.end, exception(0, 0, 0));
     assert_eq!(run(&[0x0F, 0x0B], |_| ()).1.end, exception(6, 0, 0));
     assert_eq!(run(&[0xF4], |_| ()).1.end, exception(13, 0, 0));

@@ -71,7 +71,9 @@ impl Generator {
     /// A case of one instruction; `None` when no instruction was wanted, or none of many tries could be encoded.
     pub fn single(&mut self) -> Option<Case> {
         for _ in 0..TRIES {
-            let code = *self.codes.get(self.random.below(self.codes.len().max(1) as u64) as usize)?;
+            let code = *self
+                .codes
+                .get(self.random.below(self.codes.len().max(1) as u64) as usize)?;
             if let Some(case) = self.of(code) {
                 return Some(case);
             }

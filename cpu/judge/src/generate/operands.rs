@@ -37,12 +37,21 @@ fn prefixes(random: &mut Random, draft: &mut Draft, code: Code) {
     } else if op_code.can_use_repne_prefix() && random.chance(50) {
         instruction.set_has_repne_prefix(true);
     }
-    if op_code.can_use_lock_prefix() && random.chance(30) && instruction.op0_kind() == OpKind::Memory {
+    if op_code.can_use_lock_prefix()
+        && random.chance(30)
+        && instruction.op0_kind() == OpKind::Memory
+    {
         instruction.set_has_lock_prefix(true);
     }
 }
 
-fn operand(random: &mut Random, draft: &mut Draft, code: Code, i: u32, kind: OpCodeOperandKind) -> bool {
+fn operand(
+    random: &mut Random,
+    draft: &mut Draft,
+    code: Code,
+    i: u32,
+    kind: OpCodeOperandKind,
+) -> bool {
     use OpCodeOperandKind as K;
     let register = |random: &mut Random, first: Register, count: u64| {
         let mut choice = random.below(count);
@@ -58,7 +67,11 @@ fn operand(random: &mut Random, draft: &mut Draft, code: Code, i: u32, kind: OpC
     };
     let memory = |random: &mut Random| random.chance(60);
     match kind {
-        K::r8_or_mem | K::r16_or_mem | K::r32_or_mem | K::r64_or_mem | K::mm_or_mem
+        K::r8_or_mem
+        | K::r16_or_mem
+        | K::r32_or_mem
+        | K::r64_or_mem
+        | K::mm_or_mem
         | K::xmm_or_mem
             if memory(random) =>
         {
@@ -90,7 +103,10 @@ fn operand(random: &mut Random, draft: &mut Draft, code: Code, i: u32, kind: OpC
         K::st0 => set(draft, Register::ST0),
         K::sti_opcode => set(draft, Register::ST0 + random.below(8) as u32),
         K::seg_reg => set(draft, Register::ES + random.below(6) as u32),
-        K::cr_reg => set(draft, random.pick(&[Register::CR0, Register::CR3, Register::CR8])),
+        K::cr_reg => set(
+            draft,
+            random.pick(&[Register::CR0, Register::CR3, Register::CR8]),
+        ),
         K::dr_reg => set(draft, Register::DR0 + random.below(8) as u32),
         K::es => set(draft, Register::ES),
         K::cs => set(draft, Register::CS),
@@ -125,7 +141,13 @@ fn operand(random: &mut Random, draft: &mut Draft, code: Code, i: u32, kind: OpC
     true
 }
 
-fn immediate(random: &mut Random, draft: &mut Draft, code: Code, i: u32, kind: OpCodeOperandKind) -> bool {
+fn immediate(
+    random: &mut Random,
+    draft: &mut Draft,
+    code: Code,
+    i: u32,
+    kind: OpCodeOperandKind,
+) -> bool {
     use OpCodeOperandKind as K;
     let value = random.integer();
     let instruction = &mut draft.instruction;
@@ -198,7 +220,11 @@ fn set_segment(random: &mut Random, draft: &mut Draft) {
 /// The base that the draft's segment prefix adds; made up here when it has one.
 pub(super) fn segment_base(random: &mut Random, draft: &mut Draft) -> u64 {
     let near = DATA.wrapping_add(random.integer() >> random.below(60));
-    let base = if random.chance(70) { random.below(1 << 31) } else { near };
+    let base = if random.chance(70) {
+        random.below(1 << 31)
+    } else {
+        near
+    };
     let canonical = (base << 16) as i64 >> 16;
     match draft.instruction.segment_prefix() {
         Register::FS => draft.case.state.fs_base = canonical as u64,
@@ -313,7 +339,11 @@ fn set_registers(random: &mut Random, draft: &mut Draft, offset: u64, first: Reg
     }
     if let Some(base) = number(base) {
         // The upper half does not matter where addresses have 32 bits.
-        let junk = if mask == u64::MAX { 0 } else { random.bits() & !mask };
+        let junk = if mask == u64::MAX {
+            0
+        } else {
+            random.bits() & !mask
+        };
         draft.set(base, rest & mask | junk);
     }
 }

@@ -1,6 +1,8 @@
 //! Which instructions are generated: what a user program may execute on the CPU model shown, x86-64-v2.
 
-use iced_x86::{Code, CpuidFeature, EncodingKind, FlowControl, Instruction, Mnemonic, OpCodeOperandKind};
+use iced_x86::{
+    Code, CpuidFeature, EncodingKind, FlowControl, Instruction, Mnemonic, OpCodeOperandKind,
+};
 
 /// What the model shows.
 const FEATURES: &[CpuidFeature] = &[

@@ -54,7 +54,12 @@ impl Generator {
     }
 
     /// One instruction that may stand in a sequence, at offset `at`.
-    fn link(&mut self, of: &Draft, at: usize, undefined: &UndefinedFlags) -> Option<(Instruction, Vec<u8>)> {
+    fn link(
+        &mut self,
+        of: &Draft,
+        at: usize,
+        undefined: &UndefinedFlags,
+    ) -> Option<(Instruction, Vec<u8>)> {
         let mut factory = InstructionInfoFactory::new();
         for _ in 0..TRIES {
             let code = *self

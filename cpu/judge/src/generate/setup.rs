@@ -117,7 +117,11 @@ fn implicit_values(random: &mut Random, draft: &mut Draft, instruction: &Instruc
             }
         }
         _ if repeated => {
-            let junk = if random.chance(30) { random.bits() << 32 } else { 0 };
+            let junk = if random.chance(30) {
+                random.bits() << 32
+            } else {
+                0
+            };
             let narrow = (0..instruction.op_count()).any(|i| {
                 matches!(
                     instruction.op_kind(i),
@@ -165,12 +169,10 @@ fn operand_values(random: &mut Random, draft: &mut Draft, instruction: &Instruct
     let (rax, rdx) = (registers[RAX], registers[RDX]);
     let bytes = match instruction.mnemonic() {
         M::Cmpxchg if random.chance(60) => rax.to_le_bytes().to_vec(),
-        M::Cmpxchg8b if random.chance(60) => {
-            (rax & 0xFFFF_FFFF | rdx << 32).to_le_bytes().to_vec()
-        }
-        M::Cmpxchg16b if random.chance(60) => {
-            (u128::from(rax) | u128::from(rdx) << 64).to_le_bytes().to_vec()
-        }
+        M::Cmpxchg8b if random.chance(60) => (rax & 0xFFFF_FFFF | rdx << 32).to_le_bytes().to_vec(),
+        M::Cmpxchg16b if random.chance(60) => (u128::from(rax) | u128::from(rdx) << 64)
+            .to_le_bytes()
+            .to_vec(),
         M::Ldmxcsr => mxcsr(random).to_le_bytes().to_vec(),
         M::Fxrstor | M::Fxrstor64 => {
             let integers = random.chance(50);
@@ -220,10 +222,10 @@ fn string_values(random: &mut Random, draft: &mut Draft, instruction: &Instructi
             text[at] ^= random.below(2) as u8;
             draft.case.patch(registers[RDI], &text);
         }
-        Mnemonic::Scasb | Mnemonic::Scasw | Mnemonic::Scasd | Mnemonic::Scasq => {
-            if random.chance(70) {
-                draft.case.patch(registers[RDI], &repeats);
-            }
+        Mnemonic::Scasb | Mnemonic::Scasw | Mnemonic::Scasd | Mnemonic::Scasq
+            if random.chance(70) =>
+        {
+            draft.case.patch(registers[RDI], &repeats);
         }
         Mnemonic::Popf | Mnemonic::Popfq if random.chance(50) => {
             let flags = random.bits() & !TRAP_FLAG;

@@ -117,7 +117,9 @@ impl Guest {
             self.before[start..start + patch.bytes.len()].copy_from_slice(&patch.bytes);
         }
         self.ram.write(tables::DATA_AT, &self.before);
-        self.ram.code_pages().written(tables::DATA_AT, DATA_LEN as u64);
+        self.ram
+            .code_pages()
+            .written(tables::DATA_AT, DATA_LEN as u64);
         let mut page = [FILL; PAGE as usize];
         let start = (case.state.rip - CODE) as usize;
         page[start..start + case.code.len()].copy_from_slice(&case.code);

@@ -61,7 +61,11 @@ pub(super) fn load(ram: &Ram, read_only: &[u8]) {
     map(CODE, CODE_AT, PRESENT | WRITE | USER);
     map(READ_ONLY, READ_ONLY_AT, PRESENT | USER | NO_EXECUTE);
     map(DATA, DATA_AT, PRESENT | WRITE | USER | NO_EXECUTE);
-    map(DATA + PAGE, DATA_AT + PAGE, PRESENT | WRITE | USER | NO_EXECUTE);
+    map(
+        DATA + PAGE,
+        DATA_AT + PAGE,
+        PRESENT | WRITE | USER | NO_EXECUTE,
+    );
     for physical in (GDT..STACK_END_AT).step_by(PAGE as usize) {
         map(KERNEL + physical, physical, PRESENT | WRITE);
     }

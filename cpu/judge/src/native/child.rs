@@ -22,7 +22,7 @@ static FRAME: AtomicPtr<ucontext_t> = AtomicPtr::new(ptr::null_mut());
 /// Bytes of the signal stack; AVX-512 state takes 2.7 KiB of it.
 const STACK_BYTES: usize = 256 << 10;
 /// Period of the clock that ends endless cases, in the child's own time.
-const TICK_MICROSECONDS: i64 = 40_000;
+const TICK_MICROSECONDS: i64 = 12_000;
 const CODE_SELECTOR: i64 = 0x33;
 const STACK_SELECTOR: i64 = 0x2B;
 
@@ -168,7 +168,12 @@ extern "C" fn on_exception(_signal: c_int, _info: *mut siginfo_t, context: *mut 
     unsafe {
         let context = &*context.cast::<ucontext_t>();
         let registers = &context.uc_mcontext.gregs;
-        record(context, fs_base, gs_base, registers[libc::REG_TRAPNO as usize] as u32)
+        record(
+            context,
+            fs_base,
+            gs_base,
+            registers[libc::REG_TRAPNO as usize] as u32,
+        )
     }
 }
 
@@ -283,7 +288,11 @@ unsafe fn next(mut index: u32) -> ! {
 ///
 /// # Safety
 /// The pages of [`map_pages`] are mapped.
-unsafe fn set_memory(slot: &Slot, background: &[u8; PAGE + DATA_LEN], initial: &mut [u8; DATA_LEN]) {
+unsafe fn set_memory(
+    slot: &Slot,
+    background: &[u8; PAGE + DATA_LEN],
+    initial: &mut [u8; DATA_LEN],
+) {
     // SAFETY: lengths: the background ends with a whole data area; patches are cut to the area; `Case::is_valid` keeps
     // the code in its page.
     unsafe {

@@ -140,8 +140,7 @@ impl Native {
     fn wait(&self, asked: u32) -> Result<(), NativeError> {
         let shared = self.shared;
         // SAFETY: the counters are atomics in the mapping of this value.
-        let (word, wake, index) =
-            unsafe { (&(*shared).done, &(*shared).asked, &(*shared).index) };
+        let (word, wake, index) = unsafe { (&(*shared).done, &(*shared).asked, &(*shared).index) };
         // SAFETY: the word is mapped; waking writes nothing.
         unsafe {
             libc::syscall(libc::SYS_futex, wake.as_ptr(), libc::FUTEX_WAKE, 1);
