@@ -305,6 +305,16 @@ impl Drop for Engine {
             }
         }
         let _ = self.sh("docker ps -aq | xargs -r docker rm -f");
+        let folder = self.folder.path().display().to_string();
+        if !std::thread::panicking() {
+            // A client hears of the end before the engine has put the shim away.
+            waiting::until("every shim ended", || {
+                let left = leaks::processes_naming(&folder);
+                !left
+                    .iter()
+                    .any(|(_, line)| line.contains("containerd-shim-atoll-v2"))
+            });
+        }
         if Self::is_peer() && !std::thread::panicking() {
             self.terminate();
         }
@@ -315,7 +325,6 @@ impl Drop for Engine {
         if std::thread::panicking() {
             return;
         }
-        let folder = self.folder.path().display().to_string();
         let left = leaks::processes_naming(&folder);
         assert!(left.is_empty(), "processes left behind: {left:?}");
         let left = leaks::mounts_below(self.folder.path());

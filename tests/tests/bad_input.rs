@@ -85,7 +85,7 @@ fn a_bad_configuration_file_names_line_and_column() {
             .arg("--exec-root")
             .arg(folder.path().join("exec")),
     );
-    ran.complains(&["daemon.json", "line 2", "column"]);
+    ran.complains(&["daemon.json", "line 2", "column", "hint:"]);
     assert!(!folder.path().join("data").exists() && !folder.path().join("exec").exists());
 }
 
@@ -97,6 +97,15 @@ fn a_second_engine_on_the_same_root_is_refused() {
     );
     ran.complains(&["hint:", &engine.path("data").display().to_string()]);
     assert_ne!(ran.code, 124, "{ran}");
+    // An engine removes bundles without a record: the first one's containers would lose theirs.
+    let ran = engine.sh(
+        "timeout 5 atoll engine --data-root $T/data3 --exec-root $T/exec -H unix://$T/second.sock",
+    );
+    ran.complains(&["hint:", &engine.path("exec").display().to_string()]);
+    assert_ne!(ran.code, 124, "{ran}");
+    for left in ["exec2", "data3", "second.sock"] {
+        assert!(!engine.path(left).exists(), "{left} was left behind");
+    }
     let ran = engine
         .sh("timeout 5 atoll engine --data-root $T/data2 --exec-root $T/exec2 -H unix://$SOCKET");
     assert!(
@@ -124,6 +133,8 @@ fn a_full_disk_is_a_clear_error_and_leaves_nothing() {
          code=0; docker import $T/big.tar big || code=$?
          after=$(find $T/data -type f ! -name '*.redb' | sort)
          docker images -q; docker import $T/bb.tar bb >/dev/null && docker run --rm bb echo fits
+         head -c 20000000 /dev/zero > $T/data/fill; docker run --rm bb true; rm $T/data/fill
+         docker ps -aq
          kill $pid; wait $pid || true
          test \"$before\" = \"$after\" || {{ echo left: \"$before\" -- \"$after\"; exit 90; }}
          exit $code",
@@ -131,7 +142,7 @@ fn a_full_disk_is_a_clear_error_and_leaves_nothing() {
         bin = bin.display()
     );
     let ran = Ran::of(Command::new("unshare").args(["--net", "--mount", "sh", "-uc", &script]));
-    ran.complains(&["o space left on device"]);
+    ran.complains(&["o space left on device", "hint: the disk is full"]);
     assert_eq!((ran.code, ran.stdout.as_str()), (1, "fits\n"), "{ran}");
 }
 
@@ -147,5 +158,20 @@ fn errors_name_the_object_and_hint() {
     engine
         .docker(&["start", "nosuch"])
         .complains(&["No such container: nosuch"]);
+    // The exit code comes from the words of the message; the hint must not change it.
+    for (arguments, code, words) in [
+        (&["bb", "nosuch"][..], 127, "executable file not found"),
+        (&["bb", "/etc/plain"], 126, "permission denied"),
+        (&["-u", "nobody7", "bb", "true"], 125, "find user nobody7"),
+        (&["-u", "0:none7", "bb", "true"], 125, "find group none7"),
+    ] {
+        let ran = engine.docker(&[&["run", "--rm"], arguments].concat());
+        assert_eq!(ran.code, code, "{ran}");
+        ran.complains(&[words, "hint: "]);
+    }
+    let ran = engine.docker(&["run", "--rm", "-w", "/etc/plain", "bb", "true"]);
+    ran.complains(&["/etc/plain", "ENOTDIR"]);
+    assert!(!ran.stderr.contains("name a program"), "{ran}");
+    assert_eq!(engine.docker(&["ps", "-aq"]).ok(), "");
     engine.docker(&["build", "-"]).complains(&[]);
 }

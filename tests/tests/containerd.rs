@@ -275,8 +275,10 @@ fn input_and_terminal_work() {
     let expected = here.wait_with_output().unwrap();
     assert_eq!(hash.as_bytes(), expected.stdout);
 
+    // ctr has to be in the terminal's foreground process group, or SIGTTOU stops it when it makes
+    // the terminal raw. `timeout` makes a group of its own, so it stands outside the terminal.
     let line = format!(
-        "stty rows 33 cols 91; timeout 30 ctr {}",
+        "stty rows 33 cols 91; exec ctr {}",
         daemon
             .run_args(
                 &id,
@@ -285,9 +287,10 @@ fn input_and_terminal_work() {
             )
             .join(" ")
     );
-    let mut command = Command::new("script");
+    let mut command = Command::new("timeout");
     command
-        .args(["-qec", &line, "/dev/null"])
+        .args(["-k", "5", "30", "script", "-qec", &line, "/dev/null"])
+        .env("SHELL", "/bin/sh")
         .env("CONTAINERD_ADDRESS", daemon.folder.path().join("c.sock"))
         .stdin(Stdio::null());
     let ran = finish(command);

@@ -51,6 +51,10 @@ impl SpecError {
                     "name the bundle with --bundle, or make its config.json: cd {folder} && atoll-runtime spec"
                 ))
             }
+            Self::Syntax { .. } => Some(
+                "correct the file there; `atoll-runtime spec` in an empty folder shows its form"
+                    .to_owned(),
+            ),
             _ => None,
         }
     }
@@ -122,6 +126,7 @@ mod tests {
             error.to_string(),
             "/b/config.json, line 3, column 22: invalid type: integer `7`, expected path string"
         );
+        assert!(error.hint().unwrap().contains("correct the file"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use atoll_image::ImageStore;
+use tokio::sync::RwLock;
 
 use crate::{
     container::{Record, registry::Registry, spec::HostFacts},
@@ -39,6 +40,8 @@ pub(crate) struct Engine {
     pub(crate) cgroup_parent: String,
     /// An id that stays with the data root.
     pub(crate) id: String,
+    /// Read-locked while an ended container's shim is put away; stopping waits for that.
+    pub(crate) put_aways: Arc<RwLock<()>>,
 }
 
 impl Engine {

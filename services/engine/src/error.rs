@@ -84,14 +84,18 @@ impl Error {
     pub(crate) fn caused(
         kind: ErrorKind,
         context: impl Into<String>,
-        source: &dyn std::error::Error,
+        source: &(dyn std::error::Error + 'static),
     ) -> Self {
         let mut message = context.into();
         if !message.is_empty() {
             message.push_str(": ");
         }
         message.push_str(&chain(source));
-        Self::new(kind, message)
+        Self::new(kind, message).with_hint(is_disk_full(source).then(|| {
+            "the disk is full: remove unused images and containers, or move the data root with \
+             --data-root"
+                .to_owned()
+        }))
     }
 
     /// Adds what the user can do about it.
@@ -149,6 +153,23 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+fn is_disk_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut current = Some(error);
+    while let Some(cause) = current {
+        let kind = cause
+            .downcast_ref::<std::io::Error>()
+            .map(std::io::Error::kind);
+        if matches!(
+            kind,
+            Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+        ) {
+            return true;
+        }
+        current = cause.source();
+    }
+    false
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,5 +188,15 @@ mod tests {
         let error = Error::invalid("bad").with_hint(Some("do good".into()));
         assert_eq!(error.client_message(), "bad\nhint: do good");
         assert_eq!(error.status(), StatusCode::BAD_REQUEST);
+    }
+
+    #[test]
+    fn a_full_disk_is_hinted_at() {
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let error = Error::caused(ErrorKind::Internal, "cannot write x", &full);
+        assert!(error.hint().unwrap().contains("disk is full"));
+        let other = std::io::Error::from(std::io::ErrorKind::NotFound);
+        let error = Error::caused(ErrorKind::Internal, "cannot write x", &other);
+        assert_eq!(error.hint(), None);
     }
 }

@@ -364,7 +364,7 @@ async fn follow(engine: EngineRef, exec: Arc<Exec>, shim: Arc<Shim>) {
 
 fn read_spec(shim: &Shim) -> Result<Value> {
     let path = shim.bundle().join("config.json");
-    let failed = |error: &dyn std::error::Error| {
+    let failed = |error: &(dyn std::error::Error + 'static)| {
         Error::caused(
             ErrorKind::Internal,
             format!("cannot read {}", path.display()),

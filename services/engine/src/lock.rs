@@ -1,4 +1,4 @@
-//! One engine per data root.
+//! One engine per data root and per exec root.
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
@@ -6,14 +6,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Why the data root can't be taken.
+/// Why a root can't be taken.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LockError {
     /// Another engine has it.
-    #[error("data root {root} is in use by another engine{}", pid_words(pid))]
+    #[error("{what} {root} is in use by another engine{}", pid_words(pid))]
     Held {
-        /// The data root.
+        /// `data root` or `exec root`.
+        what: &'static str,
+        /// The root.
         root: PathBuf,
         /// The other engine's process id as the lock file says, if it does.
         pid: Option<u32>,
@@ -37,7 +39,7 @@ impl LockError {
                     .to_owned(),
             ),
             Self::Open { .. } => Some(
-                "run as root, or choose a --data-root that you may write".to_owned(),
+                "run as root, or choose a --data-root and --exec-root that you may write".to_owned(),
             ),
         }
     }
@@ -47,6 +49,9 @@ fn pid_words(pid: &Option<u32>) -> String {
     pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
 }
 
+/// The file in a root that the lock is on.
+pub(crate) const LOCK_FILE: &str = "engine.lock";
+
 /// The held lock; dropped with the process, also by kill -9.
 #[derive(Debug)]
 pub(crate) struct RootLock {
@@ -54,13 +59,17 @@ pub(crate) struct RootLock {
 }
 
 impl RootLock {
-    /// Takes the lock of `data_root` and writes our process id into its file.
+    /// Takes the lock of `root` and writes our process id into its file.
+    ///
+    /// * `what`: `data root` or `exec root`, for the error.
+    /// * `root`: exists.
     ///
     /// # Errors
     /// [`LockError::Held`] when another engine has it; [`LockError::Open`] on any other failure.
-    pub(crate) fn take(data_root: &Path, path: &Path) -> Result<Self, LockError> {
+    pub(crate) fn take(what: &'static str, root: &Path) -> Result<Self, LockError> {
+        let path = root.join(LOCK_FILE);
         let open = |source| LockError::Open {
-            path: path.to_owned(),
+            path: path.clone(),
             source,
         };
         let mut file = OpenOptions::new()
@@ -68,7 +77,7 @@ impl RootLock {
             .write(true)
             .create(true)
             .truncate(false)
-            .open(path)
+            .open(&path)
             .map_err(open)?;
         match file.try_lock() {
             Ok(()) => {}
@@ -77,7 +86,8 @@ impl RootLock {
                 let _ = file.take(32).read_to_string(&mut text);
                 let pid = text.trim().parse().ok();
                 return Err(LockError::Held {
-                    root: data_root.to_owned(),
+                    what,
+                    root: root.to_owned(),
                     pid,
                 });
             }
@@ -97,10 +107,11 @@ mod tests {
     #[test]
     fn second_engine_is_refused_with_pid_and_hint() {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("engine.lock");
-        let held = RootLock::take(directory.path(), &path).unwrap();
-        let error = RootLock::take(directory.path(), &path).unwrap_err();
+        let take = || RootLock::take("exec root", directory.path());
+        let held = take().unwrap();
+        let error = take().unwrap_err();
         let pid = std::process::id();
+        assert!(error.to_string().starts_with("exec root "));
         assert!(
             error
                 .to_string()
@@ -108,6 +119,6 @@ mod tests {
         );
         assert!(error.hint().unwrap().contains("--data-root"));
         drop(held);
-        RootLock::take(directory.path(), &path).unwrap();
+        take().unwrap();
     }
 }

@@ -28,11 +28,6 @@ impl Paths {
         &self.exec_root
     }
 
-    /// The lock file that keeps a second engine off the data root.
-    pub(crate) fn lock(&self) -> PathBuf {
-        self.data_root.join("engine.lock")
-    }
-
     /// All containers' directories.
     pub(crate) fn containers(&self) -> PathBuf {
         self.data_root.join("containers")

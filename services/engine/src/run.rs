@@ -22,7 +22,7 @@ use crate::{
     events::EventBus,
     exec::Execs,
     http::server::{self, Listener},
-    lock::{LockError, RootLock},
+    lock::{LOCK_FILE, LockError, RootLock},
     names,
     network::Network,
     paths::Paths,
@@ -31,6 +31,9 @@ use crate::{
 
 /// Threads that serve requests; blocking work has its own.
 const WORKERS: usize = 2;
+
+/// How long stopping waits for shims of containers that have ended.
+const PUT_AWAY_LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Why the engine can't run.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +57,7 @@ enum RunError {
 impl RunError {
     fn hint(&self) -> Option<String> {
         match self {
+            Self::Settings(error) => error.hint(),
             Self::Lock(error) => error.hint(),
             Self::Images(error) => error.hint(),
             Self::Engine(error) => error.hint().map(ToOwned::to_owned),
@@ -101,8 +105,8 @@ fn start(args: &EngineArgs) -> Result<(), RunError> {
         .with_target(false)
         .init();
     let paths = Paths::new(&settings.data_root, &settings.exec_root);
+    let _locks = take_roots(&paths)?;
     make_directories(&paths)?;
-    let _lock = RootLock::take(paths.data_root(), &paths.lock())?;
     empty(&paths.tmp());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
@@ -132,6 +136,7 @@ async fn serve(settings: Settings, paths: Paths) -> Result<(), RunError> {
         containers: Registry::default(),
         execs: Execs::default(),
         network,
+        put_aways: Arc::default(),
         events: EventBus::new(),
         settings,
         paths,
@@ -161,6 +166,7 @@ async fn serve(settings: Settings, paths: Paths) -> Result<(), RunError> {
         _ = interrupt.recv() => {}
     }
     tracing::info!("stopping; containers go on");
+    let _ = tokio::time::timeout(PUT_AWAY_LIMIT, engine.put_aways.write()).await;
     for listen in &engine.settings.listen {
         if let Listen::Unix(path) = listen {
             let _ = fs::remove_file(path);
@@ -194,26 +200,44 @@ fn warm_up(engine: &EngineRef) {
     });
 }
 
-fn make_directories(paths: &Paths) -> Result<(), RunError> {
-    use std::os::unix::fs::DirBuilderExt as _;
+/// Makes and locks both roots. Refused, it leaves no root behind that was not there before.
+fn take_roots(paths: &Paths) -> Result<[RootLock; 2], RunError> {
+    let data_root = paths.data_root();
+    let is_new = !data_root.exists();
+    make_directory(data_root)?;
+    let data = RootLock::take("data root", data_root)?;
+    let exec = make_directory(paths.exec_root())
+        .and_then(|()| Ok(RootLock::take("exec root", paths.exec_root())?));
+    if exec.is_err() && is_new {
+        let _ = fs::remove_file(data_root.join(LOCK_FILE));
+        let _ = fs::remove_dir(data_root);
+    }
+    Ok([data, exec?])
+}
 
-    let roots = [paths.data_root(), paths.exec_root()];
-    let below = [
+fn make_directories(paths: &Paths) -> Result<(), RunError> {
+    [
         paths.containers(),
         paths.volumes(),
         paths.tmp(),
         paths.bundles(),
         paths.runtime(),
-    ];
-    let all = roots.into_iter().map(Path::to_owned).chain(below);
-    for path in all {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o711)
-            .create(&path)
-            .map_err(|source| RunError::Directory { path, source })?;
-    }
-    Ok(())
+    ]
+    .iter()
+    .try_for_each(|path| make_directory(path))
+}
+
+fn make_directory(path: &Path) -> Result<(), RunError> {
+    use std::os::unix::fs::DirBuilderExt as _;
+
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(path)
+        .map_err(|source| RunError::Directory {
+            path: path.to_owned(),
+            source,
+        })
 }
 
 /// Removes what an engine that was killed had half done.

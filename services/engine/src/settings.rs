@@ -53,6 +53,24 @@ pub enum SettingsError {
     },
 }
 
+impl SettingsError {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Read { .. } => Some(
+                "name a file that can be read with --config-file, or leave the flag out".to_owned(),
+            ),
+            Self::Parse { .. } => {
+                Some("correct the file there; it is JSON with dockerd's keys".to_owned())
+            }
+            Self::Twice { .. } => {
+                Some("take it out of the configuration file, or leave out the flag".to_owned())
+            }
+            Self::Value { .. } => None,
+        }
+    }
+}
+
 /// Where the engine listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Listen {

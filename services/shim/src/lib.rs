@@ -12,7 +12,7 @@
 //!
 //! **Signals**: SIGCHLD is read from a descriptor and reaps every child, also orphans of the
 //! container (the shim is a subreaper). SIGTERM and SIGINT are taken and ignored: a shim ends by
-//! `Shutdown`, when its container is deleted. SIGPIPE is ignored.
+//! `Shutdown`, when its container is deleted, or when the last connection closes after that. SIGPIPE is ignored.
 //!
 //! **When neighbours die**: the engine or containerd: nothing happens, output goes on being logged,
 //! `exit.json` waits for the next one. An attach client: it is forgotten. The container: its output

@@ -48,6 +48,8 @@ pub(crate) struct Shim {
     is_warm: bool,
     last_key: u64,
     quit_by: Option<Instant>,
+    /// The container has been deleted.
+    is_deleted: bool,
 }
 
 /// What became ready.
@@ -83,6 +85,7 @@ impl Shim {
             is_warm: true,
             last_key: 0,
             quit_by: None,
+            is_deleted: false,
         }
     }
 
@@ -99,6 +102,10 @@ impl Shim {
             }
             self.finish_ended();
             self.connections.retain(Connection::is_open);
+            // Who deleted the container has died before it could say `Shutdown`: nobody else will.
+            if self.is_deleted && self.connections.is_empty() && self.quit_by.is_none() {
+                self.quit();
+            }
             let now = Instant::now();
             self.lingering
                 .retain(|(_, stdio, until)| stdio.owes() && now < *until);
@@ -114,6 +121,12 @@ impl Shim {
     /// Ends the loop after what is under way.
     pub(crate) fn quit(&mut self) {
         self.quit_by = Some(Instant::now() + FAREWELL);
+    }
+
+    /// Takes the deleted container out.
+    pub(crate) fn take_deleted(&mut self) -> Option<Task> {
+        self.is_deleted = true;
+        self.task.take()
     }
 
     /// Goes on delivering output of a deleted process to slow receivers.

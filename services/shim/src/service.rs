@@ -115,7 +115,7 @@ fn delete(shim: &mut Shim, body: &[u8]) -> Answer {
     let task = task(shim)?;
     let (process, exit) = if request.exec_id.is_empty() {
         let exit = task.delete()?;
-        let task = shim.task.take();
+        let task = shim.take_deleted();
         let task = task.ok_or_else(|| Failure::not_found("container not created"))?;
         for exec in task.execs {
             // Announced and never started, or ended with the container and not collected.

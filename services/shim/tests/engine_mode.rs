@@ -479,6 +479,37 @@ fn a_client_that_reads_nothing_holds_up_the_end_only_so_long() {
 }
 
 #[test]
+fn a_client_may_leave_while_another_asks() {
+    let bundle = Bundle::new("sleep 600");
+    bundle.create();
+    bundle.start("");
+    let socket = bundle.path().join(spawn::ATTACH_SOCKET);
+    let first = attach(&socket, Framing::Raw);
+    let mut second = UnixStream::connect(&socket).unwrap();
+    // An answered request later, the shim has taken the connection.
+    bundle.kill(0);
+    bundle.kill(0);
+    let shim = rustix::process::Pid::from_child(&bundle.shim);
+    let signal = |signal| rustix::process::kill_process(shim, signal).unwrap();
+    // Both happen between two looks of the shim.
+    signal(rustix::process::Signal::STOP);
+    drop(first);
+    let request = AttachRequest {
+        stdin: false,
+        stdout: true,
+        stderr: true,
+        framing: Framing::Raw,
+    };
+    second.write_all(request.to_line().as_bytes()).unwrap();
+    signal(rustix::process::Signal::CONT);
+    let mut reply = String::new();
+    BufReader::new(&second).read_line(&mut reply).unwrap();
+    assert_eq!(reply, "{\"ok\":true}\n");
+    bundle.kill(9);
+    assert_eq!(bundle.wait(""), 137);
+}
+
+#[test]
 fn a_missing_command_is_told_in_runcs_words() {
     for (command, code) in [("nosuch", 127), ("/bin/none", 127), ("/proc", 126)] {
         let mut bundle = Bundle::with(&[command], false);
@@ -515,6 +546,23 @@ fn a_killed_shim_leaves_a_container_that_can_be_deleted() {
         !Path::new(&format!("/proc/{pid}/root/bin/busybox")).exists()
     });
     assert!(Container::load(&state, &bundle.id.parse().unwrap()).is_err());
+}
+
+#[test]
+fn a_shim_without_a_container_ends_with_its_last_connection() {
+    let mut bundle = Bundle::new("exit 3");
+    bundle.create();
+    bundle.start("");
+    assert_eq!(bundle.wait(""), 3);
+    bundle.delete("").unwrap();
+    // The engine dies before it says `Shutdown`.
+    let elsewhere = bundle.path().join("elsewhere.sock");
+    let _listener = UnixListener::bind(&elsewhere).unwrap();
+    let client = Client::connect(&format!("unix://{}", elsewhere.display())).unwrap();
+    bundle.task = TaskClient::new(client);
+    wait_until("the shim's end", || {
+        bundle.shim.try_wait().unwrap().is_some()
+    });
 }
 
 #[test]

@@ -131,7 +131,15 @@ pub(crate) fn receive(
     control: BorrowedFd<'_>,
 ) -> std::io::Result<Option<(Message, Option<OwnedFd>)>> {
     let mut bytes = [0; MESSAGE_BYTES];
-    let (count, fds) = unix::recv_fds(control, &mut bytes)?;
+    let received = match unix::recv_fds(control, &mut bytes) {
+        // The child exited without reading all of ours. A SOCK_SEQPACKET says so once and before
+        // what the child sent, which is still there (Linux net/core/datagram.c, sock_error).
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {
+            unix::recv_fds(control, &mut bytes)
+        }
+        received => received,
+    };
+    let (count, fds) = received?;
     let message = Message::decode(&bytes[..count]);
     Ok(message.map(|message| (message, fds.into_iter().next())))
 }
@@ -146,5 +154,17 @@ mod tests {
             assert_eq!(Message::decode(&message.encode()), Some(message));
         }
         assert_eq!(Message::decode(b"short"), None);
+    }
+
+    #[test]
+    fn a_failure_is_heard_though_the_child_left_words_unread() {
+        let (ours, theirs) = pair().unwrap();
+        tell(ours.as_fd(), Go::Recorded);
+        let failed = Message::Failed { step: 7, errno: 2 };
+        report(theirs.as_fd(), failed, None);
+        drop(theirs);
+        let (message, _) = receive(ours.as_fd()).unwrap().unwrap();
+        assert_eq!(message, failed);
+        assert!(receive(ours.as_fd()).unwrap().is_none());
     }
 }

@@ -3,6 +3,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use atoll_shim_protocol::{ExitRecord, spawn};
+use tokio::sync::OwnedRwLockReadGuard;
 
 use super::{ContainerRef, Record, Status, handle::Durability, remove, start};
 use crate::{
@@ -48,21 +49,29 @@ pub(crate) async fn monitor(engine: EngineRef, container: ContainerRef, shim: Ar
             lost(&engine, &container).await
         }
     };
+    let under_way = Arc::clone(&engine.put_aways).read_owned().await;
     if container.record().host_config.auto_remove {
         // Its id is never used again, so nobody needs to wait until the shim has put away what it had.
         tokio::spawn(put_away(
             EngineRef::clone(&engine),
             container.id().to_owned(),
             shim,
+            under_way,
         ));
     } else {
-        put_away(EngineRef::clone(&engine), container.id().to_owned(), shim).await;
+        let id = container.id().to_owned();
+        put_away(EngineRef::clone(&engine), id, shim, under_way).await;
     }
     ended(&engine, &container, exit).await;
 }
 
 /// Has the shim free what it held, ends it, and removes the bundle.
-async fn put_away(engine: EngineRef, id: String, shim: Arc<Shim>) {
+async fn put_away(
+    engine: EngineRef,
+    id: String,
+    shim: Arc<Shim>,
+    _under_way: OwnedRwLockReadGuard<()>,
+) {
     if shim.delete("").await.is_err() {
         // The shim died after the process: what it held is freed here.
         free(&engine, &id).await;

@@ -313,7 +313,16 @@ fn start_failed(error: Error) -> Error {
     } else {
         ErrorKind::InvalidParameter
     };
-    let hint = error.hint().map(ToOwned::to_owned);
+    // The docker CLI takes its exit code from the words of the whole message, so hints avoid them.
+    // Other steps fail with the same words, a working directory that is a file for one.
+    let is_of_program = error.to_string().contains("exec: \"");
+    let hint = error.hint().or(match code {
+        _ if !is_of_program => None,
+        127 => Some("name a program that the image has, by its path or in the image's $PATH"),
+        126 => Some("name a program, or make the file executable in the image"),
+        _ => None,
+    });
+    let hint = hint.map(ToOwned::to_owned);
     Error::new(
         kind,
         format!("failed to create task for container: failed to create shim task: OCI runtime create failed: {error}"),

@@ -49,6 +49,9 @@ pub(crate) fn resolve(spec: &str, passwd: &str, group: &str, extra: &[String]) -
         (None, None) => {
             return Err(Error::invalid(format!(
                 "unable to find user {wanted}: no matching entries in passwd file"
+            ))
+            .with_hint(Some(
+                "give a number, or a name that the image's /etc/passwd has".to_owned(),
             )));
         }
     };
@@ -84,6 +87,9 @@ fn find_group(wanted: &str, group: &str) -> Result<u32> {
     found.or(number).ok_or_else(|| {
         Error::invalid(format!(
             "unable to find group {wanted}: no matching entries in group file"
+        ))
+        .with_hint(Some(
+            "give a number, or a name that the image's /etc/group has".to_owned(),
         ))
     })
 }

@@ -47,8 +47,8 @@ pub(crate) enum IoToken {
     Input,
     /// The attach socket.
     Attach,
-    /// An attach client, by place.
-    Client(usize),
+    /// An attach client, by key: places change when another client goes in the same turn.
+    Client(u64),
     /// A fifo for stdout or stderr.
     Fifo(usize),
     /// The fifo for stdin.
@@ -67,7 +67,9 @@ pub(crate) struct Stdio {
     input_ends_once: bool,
     log: Option<JsonLog>,
     attach: Option<AttachSocket>,
-    clients: Vec<Client>,
+    /// With a key that no other client of this process had.
+    clients: Vec<(u64, Client)>,
+    last_client: u64,
     fifos: [Option<Sink>; 2],
     /// The fifo for stdin until the start.
     fifo_input_path: Option<String>,
@@ -153,9 +155,9 @@ impl Stdio {
             add(IoToken::Attach, socket.as_fd(), PollFlags::IN);
         }
         let takes_input = self.takes_input();
-        for (at, client) in self.clients.iter().enumerate() {
+        for (key, client) in &self.clients {
             if let (Some(fd), Some(flags)) = (client.fd(), client.interest(takes_input)) {
-                add(IoToken::Client(at), fd, flags);
+                add(IoToken::Client(*key), fd, flags);
             }
         }
         for (at, fifo) in self.fifos.iter().enumerate() {
@@ -179,10 +181,11 @@ impl Stdio {
             IoToken::Input => self.flush_input(),
             IoToken::Attach => {
                 while let Some(client) = self.attach.as_ref().and_then(AttachSocket::accept) {
-                    self.clients.push(client);
+                    self.last_client += 1;
+                    self.clients.push((self.last_client, client));
                 }
             }
-            IoToken::Client(at) => self.handle_client(at, flags, buffer),
+            IoToken::Client(key) => self.handle_client(key, flags, buffer),
             IoToken::Fifo(at) => {
                 if let Some(sink) = &mut self.fifos[at] {
                     sink.flush();
@@ -243,14 +246,14 @@ impl Stdio {
     fn sinks(&self) -> impl Iterator<Item = &Sink> {
         self.clients
             .iter()
-            .filter_map(Client::sink_state)
+            .filter_map(|(_, client)| client.sink_state())
             .chain(self.fifos.iter().flatten())
     }
 
     fn sinks_mut(&mut self) -> impl Iterator<Item = &mut Sink> {
         self.clients
             .iter_mut()
-            .filter_map(Client::sink)
+            .filter_map(|(_, client)| client.sink())
             .chain(self.fifos.iter_mut().flatten())
     }
 
@@ -264,7 +267,7 @@ impl Stdio {
     }
 
     fn sweep(&mut self) {
-        self.clients.retain(|client| !client.is_gone());
+        self.clients.retain(|(_, client)| !client.is_gone());
         for fifo in &mut self.fifos {
             if fifo.as_ref().is_some_and(Sink::is_gone) {
                 *fifo = None;
@@ -325,31 +328,35 @@ impl Stdio {
         self.sinks_mut().for_each(|sink| sink.push(stream, data));
     }
 
-    fn handle_client(&mut self, at: usize, flags: PollFlags, buffer: &mut [u8]) {
+    fn handle_client(&mut self, key: u64, flags: PollFlags, buffer: &mut [u8]) {
+        // Gone since it was polled; the place stays the same until the next sweep.
+        let Some(at) = self.clients.iter().position(|(known, _)| *known == key) else {
+            return;
+        };
         if flags.contains(PollFlags::OUT)
-            && let Some(sink) = self.clients[at].sink()
+            && let Some(sink) = self.clients[at].1.sink()
         {
             sink.flush();
         }
         let is_hung_up = flags.intersects(PollFlags::HUP | PollFlags::ERR);
-        if flags.contains(PollFlags::IN) || is_hung_up || self.clients[at].has_early_input() {
+        if flags.contains(PollFlags::IN) || is_hung_up || self.clients[at].1.has_early_input() {
             for _ in 0..READS_A_TURN {
-                if !self.clients[at].wants_read(self.takes_input()) {
+                if !self.clients[at].1.wants_read(self.takes_input()) {
                     break;
                 }
-                let received = self.clients[at].receive(buffer, self.is_over);
+                let received = self.clients[at].1.receive(buffer, self.is_over);
                 match received {
                     Received::Input(count) => self.take_input(&buffer[..count]),
                     Received::EndOfInput => {
                         self.end_of_client_input();
                         break;
                     }
-                    Received::Nothing if self.clients[at].has_early_input() => {}
+                    Received::Nothing if self.clients[at].1.has_early_input() => {}
                     Received::Nothing => break,
                 }
             }
-            if is_hung_up && !self.clients[at].sends() {
-                self.clients[at].hang_up();
+            if is_hung_up && !self.clients[at].1.sends() {
+                self.clients[at].1.hang_up();
             }
         }
     }

@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+"""Boots the stock Debian kernel to the first line of user space on our software CPU and on QEMU's TCG, in turn.
+
+usage: bench/machine-boot.py [-n ROUNDS] [--memory MIB]
+
+Needs linux-image-cloud-amd64, busybox-static, qemu-system-x86, and our monitor: ATOLL=<folder with atoll-vmm>
+(target/release after `cargo build --release -p atoll-machine`). Both guests get the same kernel, initial ramdisk and
+command line (q35: under microvm, TCG cannot calibrate the TSC here and hangs); what is timed runs from starting the program to the guest's line, as the host reads it from the console.
+CPU time is what the whole process had used until then. Our row also says how many instructions a second.
+"""
+
+import argparse
+import glob
+import io
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+LINE = b"atoll-bench: user space"
+COMMAND_LINE = "console=ttyS0 cryptomgr.notests reboot=t panic=-1 quiet tsc=reliable no_timer_check clocksource=tsc mitigations=off"
+
+
+def cpio(files):
+    """An archive in cpio's newc format of (name, mode, content)."""
+    out = io.BytesIO()
+    entries = files + [("TRAILER!!!", 0, b"")]
+    for number, (name, mode, content) in enumerate(entries, 1):
+        fields = [number, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(name) + 1, 0]
+        out.write(b"070701" + b"".join(b"%08X" % field for field in fields))
+        out.write(name.encode() + b"\0")
+        out.write(b"\0" * (-out.tell() % 4))
+        out.write(content)
+        out.write(b"\0" * (-out.tell() % 4))
+    return out.getvalue()
+
+
+def ramdisk():
+    busybox = open("/bin/busybox", "rb").read()
+    init = b"#!/bin/busybox sh\n/bin/busybox echo '" + LINE + b"'\n/bin/busybox poweroff -f\n"
+    return cpio([("bin", 0o40755, b""), ("bin/busybox", 0o100755, busybox), ("init", 0o100755, init)])
+
+
+def boot(command):
+    """(wall, CPU) seconds to the line, and the whole output."""
+    start = time.perf_counter()
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    seen, wall, cpu = b"", None, None
+    while chunk := os.read(child.stdout.fileno(), 65536):
+        seen += chunk
+        if wall is None and LINE in seen:
+            wall = time.perf_counter() - start
+            fields = open(f"/proc/{child.pid}/stat").read().rsplit(")", 1)[1].split()
+            cpu = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    child.wait()
+    if wall is None:
+        sys.exit(f"{command[0]} never came to user space:\n{seen.decode(errors='replace')[-2000:]}")
+    return wall, cpu, seen
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-n", type=int, default=5, help="rounds")
+    parser.add_argument("--memory", type=int, default=256, help="MiB")
+    arguments = parser.parse_args()
+    here = os.path.dirname(os.path.abspath(__file__))
+    programs = os.environ.get("ATOLL", os.path.join(here, "../target/release"))
+    kernel = sorted(glob.glob("/boot/vmlinuz-*-cloud-amd64"))[-1]
+    with tempfile.TemporaryDirectory() as folder:
+        initrd = os.path.join(folder, "initrd")
+        open(initrd, "wb").write(ramdisk())
+        config = os.path.join(folder, "vm.json")
+        json.dump({"backend": "soft", "kernel": kernel, "kernel_store": folder, "initrd": initrd,
+                   "command_line": COMMAND_LINE, "memory_bytes": arguments.memory << 20, "cpus": 1,
+                   "statistics": True}, open(config, "w"))
+        commands = {
+            "atoll soft": [os.path.join(programs, "atoll-vmm"), "--config", config],
+            "qemu tcg q35": ["qemu-system-x86_64", "-M", "q35", "-accel", "tcg", "-cpu", "max",
+                                 "-m", str(arguments.memory), "-nodefaults", "-no-user-config", "-display", "none",
+                                 "-serial", "stdio", "-no-reboot", "-kernel", kernel, "-initrd", initrd,
+                                 "-append", COMMAND_LINE],
+        }
+        boot(commands["atoll soft"])  # unpacks the kernel once
+        results = {name: [] for name in commands}
+        speed = []
+        for _ in range(arguments.n):
+            for name, command in commands.items():
+                wall, cpu, seen = boot(command)
+                results[name].append((wall, cpu))
+                if found := re.search(rb"([\d.]+) s, (\d+) instructions, ([\d.]+) MIPS", seen):
+                    speed.append((int(found[2]), float(found[3])))
+        first = results["atoll soft"]
+        print(f"{'':20} {'wall s':>8} {'min':>7} {'max':>7} {'CPU s':>7} {'atoll/this, CPU':>16}")
+        for name, runs in results.items():
+            walls, cpus = [run[0] for run in runs], [run[1] for run in runs]
+            ratio = statistics.median(a[1] / b[1] for a, b in zip(first, runs))
+            print(f"{name:20} {statistics.median(walls):8.2f} {min(walls):7.2f} {max(walls):7.2f} "
+                  f"{statistics.median(cpus):7.2f} {ratio:16.2f}")
+        if speed:
+            print(f"atoll soft: {statistics.median(s[0] for s in speed) / 1e6:.0f} M instructions to power off, "
+                  f"{statistics.median(s[1] for s in speed):.0f} MIPS of wall time")
+
+
+if __name__ == "__main__":
+    main()
