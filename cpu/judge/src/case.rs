@@ -107,7 +107,7 @@ pub enum End {
         /// CR2 of a page fault, otherwise 0.
         address: u64,
     },
-    /// Not within a tenth of a second.
+    /// Not at all: still running after some milliseconds.
     Endless,
     /// The backend says that it cannot execute this.
     Unsupported(String),

@@ -33,7 +33,7 @@ pub fn parse(bytes: &[u8; LEN]) -> Fpu {
     let long = |at: usize| word(at) | word(at + 4) << 32;
     let wide = |at: usize| u128::from(long(at)) | u128::from(long(at + 8)) << 64;
     Fpu {
-        st: std::array::from_fn(|i| wide(32 + 16 * i) & (1 << 80) - 1),
+        st: std::array::from_fn(|i| wide(32 + 16 * i) & ((1 << 80) - 1)),
         control: half(0),
         status: half(2),
         tags: bytes[4],
@@ -51,9 +51,11 @@ mod tests {
 
     #[test]
     fn an_image_reads_back() {
-        let mut fpu = Fpu::default();
-        fpu.st = std::array::from_fn(|i| (i as u128 + 1) << 72 | 77);
-        fpu.xmm = std::array::from_fn(|i| u128::MAX - i as u128);
+        let mut fpu = Fpu {
+            st: std::array::from_fn(|i| (i as u128 + 1) << 72 | 77),
+            xmm: std::array::from_fn(|i| u128::MAX - i as u128),
+            ..Fpu::default()
+        };
         (fpu.status, fpu.tags, fpu.opcode) = (0x3801, 0x81, 0x123);
         (fpu.instruction, fpu.operand, fpu.mxcsr) = (1 << 40, 1 << 33, 0x9FC0);
         assert_eq!(parse(&image(&fpu)), fpu);

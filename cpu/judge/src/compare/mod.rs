@@ -8,7 +8,7 @@ pub use self::undefined::UndefinedFlags;
 pub(crate) use self::undefined::has_undefined_result;
 use self::undefined::{
     Tolerance, faults_anywhere, ignored_bytes, is_in_parts, is_masked_fault, is_undefined,
-    refused_call,
+    keeps_halves, refused_call,
 };
 use crate::case::{Case, End, OUTPUT_FLAGS, Outcome};
 use crate::layout::{self, DATA, DATA_LEN, PAGE, USER_END};
@@ -87,9 +87,21 @@ pub fn compare(case: &Case, native: &Outcome, other: &Outcome) -> Verdict {
         let whole = matches!(native.end, End::Exception { vector: 3, .. })
             && !instructions.iter().any(jumps);
         let undefined = UndefinedFlags::after(&instructions, whole);
-        compare_states(&instructions, undefined, native, other, &mut found);
+        let mut native = native.clone();
+        if keeps_halves(&instructions, case, &native.end) {
+            for register in [6, 7] {
+                let low = native.state.registers[register] & 0xFFFF_FFFF;
+                let seen = other.state.registers[register];
+                if seen & 0xFFFF_FFFF == low
+                    && (seen == low || seen == case.state.registers[register])
+                {
+                    native.state.registers[register] = seen;
+                }
+            }
+        }
+        compare_states(&instructions, undefined, &native, other, &mut found);
         if !in_parts {
-            compare_data(case, &instructions, native, other, &mut found);
+            compare_data(case, &instructions, &native, other, &mut found);
         }
     }
     if found.is_empty() {
@@ -101,38 +113,23 @@ pub fn compare(case: &Case, native: &Outcome, other: &Outcome) -> Verdict {
 
 /// Whether two cases ended alike; `reach` is how far apart the addresses of a page fault may be.
 fn same_end(native: &End, other: &End, reach: u64) -> bool {
-    let visible = |end: &End| match end {
-        // Linux says of addresses beyond user space that a page is there, whether it is or not.
+    let page_fault = |end: &End| match end {
         End::Exception {
             vector: 14,
             error,
             address,
-        } if *address >= USER_END => End::Exception {
-            vector: 14,
-            error: error | 1,
-            address: *address,
-        },
-        end => end.clone(),
+        } => Some((*error, *address)),
+        _ => None,
     };
-    let (native, other) = (visible(native), visible(other));
-    match (&native, &other) {
-        (
-            End::Exception {
-                vector: 14,
-                error,
-                address,
-            },
-            End::Exception {
-                vector: 14,
-                error: other_error,
-                address: other_address,
-            },
-        ) => {
-            let forth = address.wrapping_sub(*other_address);
-            error == other_error && forth.min(forth.wrapping_neg()) <= reach
-        }
-        _ => native == other,
-    }
+    let (Some((error, address)), Some((other_error, other_address))) =
+        (page_fault(native), page_fault(other))
+    else {
+        return native == other;
+    };
+    // Linux says of addresses beyond user space that a page is there, whether it is or not.
+    let hidden = u64::from(address >= USER_END || other_address >= USER_END);
+    let forth = address.wrapping_sub(other_address);
+    error | hidden == other_error | hidden && forth.min(forth.wrapping_neg()) <= reach
 }
 
 fn compare_states(
@@ -219,7 +216,7 @@ fn compare_data(
         area
     };
     let mut ignored = ignored_bytes(instructions, case);
-    ignored.extend(refused_call(instructions, case, &native.end));
+    ignored.extend(refused_call(instructions, native));
     let (native, other) = (area(native), area(other));
     for at in 0..DATA_LEN {
         let address = DATA + at as u64;

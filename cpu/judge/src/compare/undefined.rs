@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use iced_x86::{Code, Instruction, MemorySize, Mnemonic, OpKind, Register, RflagsBits};
 
-use crate::case::{Case, End};
+use crate::case::{Case, End, Outcome};
 
 /// Bits of RFLAGS by iced-x86's names.
 const RFLAGS: [(u32, u64); 8] = [
@@ -190,15 +190,28 @@ pub(super) fn is_in_parts(instructions: &[Instruction]) -> bool {
     })
 }
 
+/// Whether the upper halves of RSI and RDI may or may not be cleared: a repeated string instruction with 32-bit addresses
+/// that executed no iteration, or was stopped by a fault.
+pub(super) fn keeps_halves(instructions: &[Instruction], case: &Case, end: &End) -> bool {
+    let narrow = |one: &Instruction| {
+        (0..one.op_count()).any(|i| {
+            matches!(
+                one.op_kind(i),
+                OpKind::MemorySegESI | OpKind::MemoryESEDI | OpKind::MemorySegEDI
+            )
+        })
+    };
+    let repeated = |one: &Instruction| one.has_rep_prefix() || one.has_repne_prefix();
+    let none = case.state.registers[1] & 0xFFFF_FFFF == 0;
+    let ended = matches!(end, End::Exception { vector: 3, .. });
+    (none || !ended) && instructions.iter().any(|one| narrow(one) && repeated(one))
+}
+
 /// Where a call to an address that is none may or may not have pushed its return address before the fault.
-pub(super) fn refused_call(
-    instructions: &[Instruction],
-    case: &Case,
-    end: &End,
-) -> Option<Range<u64>> {
+pub(super) fn refused_call(instructions: &[Instruction], native: &Outcome) -> Option<Range<u64>> {
     let call = instructions.first()?.mnemonic() == Mnemonic::Call;
-    let refused = matches!(end, End::Exception { vector: 13, .. });
-    let stack = case.state.registers[4];
+    let refused = matches!(native.end, End::Exception { vector: 13, .. });
+    let stack = native.state.registers[4];
     (call && refused).then_some(stack.wrapping_sub(8)..stack)
 }
 

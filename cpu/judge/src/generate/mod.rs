@@ -141,7 +141,10 @@ impl Generator {
         let mut seen = changed.clone();
         seen.resize(seen.len() + 16, crate::layout::FILL);
         let mut decoder = Decoder::with_ip(64, &seen, rip, DecoderOptions::NONE);
-        if select::is_harmless(&decoder.decode()) {
+        let first = decoder.decode();
+        // What follows a shorter instruction was never looked at.
+        let whole = first.is_invalid() || decoder.position() >= changed.len();
+        if whole && select::is_harmless(&first) {
             *bytes = changed;
         }
     }

@@ -129,7 +129,8 @@ fn operand(
         }
         K::br64_1 | K::br64_4 => {
             draft.instruction.set_op_kind(i, OpKind::NearBranch64);
-            let near = draft.case.state.rip.wrapping_add(random.below(100));
+            // Beyond the instruction itself, whose bytes could be anything.
+            let near = draft.case.state.rip.wrapping_add(16 + random.below(84));
             draft.instruction.set_near_branch64(match random.below(20) {
                 0 if kind == K::br64_4 => DATA,
                 1 if kind == K::br64_4 => CODE + 0x1000 + random.below(0x1000),

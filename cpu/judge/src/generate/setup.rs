@@ -222,10 +222,10 @@ fn string_values(random: &mut Random, draft: &mut Draft, instruction: &Instructi
             text[at] ^= random.below(2) as u8;
             draft.case.patch(registers[RDI], &text);
         }
-        Mnemonic::Scasb | Mnemonic::Scasw | Mnemonic::Scasd | Mnemonic::Scasq => {
-            if random.chance(70) {
-                draft.case.patch(registers[RDI], &repeats);
-            }
+        Mnemonic::Scasb | Mnemonic::Scasw | Mnemonic::Scasd | Mnemonic::Scasq
+            if random.chance(70) =>
+        {
+            draft.case.patch(registers[RDI], &repeats);
         }
         Mnemonic::Popf | Mnemonic::Popfq if random.chance(50) => {
             let flags = random.bits() & !TRAP_FLAG;

@@ -22,7 +22,7 @@ static FRAME: AtomicPtr<ucontext_t> = AtomicPtr::new(ptr::null_mut());
 /// Bytes of the signal stack; AVX-512 state takes 2.7 KiB of it.
 const STACK_BYTES: usize = 256 << 10;
 /// Period of the clock that ends endless cases, in the child's own time.
-const TICK_MICROSECONDS: i64 = 40_000;
+const TICK_MICROSECONDS: i64 = 12_000;
 const CODE_SELECTOR: i64 = 0x33;
 const STACK_SELECTOR: i64 = 0x2B;
 
