@@ -111,7 +111,7 @@ pub(crate) fn from_general<T: Operand, S: Source>(
     Ok(Flow::Next)
 }
 
-/// A conversion into an MMX register.
+/// A conversion into an MMX register. The unit is MMX's even when an exception forbids a result.
 #[inline(always)]
 pub(crate) fn to_mmx<W: Width, const MEMORY: bool>(
     cpu: &mut Cpu,
@@ -121,33 +121,30 @@ pub(crate) fn to_mmx<W: Width, const MEMORY: bool>(
     cpu.require_vectors()?;
     cpu.require_mmx()?;
     let from = source::<W, MEMORY>(cpu, op)?;
-    let value = under_mxcsr(cpu, |mxcsr| f(from, mxcsr))?;
     cpu.fpu.x87.enter_mmx();
+    let value = under_mxcsr(cpu, |mxcsr| f(from, mxcsr))?;
     cpu.set_mmx(op.dst, value);
     Ok(Flow::Next)
 }
 
-/// CVTPI2PS, CVTPI2PD. Only the latter with memory leaves the x87 unit alone (Intel SDM vol. 2 "CVTPI2PD").
+/// CVTPI2PS, CVTPI2PD. With memory they leave the x87 unit alone (Intel SDM vol. 2 "CVTPI2PD"; CVTPI2PS, too, on
+/// processors).
 #[inline(always)]
-pub(crate) fn from_mmx<const MEMORY: bool, const ENTERS: bool>(
+pub(crate) fn from_mmx<const MEMORY: bool>(
     cpu: &mut Cpu,
     op: &Op,
     f: impl Fn(Xmm, Mmx, &mut u32) -> Computed<Xmm>,
 ) -> Step {
     cpu.require_vectors()?;
-    if ENTERS {
-        cpu.require_mmx()?;
-    }
     let from = if MEMORY {
         Mmx::from(cpu.load::<u64>(cpu.address(op))?)
     } else {
+        cpu.require_mmx()?;
+        cpu.fpu.x87.enter_mmx();
         cpu.mmx(op.src)
     };
     let a = cpu.xmm(op.dst);
     let result = under_mxcsr(cpu, |mxcsr| f(a, from, mxcsr))?;
-    if ENTERS {
-        cpu.fpu.x87.enter_mmx();
-    }
     cpu.set_xmm(op.dst, result);
     Ok(Flow::Next)
 }

@@ -115,10 +115,11 @@ pub(crate) fn store_element<T: Operand + Element, const INDEX: usize>(
     Ok(Flow::Next)
 }
 
-/// Stores an MMX register.
+/// Stores an MMX register. The stack's top is 0 even when the store faults, as processors have it.
 pub(crate) fn store_mmx<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
     cpu.require_mmx()?;
     let value = T::low(cpu.mmx(op.src).into());
+    cpu.fpu.x87.set_top(0);
     cpu.store(cpu.address(op), value)?;
     cpu.fpu.x87.enter_mmx();
     Ok(Flow::Next)
@@ -260,6 +261,7 @@ pub(crate) fn test<W: Width, const MEMORY: bool>(cpu: &mut Cpu, op: &Op) -> Step
 pub(crate) fn masked_store<const MMX: bool>(cpu: &mut Cpu, op: &Op) -> Step {
     let (bytes, mask, count) = if MMX {
         cpu.require_mmx()?;
+        cpu.fpu.x87.set_top(0);
         let wide = |value: Mmx| u128::from(u64::from(value)).to_le_bytes();
         (wide(cpu.mmx(op.dst)), wide(cpu.mmx(op.src)), 8)
     } else {

@@ -49,14 +49,22 @@ impl<T: Operand> Loaded for Integer<T> {
 
 impl Loaded for Decimal {
     fn load(cpu: &mut Cpu, address: u64) -> Result<Memory, Fault> {
-        Ok(Memory::decimal(ten_bytes(cpu, address)?))
+        let bytes = load_80(cpu, address)?.to_le_bytes();
+        Ok(Memory::decimal(std::array::from_fn(|index| bytes[index])))
     }
 }
 
-fn ten_bytes(cpu: &mut Cpu, address: u64) -> Result<[u8; 10], Fault> {
-    let mut bytes = [0; 10];
-    cpu.read_bytes(cpu.context, address, &mut bytes)?;
-    Ok(bytes)
+/// Loads 80 bits.
+fn load_80(cpu: &mut Cpu, address: u64) -> Result<u128, Fault> {
+    let low: u64 = cpu.load(address)?;
+    let high: u16 = cpu.load(address.wrapping_add(8))?;
+    Ok(u128::from(high) << 64 | u128::from(low))
+}
+
+/// Stores 80 bits, the significand first: that is there even when the rest faults, as processors have it.
+pub(crate) fn store_80(cpu: &mut Cpu, address: u64, value: u128) -> Result<(), Fault> {
+    cpu.store(address, value as u64)?;
+    cpu.store(address.wrapping_add(8), (value >> 64) as u16)
 }
 
 /// Leaves the instruction's address in the unit.
@@ -98,11 +106,9 @@ pub(crate) fn memory<L: Loaded>(cpu: &mut Cpu, op: &Op, f: impl FnOnce(&mut X87,
 /// FLD m80.
 pub(crate) fn load_extended(cpu: &mut Cpu, op: &Op) -> Step {
     cpu.require_x87_idle()?;
-    let bytes = ten_bytes(cpu, cpu.address(op))?;
-    let mut wide = [0; 16];
-    wide[..10].copy_from_slice(&bytes);
+    let bits = load_80(cpu, cpu.address(op))?;
     note_operand(cpu, op);
-    cpu.fpu.x87.load_extended(u128::from_le_bytes(wide));
+    cpu.fpu.x87.load_extended(bits);
     Ok(Flow::Next)
 }
 
@@ -128,11 +134,6 @@ pub(crate) fn store<V, const POP: bool>(
     }
     note_operand(cpu, op);
     Ok(Flow::Next)
-}
-
-/// Writes ten bytes.
-pub(crate) fn write_ten(cpu: &mut Cpu, address: u64, bytes: [u8; 10]) -> Result<(), Fault> {
-    cpu.write_bytes(cpu.context, address, &bytes)
 }
 
 /// FCOMI and its like.

@@ -164,21 +164,9 @@ fn conversions(l: &mut Lowering<'_>) -> Option<Handler> {
         M::Cvttpd2pi => either!(l, to_mmx[Aligned], |from, mxcsr| {
             Ok(cvtpd2dq::<true>(from, mxcsr)?.get::<u64>(0).into())
         }),
-        M::Cvtpi2ps => Some(match l.form(1)? {
-            Form::Register => |cpu, op| float::from_mmx::<false, true>(cpu, op, cvtpi2ps),
-            _ => |cpu, op| float::from_mmx::<true, true>(cpu, op, cvtpi2ps),
-        }),
-        M::Cvtpi2pd => Some(match l.form(1)? {
-            Form::Register => |cpu, op| {
-                float::from_mmx::<false, true>(cpu, op, |_, from, _| {
-                    Ok(cvtdq2pd(Xmm::from(u128::from(u64::from(from)))))
-                })
-            },
-            _ => |cpu, op| {
-                float::from_mmx::<true, false>(cpu, op, |_, from, _| {
-                    Ok(cvtdq2pd(Xmm::from(u128::from(u64::from(from)))))
-                })
-            },
+        M::Cvtpi2ps => either!(l, from_mmx[], cvtpi2ps),
+        M::Cvtpi2pd => either!(l, from_mmx[], |_, from, _| {
+            Ok(cvtdq2pd(Xmm::from(u128::from(u64::from(from)))))
         }),
         _ => None,
     }

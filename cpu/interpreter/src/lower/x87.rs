@@ -191,19 +191,12 @@ fn transfers(l: &mut Lowering<'_>) -> Option<Handler> {
         M::Fst => Some(|cpu, op| {
             x87::store::<_, false>(cpu, op, |unit| unit.store_double(), Cpu::store::<u64>)
         }),
-        M::Fstp | M::Fstpnce if !to_memory => {
+        M::Fstpnce => unit!(|unit, dst, _| unit.store_register_and_pop(dst)),
+        M::Fstp if !to_memory => {
             unit!(|unit, dst, _| unit.store_register(dst, true))
         }
         M::Fstp if extended => Some(|cpu, op| {
-            x87::store::<_, true>(
-                cpu,
-                op,
-                |unit| {
-                    let bytes = unit.store_extended()?.to_le_bytes();
-                    Some(std::array::from_fn(|index| bytes[index]))
-                },
-                x87::write_ten,
-            )
+            x87::store::<_, true>(cpu, op, |unit| unit.store_extended(), x87::store_80)
         }),
         M::Fstp if single => Some(|cpu, op| {
             x87::store::<_, true>(cpu, op, |unit| unit.store_single(), Cpu::store::<u32>)
@@ -215,13 +208,22 @@ fn transfers(l: &mut Lowering<'_>) -> Option<Handler> {
         M::Fistp => store_integer!(l, true, false),
         M::Fisttp => store_integer!(l, true, true),
         M::Fbstp => Some(|cpu, op| {
-            x87::store::<_, true>(cpu, op, |unit| unit.store_decimal(), x87::write_ten)
+            x87::store::<_, true>(
+                cpu,
+                op,
+                |unit| {
+                    let mut bytes = [0; 16];
+                    bytes[..10].copy_from_slice(&unit.store_decimal()?);
+                    Some(u128::from_le_bytes(bytes))
+                },
+                x87::store_80,
+            )
         }),
         M::Fxch => unit!(|unit, _, src| unit.exchange(src)),
         M::Ffree => unit!(|unit, dst, _| unit.free(dst)),
         M::Ffreep => unit!(|unit, dst, _| {
             unit.free(dst);
-            unit.increment_top();
+            unit.pop();
         }),
         M::Fincstp => unit!(|unit, _, _| unit.increment_top()),
         M::Fdecstp => unit!(|unit, _, _| unit.decrement_top()),

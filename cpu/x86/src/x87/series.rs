@@ -60,12 +60,11 @@ fn series(first: Real, mut next: impl FnMut(Real, u64) -> Real) -> Real {
     let (mut sum, mut term) = (first, first);
     for place in 1..80 {
         term = next(term, place);
-        if term.exponent < sum.exponent - ENOUGH {
+        // The last one still tells on which side of the sum so far the limit lies.
+        let last = term.exponent < sum.exponent - ENOUGH;
+        sum = sum.plus(term).unwrap_or(sum);
+        if last {
             break;
-        }
-        match sum.plus(term) {
-            Some(total) => sum = total,
-            None => return sum,
         }
     }
     sum

@@ -5,10 +5,13 @@
 
 use crate::real::Real;
 use crate::x87::number::{
-    Class, Extended, INFINITY, ONE, Outcome, PE, Precision, ZE, decided, infinity, pack, zero,
+    Class, Extended, INFINITY, ONE, Outcome, PE, Precision, UE, ZE, decided, infinity, pack, zero,
 };
 use crate::x87::series::{self, inexact, one, pi};
 use crate::x87::unit::{C1, C2, X87};
+
+/// The exponent below which processors take an angle's sine and tangent to be the angle, and its cosine to be 1.
+const TINY: i32 = -68;
 
 /// The two results of an angle: sine and cosine.
 struct Angle {
@@ -72,6 +75,17 @@ impl X87 {
                 self.status |= C2;
                 return;
             }
+            Class::Finite(x) if x.exponent < TINY => {
+                let (first, second) = zero(operand.bits);
+                let first = if first == operand.bits {
+                    // Itself, whatever the rounding, but not exactly.
+                    let tiny = if x.exponent < -16382 { UE | PE } else { PE };
+                    pack(x, &precision).raising(tiny)
+                } else {
+                    Outcome::exact(first, PE)
+                };
+                (first.raising(operand.flag()), Outcome::exact(second, 0))
+            }
             Class::Finite(x) => {
                 let (first, second) = f(&angle(x), &precision);
                 (first.raising(operand.flag()), second)
@@ -133,7 +147,6 @@ impl X87 {
                 (rounded(tangent, precision), Outcome::exact(ONE, 0))
             },
         );
-        // Of a NaN or an invalid operand both results are the NaN: that is what was pushed.
     }
 
     /// F2XM1: 2^ST(0) - 1. Beyond ±1 the result is not defined; here it is the operand.
@@ -195,8 +208,13 @@ impl X87 {
                     Class::Infinity => return Outcome::invalid(),
                     _ => return Outcome::exact(zero(x.negative != y.negative), y.flag()),
                 },
-                Class::Finite(number) if number.negative && number.exponent >= 0 => {
+                Class::Finite(number)
+                    if number.negative && number.exponent >= 0 && !y.is_infinite() =>
+                {
                     return Outcome::exact(x.bits, 0);
+                }
+                Class::Finite(_) if y.is_infinite() => {
+                    return Outcome::exact(infinity(x.negative != y.negative), x.flag());
                 }
                 Class::Finite(number) => series::logarithm_plus_one(number),
                 _ if x.negative => return Outcome::invalid(),

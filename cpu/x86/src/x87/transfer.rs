@@ -259,6 +259,15 @@ impl X87 {
         }
     }
 
+    /// FSTPNCE: as FSTP ST(`index`), but an empty ST(0) is popped without an exception.
+    pub fn store_register_and_pop(&mut self, index: usize) {
+        if self.is_empty(0) {
+            self.status &= !C1;
+            return self.pop();
+        }
+        self.store_register(index, true);
+    }
+
     /// FIST, with `truncate` FISTTP, before it pops; `None` when an unmasked exception keeps it from storing and popping.
     pub fn store_integer(&mut self, width: Width, truncate: bool) -> Option<i64> {
         let indefinite = i64::MIN >> (64 - width as u32);
