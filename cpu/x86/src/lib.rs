@@ -3,6 +3,9 @@
 //! ```text
 //!   integer  u8, u16, u32, u64 as operands          flags  RFLAGS' status bits, evaluated when asked for
 //!   alu      add … div, shifts, rotates, bits       each: (operands, &mut Flags) → result
+//!   simd     vectors as bytes                       each: (vectors, immediate) → vector
+//!   float    SSE floating point                     each: (vectors, &mut MXCSR) → vector or SimdException
+//!   x87      the unit as a value                    each: a method of it; what is stored is given back
 //! ```
 //!
 //! It never touches guest memory and never executes; `cpu/interpreter` does.

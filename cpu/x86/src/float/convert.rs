@@ -306,20 +306,19 @@ pub fn round<F: Float, const LANES: usize>(
             }
             // From here on numbers are integers.
             Class::Finite(number) if number.exponent < F::FRACTION.cast_signed() => {
-                // Far from 64 bits, so that an integer always comes out.
-                let (magnitude, rounded) = number
-                    .integer(rounding)
-                    .unwrap_or_else(|| unreachable!("its exponent is below the fraction's width"));
-                let bits = if magnitude == 0 {
-                    0
-                } else {
-                    pack::<F>(Real::new(false, 127, u128::from(magnitude)), &control).0
-                };
-                let inexact = rounded.inexact && how & 8 == 0;
-                (
-                    bits | zero::<F>(operand.negative),
-                    if inexact { PRECISION } else { 0 },
-                )
+                match number.integer(rounding) {
+                    Some((magnitude, rounded)) => {
+                        let bits = if magnitude == 0 {
+                            0
+                        } else {
+                            pack::<F>(Real::new(false, 127, u128::from(magnitude)), &control).0
+                        };
+                        let inexact = rounded.inexact && how & 8 == 0;
+                        let flags = if inexact { PRECISION } else { 0 };
+                        (bits | zero::<F>(operand.negative), flags)
+                    }
+                    None => (operand.bits, 0),
+                }
             }
             _ => (operand.bits, 0),
         };

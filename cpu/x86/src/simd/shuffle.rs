@@ -50,12 +50,16 @@ macro_rules! packs {
         #[inline(always)]
         #[must_use]
         pub fn $name<const N: usize>(a: Vector<N>, b: Vector<N>) -> Vector<N> {
-            let half = Vector::<N>::count::<$from>();
             let (least, most) = (<$from>::from(<$to>::MIN), <$from>::from(<$to>::MAX));
-            Vector::build(|i| {
-                let (from, i) = if i < half { (a, i) } else { (b, i - half) };
-                from.get::<$from>(i).clamp(least, most) as $to
-            })
+            let mut result = [0; N];
+            let (low, high) = result.split_at_mut(N / 2);
+            for (from, to) in [(a, low), (b, high)] {
+                for (i, bytes) in to.chunks_exact_mut(size_of::<$to>()).enumerate() {
+                    let narrow = from.get::<$from>(i).clamp(least, most) as $to;
+                    narrow.write(bytes);
+                }
+            }
+            Vector(result)
         }
     )*};
 }
@@ -114,11 +118,8 @@ extensions! {
 #[must_use]
 pub fn pshufb<const N: usize>(a: Vector<N>, control: Vector<N>) -> Vector<N> {
     control.map::<u8>(|choice| {
-        if choice & 0x80 != 0 {
-            0
-        } else {
-            a.0[usize::from(choice) % N]
-        }
+        let zero = (choice.cast_signed() >> 7).cast_unsigned();
+        a.0[usize::from(choice) % N] & !zero
     })
 }
 
