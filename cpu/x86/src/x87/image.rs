@@ -149,3 +149,36 @@ impl X87 {
         };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_layout_gives_back_what_it_holds() {
+        for (wide, real) in [(false, false), (false, true), (true, false), (true, true)] {
+            let layout = Layout { wide, real };
+            let unit = X87 {
+                registers: std::array::from_fn(|index| 0x3FFF_8000_0000_0000_0000 + index as u128),
+                control: 0x0B7F,
+                status: 0x3921,
+                tags: 0b1010_0110,
+                // 16-bit protected mode has no opcode and 16 bits of address; real mode 20.
+                opcode: if wide || real { 0x5A3 } else { 0 },
+                instruction: if wide || real { 0xF_1234 } else { 0x1234 },
+                operand: if wide || real { 0xE_5678 } else { 0x5678 },
+            };
+            let mut again = X87 {
+                registers: unit.registers,
+                ..X87::default()
+            };
+            again.load_environment(&unit.environment(layout)[..layout.bytes()], layout);
+            assert_eq!(again, unit, "{layout:?}");
+            assert_eq!(again.stack_image(), unit.stack_image());
+            let mut restored = again;
+            restored.registers = [0; 8];
+            restored.load_stack_image(&again.stack_image());
+            assert_eq!(restored, unit);
+        }
+    }
+}

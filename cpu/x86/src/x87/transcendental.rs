@@ -211,7 +211,7 @@ impl X87 {
                 Class::Finite(number)
                     if number.negative && number.exponent >= 0 && !y.is_infinite() =>
                 {
-                    return Outcome::exact(x.bits, 0);
+                    return Outcome::exact(x.bits, x.flag() | y.flag());
                 }
                 Class::Finite(_) if y.is_infinite() => {
                     return Outcome::exact(infinity(x.negative != y.negative), x.flag());
