@@ -52,6 +52,50 @@ pub struct Disk {
     pub read_only: bool,
 }
 
+/// A network card of a machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkCard {
+    /// The host's tap that its frames go through, in the network namespace of the monitor; made when there is none.
+    pub tap: String,
+    /// Its hardware address; by default one that is made of the tap's name.
+    #[serde(default)]
+    pub mac: Option<[u8; 6]>,
+    /// The longest packet of its network, if the guest is to know.
+    #[serde(default)]
+    pub mtu: Option<u16>,
+}
+
+/// Sockets between guest and host, by Firecracker's convention.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sockets {
+    /// Where the host connects and sends `CONNECT PORT\n`; a guest's connection to port P goes to this path with `_P`
+    /// appended. It must be free.
+    pub path: PathBuf,
+    /// The guest's context ID.
+    #[serde(default = "first_cid")]
+    pub cid: u64,
+}
+
+/// The first context ID a guest can have.
+fn first_cid() -> u64 {
+    3
+}
+
+/// A directory that a machine sees by virtiofs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Share {
+    /// The directory.
+    pub path: PathBuf,
+    /// The name the guest mounts it by: `mount -t virtiofs TAG …`.
+    pub tag: String,
+    /// Whether the guest may only read it.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
 /// A machine to run, as `atoll-vmm` reads it from its file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -75,6 +119,22 @@ pub struct VmmConfig {
     /// Its disks, in the order of `/dev/vda`, `/dev/vdb`, ….
     #[serde(default)]
     pub disks: Vec<Disk>,
+    /// Its network cards, in the order of `eth0`, `eth1`, ….
+    #[serde(default)]
+    pub networks: Vec<NetworkCard>,
+    /// Its sockets, if it has any.
+    #[serde(default)]
+    pub sockets: Option<Sockets>,
+    /// The directories it shares with the host.
+    #[serde(default)]
+    pub shares: Vec<Share>,
+    /// A balloon that asks the guest for this many bytes; with 0, the guest still reports the pages it has free, and
+    /// the host gets them back.
+    #[serde(default)]
+    pub balloon_bytes: Option<u64>,
+    /// A second console, `/dev/hvc0`: a terminal or pipe that is opened for reading and writing.
+    #[serde(default)]
+    pub console: Option<PathBuf>,
     /// Whether to say at the end how long it ran and how many instructions it executed.
     #[serde(default)]
     pub statistics: bool,
@@ -90,6 +150,11 @@ mod tests {
             r#"{"kernel":"k","kernel_store":"s","command_line":"c","memory_bytes":4096,"cpus":1}"#;
         let config: VmmConfig = serde_json::from_str(text).unwrap();
         assert_eq!((config.backend, config.statistics), (Backend::Auto, false));
+        assert!(config.networks.is_empty() && config.balloon_bytes.is_none());
+        let more = text.replace('}', r#","networks":[{"tap":"t"}],"sockets":{"path":"p"}}"#);
+        let more: VmmConfig = serde_json::from_str(&more).unwrap();
+        assert_eq!(more.networks[0].mac, None);
+        assert_eq!(more.sockets.unwrap().cid, 3);
         let again = serde_json::to_string(&config).unwrap();
         assert_eq!(serde_json::from_str::<VmmConfig>(&again).unwrap(), config);
         let unknown = text.replace("\"cpus\"", "\"cores\":2,\"cpus\"");

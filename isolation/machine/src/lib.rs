@@ -27,6 +27,6 @@ pub mod initramfs;
 pub mod kernel;
 mod machine;
 
-pub use config::{Backend, Disk, VmmConfig};
+pub use config::{Backend, Disk, NetworkCard, Share, Sockets, VmmConfig};
 pub use error::{MachineError, NotAKernel};
 pub use machine::{End, MAX_DEVICES, Machine, MachineConfig, SNAPSHOT_VERSION, Snapshot};

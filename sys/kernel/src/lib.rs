@@ -30,6 +30,7 @@ pub mod tap;
 pub mod task;
 pub mod terminal;
 pub mod unix;
+pub mod vsock;
 
 pub use rustix;
 pub use rustix::io::Errno;

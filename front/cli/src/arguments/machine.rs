@@ -57,6 +57,21 @@ pub(crate) struct BootArgs {
     /// Attach a raw image or block device as the next disk (/dev/vda, …); ,ro for reading only
     #[arg(long, value_name = "FILE[,ro]")]
     pub(crate) disk: Vec<String>,
+    /// Attach a network card to a tap of this host, made when there is none; the guest's eth0, eth1, …
+    #[arg(long, value_name = "TAP")]
+    pub(crate) net_tap: Vec<String>,
+    /// Give the guest sockets: connect to PATH and send `CONNECT port`; the guest connects to PATH_port
+    #[arg(long, value_name = "PATH")]
+    pub(crate) vsock: Option<PathBuf>,
+    /// Share a directory; the guest mounts it with `mount -t virtiofs TAG`; ,ro for reading only
+    #[arg(long, value_name = "DIR:TAG[,ro]")]
+    pub(crate) share: Vec<String>,
+    /// Give the guest a balloon that takes this much memory from it; 0 only gets back what the guest has free
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) balloon: Option<String>,
+    /// Open a terminal or pipe as the guest's second console, /dev/hvc0
+    #[arg(long, value_name = "FILE")]
+    pub(crate) console: Option<PathBuf>,
     /// Add words to the kernel's command line; those after -- go to the guest's first process
     #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
     pub(crate) append: Vec<String>,

@@ -7,11 +7,14 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use atoll_machine::{Backend, Disk, VmmConfig, boot};
+use atoll_machine::{Backend, Disk, NetworkCard, Share, Sockets, VmmConfig, boot};
 
 use crate::arguments::machine::{BackendChoice, BootArgs};
 use crate::error::Error;
 use crate::{kernels, values};
+
+/// The first context ID a guest can have; each machine has sockets of its own.
+const GUEST_CID: u64 = 3;
 
 /// Becomes the monitor of a new machine: this process is replaced by `atoll-vmm`.
 ///
@@ -42,6 +45,11 @@ pub(crate) fn boot(args: &BootArgs) -> Result<u8, Error> {
         memory_bytes: memory(&args.memory)?,
         cpus: args.cpus,
         disks: args.disk.iter().map(|text| disk(text)).collect(),
+        networks: args.net_tap.iter().map(|name| card(name)).collect(),
+        sockets: args.vsock.as_ref().map(sockets),
+        shares: shares(&args.share)?,
+        balloon_bytes: args.balloon.as_deref().map(balloon).transpose()?,
+        console: args.console.clone(),
         statistics: args.statistics,
     };
     let text = serde_json::to_vec(&config).map_err(|why| Error::io("write JSON")(why.into()))?;
@@ -74,14 +82,55 @@ fn memory(text: &str) -> Result<u64, Error> {
 }
 
 fn disk(text: &str) -> Disk {
-    let (path, read_only) = match text.strip_suffix(",ro") {
-        Some(path) => (path, true),
-        None => (text, false),
-    };
+    let (path, read_only) = mode(text);
     Disk {
         path: PathBuf::from(path),
         read_only,
     }
+}
+
+/// What is before `,ro`, and whether that was there.
+fn mode(text: &str) -> (&str, bool) {
+    match text.strip_suffix(",ro") {
+        Some(before) => (before, true),
+        None => (text, false),
+    }
+}
+
+fn card(tap: &str) -> NetworkCard {
+    NetworkCard {
+        tap: tap.to_owned(),
+        mac: None,
+        mtu: None,
+    }
+}
+
+fn sockets(path: &PathBuf) -> Sockets {
+    Sockets {
+        path: path.clone(),
+        cid: GUEST_CID,
+    }
+}
+
+fn shares(texts: &[String]) -> Result<Vec<Share>, Error> {
+    texts.iter().map(|text| share(text)).collect()
+}
+
+fn share(text: &str) -> Result<Share, Error> {
+    let (share, read_only) = mode(text);
+    match share.rsplit_once(':') {
+        Some((path, tag)) if !path.is_empty() && !tag.is_empty() => Ok(Share {
+            path: PathBuf::from(path),
+            tag: tag.to_owned(),
+            read_only,
+        }),
+        _ => Err(Error::value("--share", text, "expected DIR:TAG[,ro]")),
+    }
+}
+
+fn balloon(text: &str) -> Result<u64, Error> {
+    let bytes = values::bytes("--balloon", text)?;
+    u64::try_from(bytes).map_err(|_| Error::value("--balloon", text, "expected 0 or more"))
 }
 
 /// A file in memory that a program we become inherits.
@@ -109,6 +158,11 @@ mod tests {
         assert!(memory("1M").is_err() && memory("x").is_err());
         assert!(disk("a,ro").read_only && !disk("a").read_only);
         assert_eq!(disk("a,b,ro").path, Path::new("a,b"));
+        let shared = share("/a:b:tag,ro").unwrap();
+        assert_eq!(shared.path, Path::new("/a:b"));
+        assert_eq!((&shared.tag[..], shared.read_only), ("tag", true));
+        assert!(share("/a").is_err() && share(":t").is_err() && share("/a:,ro").is_err());
+        assert_eq!(balloon("1M").unwrap(), 1 << 20);
         let line = command_line(&["quiet".to_owned(), "-- /bin/sh".to_owned()]);
         assert!(line.starts_with("console=ttyS0 ") && line.ends_with(" quiet -- /bin/sh"));
     }

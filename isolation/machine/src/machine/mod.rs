@@ -254,6 +254,14 @@ impl Machine {
         self.board.serial().receive(bytes);
     }
 
+    /// Tells the guest that the configuration of virtio device `index` (its place in the devices given to
+    /// [`Machine::new`]) changed: after a balloon was asked for something, or a terminal has another size.
+    pub fn config_changed(&self, index: usize) {
+        if let Some(device) = self.board.devices.get(index) {
+            device.config_changed();
+        }
+    }
+
     /// Waits for the end of the machine, and until its console's output is written.
     ///
     /// # Errors

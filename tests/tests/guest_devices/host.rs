@@ -1,0 +1,252 @@
+//! The host's ends of the guest's devices.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use atoll_machine::{Disk, Machine, NetworkCard, Share, Sockets, VmmConfig, devices};
+use atoll_netlink::netns;
+use atoll_virtio::{BalloonControl, BalloonDevice, ConsoleDevice, VirtioDevice};
+
+const MIB: usize = 1 << 20;
+/// Pages the balloon is asked for: 64 MiB.
+const PAGES: u32 = 16_384;
+const DEADLINE: Duration = Duration::from_secs(120);
+const TAP: &str = "atoll-guest";
+
+/// All of them, in a folder and a network namespace of their own.
+pub(crate) struct Host {
+    folder: PathBuf,
+    netns: OwnedFd,
+    pub(crate) pattern: Vec<u8>,
+    console: (File, File),
+    console_ends: Option<(OwnedFd, OwnedFd)>,
+    balloon: (usize, BalloonControl),
+    used_before: u64,
+}
+
+impl Host {
+    /// Makes disks, directories, sockets and a namespace in `folder`.
+    pub(crate) fn new(folder: &Path) -> Self {
+        let pattern: Vec<u8> = (0..64 * MIB as u64)
+            .map(|at| (at.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8)
+            .collect();
+        fs::write(folder.join("vda"), &pattern).unwrap();
+        fs::write(folder.join("vdb"), vec![0; 8 * MIB]).unwrap();
+        fs::write(folder.join("vdc"), vec![7; MIB]).unwrap();
+        fs::create_dir(folder.join("share")).unwrap();
+        fs::create_dir(folder.join("locked")).unwrap();
+        fs::write(folder.join("secret"), "of the host").unwrap();
+        fs::write(folder.join("locked/file"), "read me").unwrap();
+        fs::write(folder.join("share/large"), &pattern[..8 * MIB]).unwrap();
+        fs::copy("/bin/busybox", folder.join("share/busybox")).unwrap();
+        symlink("../secret", folder.join("share/out")).unwrap();
+        symlink(folder.join("secret"), folder.join("share/absolute")).unwrap();
+        let (input, to_guest) = rustix::pipe::pipe().unwrap();
+        let (from_guest, output) = rustix::pipe::pipe().unwrap();
+        let echo = UnixListener::bind(folder.join("vsock_5000")).unwrap();
+        thread::spawn(move || {
+            let (stream, _) = echo.accept().unwrap();
+            let _ = std::io::copy(&mut &stream, &mut &stream);
+            let _ = stream.shutdown(Shutdown::Write);
+        });
+        Self {
+            folder: folder.to_owned(),
+            netns: netns::create().unwrap(),
+            pattern,
+            console: (to_guest.into(), from_guest.into()),
+            console_ends: Some((input, output)),
+            balloon: (0, BalloonControl::default()),
+            used_before: 0,
+        }
+    }
+
+    /// The devices, as the monitor makes them, with a console and a balloon whose host ends are ours.
+    pub(crate) fn devices(&mut self) -> Vec<Box<dyn VirtioDevice>> {
+        let at = |name: &str| self.folder.join(name);
+        let disk = |name: &str, read_only| Disk {
+            path: at(name),
+            read_only,
+        };
+        let share = |name: &str, read_only| Share {
+            path: at(name),
+            tag: name.to_owned(),
+            read_only,
+        };
+        let text = r#"{"kernel":"","kernel_store":"","command_line":"","memory_bytes":4096,"cpus":1}"#;
+        let config = VmmConfig {
+            disks: vec![disk("vda", false), disk("vdb", false), disk("vdc", true)],
+            networks: vec![NetworkCard {
+                tap: TAP.to_owned(),
+                mac: None,
+                mtu: None,
+            }],
+            sockets: Some(Sockets {
+                path: at("vsock"),
+                cid: 3,
+            }),
+            shares: vec![share("share", false), share("locked", true)],
+            ..serde_json::from_str(text).unwrap()
+        };
+        let devices = self.inside(|| devices::of_config(&config).map_err(|why| format!("{why}: {:?}", std::error::Error::source(&why))));
+        let mut devices = devices.unwrap();
+        self.ip(&["addr", "add", "10.99.0.1/24", "dev", TAP]);
+        self.ip(&["link", "set", TAP, "up"]);
+        let listener = self.inside(|| TcpListener::bind("10.99.0.1:7000").unwrap());
+        thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            let _ = std::io::copy(&mut &stream, &mut &stream);
+            let _ = stream.shutdown(Shutdown::Write);
+        });
+        let (input, output) = self.console_ends.take().unwrap();
+        devices.push(Box::new(
+            ConsoleDevice::new(Some(input), Some(output)).unwrap(),
+        ));
+        let balloon = BalloonDevice::new();
+        self.balloon = (devices.len(), balloon.control());
+        devices.push(Box::new(balloon));
+        devices
+    }
+
+    /// Does what the guest asks for.
+    pub(crate) fn act(&mut self, name: &str, machine: &Machine) -> Result<(), String> {
+        match name {
+            "block-written" => {
+                let disk = fs::read(self.folder.join("vdb")).unwrap();
+                expect(disk[..MIB] == self.pattern[..MIB], "the disk lacks what was written")
+            }
+            "console" => {
+                self.console.0.write_all(b"hello\n").unwrap();
+                let mut heard = [0; 12];
+                self.console.1.read_exact(&mut heard).unwrap();
+                expect(&heard == b"heard hello\n", "the line did not come back")
+            }
+            "net-ping-from-host" => {
+                let mut ping = Command::new("/bin/busybox");
+                ping.args(["ping", "-c", "2", "-W", "9", "10.99.0.2"]);
+                let output = self.inside(|| ping.output().unwrap());
+                expect(output.status.success(), "no answer to ping")
+            }
+            "net-tcp-from-host" => {
+                let stream = self.inside(|| {
+                    retry(|| TcpStream::connect("10.99.0.2:7001").ok())
+                });
+                let end = stream.try_clone().unwrap();
+                self.echoed(stream.try_clone().unwrap(), stream, move || {
+                    end.shutdown(Shutdown::Write).unwrap();
+                })
+            }
+            "vsock" => {
+                let mut stream = UnixStream::connect(self.folder.join("vsock")).unwrap();
+                stream.write_all(b"CONNECT 6000\n").unwrap();
+                let mut byte = [0];
+                let mut answer = Vec::new();
+                while byte != *b"\n" {
+                    stream.read_exact(&mut byte).map_err(|why| why.to_string())?;
+                    answer.push(byte[0]);
+                }
+                expect(answer.starts_with(b"OK "), "the connection was refused")?;
+                let end = stream.try_clone().unwrap();
+                self.echoed(stream.try_clone().unwrap(), stream, move || {
+                    end.shutdown(Shutdown::Write).unwrap();
+                })
+            }
+            "fs-seen" => self.seen(),
+            "balloon-before" => {
+                self.used_before = used(machine);
+                expect(self.used_before > 64 << 20, "the guest uses too little")
+            }
+            "balloon-inflate" => {
+                self.blow(PAGES, machine);
+                let (before, now) = (self.used_before, used(machine));
+                let given = before.saturating_sub(now);
+                let much = format!("{before} bytes became {now}");
+                if given > 56 << 20 { Ok(()) } else { Err(much) }
+            }
+            "balloon-deflate" => {
+                self.blow(0, machine);
+                Ok(())
+            }
+            _ => Err("nobody knows what to do".to_owned()),
+        }
+    }
+
+    fn blow(&self, pages: u32, machine: &Machine) {
+        let (index, control) = &self.balloon;
+        control.want(pages);
+        machine.config_changed(*index);
+        retry(|| (control.actual() == pages).then_some(()));
+    }
+
+    /// What the guest did in the share, as the host sees it.
+    fn seen(&self) -> Result<(), String> {
+        let share = self.folder.join("share");
+        let text = fs::read_to_string(share.join("folder/b")).unwrap();
+        expect(text == "one\ntwo\n", "folder/b is wrong")?;
+        let link = fs::read_link(share.join("folder/link")).unwrap();
+        expect(link == Path::new("b"), "the link is wrong")?;
+        let hard = fs::metadata(share.join("hard")).unwrap();
+        expect(hard.nlink() == 2 && hard.mode() & 0o777 == 0o640, "the hard link is wrong")?;
+        let copy = fs::read(share.join("copy")).unwrap();
+        expect(copy == self.pattern[..8 * MIB], "the copy is wrong")?;
+        let many = fs::read_dir(share.join("many")).unwrap().count();
+        expect(many == 300, "files are missing")?;
+        fs::write(share.join("new"), "from the host\n").unwrap();
+        Ok(())
+    }
+
+    /// Sends 2 MiB and gets them back.
+    fn echoed(
+        &self,
+        mut to: impl Write + Send + 'static,
+        mut from: impl Read,
+        close: impl FnOnce() + Send + 'static,
+    ) -> Result<(), String> {
+        let bytes = self.pattern[..2 * MIB].to_vec();
+        thread::spawn(move || {
+            to.write_all(&bytes).unwrap();
+            close();
+        });
+        let mut got = Vec::new();
+        from.read_to_end(&mut got).map_err(|why| why.to_string())?;
+        let same = got == self.pattern[..2 * MIB];
+        if same { Ok(()) } else { Err(format!("{} bytes came back", got.len())) }
+    }
+
+    fn ip(&self, arguments: &[&str]) {
+        let status = self.inside(|| Command::new("/sbin/ip").args(arguments).status().unwrap());
+        assert!(status.success(), "ip {arguments:?}");
+    }
+
+    fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        netns::run_inside(self.netns.as_fd(), work).unwrap()
+    }
+}
+
+/// Bytes of the host's memory that the guest's memory takes.
+fn used(machine: &Machine) -> u64 {
+    let file = machine.memory().file();
+    rustix::fs::fstat(file).unwrap().st_blocks.unsigned_abs() * 512
+}
+
+fn expect(holds: bool, why: &str) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(why.to_owned()) }
+}
+
+fn retry<T>(mut attempt: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Some(done) = attempt() {
+            return done;
+        }
+        assert!(Instant::now() < deadline, "the guest does not answer");
+        thread::sleep(Duration::from_millis(20));
+    }
+}

@@ -1,0 +1,121 @@
+#!/bin/busybox sh
+# The first process of the test's guest. It tries every device and says `ok NAME` or `bad NAME WHY`;
+# with `do NAME` it asks the host to do something, and waits for a line on its console.
+/bin/busybox mkdir -p /proc /sys /dev /tmp /share /locked /disk
+/bin/busybox --install -s /bin
+export PATH=/bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev 2>/dev/null
+stty -echo </dev/console
+for module in $(cat /modules/order); do
+    insmod "/modules/$module" || echo "bad module $module"
+done
+
+check() {
+    name=$1
+    shift
+    if why=$("$@" 2>&1); then echo "ok $name"; else echo "bad $name" $why; fi
+}
+fails() {
+    if "$@"; then return 1; fi
+    return 0
+}
+host() {
+    echo "do $1"
+    read -r answer </dev/console
+    if [ "$answer" = good ]; then echo "ok $1"; else echo "bad $1 $answer"; fi
+}
+
+# Block: vda holds 64 MiB of a pattern, vdb is empty, vdc is read-only.
+sum() { [ "$(head -c 1048576 /dev/vda | sha256sum | cut -c1-64)" = "$(cat /pattern.sha256)" ]; }
+check block-read sum
+long() { dd if=/dev/vda bs=1M 2>/dev/null | wc -c | grep -qx 67108864; }
+check block-long-read long
+check block-write dd if=/dev/vda of=/dev/vdb bs=64k count=16 conv=fsync
+host block-written
+locked() { [ "$(cat /sys/block/vdc/ro)" = 1 ] && fails dd if=/dev/zero of=/dev/vdc bs=512 count=1 conv=fsync; }
+check block-read-only locked
+ext4() {
+    mke2fs -F /dev/vdb && mount -t ext4 /dev/vdb /disk && head -c 1000000 /dev/vda >/disk/file &&
+        umount /disk && mount -t ext4 /dev/vdb /disk && head -c 1000000 /dev/vda | cmp - /disk/file && umount /disk
+}
+check block-ext4 ext4
+
+rng() {
+    grep -q virtio /sys/class/misc/hw_random/rng_current && dd if=/dev/hwrng bs=64 count=1 2>/dev/null | wc -c | grep -qx 64
+}
+check rng rng
+
+# Console: the host says a line, and gets it back.
+exec 3<>/dev/hvc0
+stty raw -echo <&3
+echo "do console"
+read -r line <&3
+echo "heard $line" >&3
+read -r answer </dev/console
+[ "$answer" = good ] && echo "ok console" || echo "bad console $answer"
+exec 3>&-
+
+# Network: the host is 10.99.0.1.
+ip link set lo up
+ip link set eth0 up && ip addr add 10.99.0.2/24 dev eth0
+check net-ping ping -c 2 -W 9 10.99.0.1
+host net-ping-from-host
+head -c 4194304 /dev/vda >/tmp/sent
+tcp() { nc 10.99.0.1 7000 </tmp/sent >/tmp/got && cmp /tmp/sent /tmp/got; }
+check net-tcp tcp
+nc -l -p 7001 -e cat &
+host net-tcp-from-host
+
+check vsock-send guest-peer send 5000 3000000
+guest-peer echo 6000 &
+read -r answer </dev/console
+[ "$answer" = good ] && echo "ok vsock-echo" || echo "bad vsock-echo $answer"
+check vsock-refused fails guest-peer send 5001 1
+
+# Shared directories: one to change, one to read.
+check fs-mount mount -t virtiofs share /share
+check fs-mount-locked mount -t virtiofs locked /locked
+large() { head -c 8388608 /dev/vda | cmp - /share/large; }
+check fs-large-read large
+large_write() { head -c 8388608 /dev/vda >/share/copy && sync && cmp /share/large /share/copy; }
+check fs-large-write large_write
+run() { [ "$(/share/busybox echo mapped)" = mapped ]; }
+check fs-mmap-exec run
+names() {
+    mkdir /share/folder && echo one >/share/folder/a && mv /share/folder/a /share/folder/b &&
+        ln -s b /share/folder/link && [ "$(cat /share/folder/link)" = one ] && ln /share/folder/b /share/hard &&
+        echo two >>/share/hard && chmod 640 /share/hard && [ "$(stat -c '%a %h' /share/folder/b)" = "640 2" ] &&
+        touch /share/gone && rm /share/gone && fails test -e /share/gone && mkdir /share/empty && rmdir /share/empty
+}
+check fs-names names
+many() {
+    mkdir /share/many && for n in $(seq 300); do : >"/share/many/$n"; done && [ "$(ls /share/many | wc -l)" = 300 ]
+}
+check fs-many many
+host fs-seen
+check fs-sees-host grep -q "from the host" /share/new
+escape() {
+    [ "$(readlink /share/out)" = ../secret ] && fails cat /share/out && fails cat /share/absolute && fails cat /share/../secret
+}
+check fs-escape escape
+locked() {
+    grep -q "read me" /locked/file && fails touch /locked/file && fails sh -c 'echo x >/locked/new' && fails rm /locked/file
+}
+check fs-read-only locked
+
+# Balloon: memory that was used once goes back to the host, and can be used again.
+head -c 67108864 /dev/zero >/tmp/big
+host balloon-before
+rm /tmp/big
+echo 3 >/proc/sys/vm/drop_caches
+host balloon-inflate
+host balloon-deflate
+again() { head -c 67108864 /dev/zero >/tmp/big && rm /tmp/big; }
+check balloon-use-again again
+
+echo "done"
+umount /share
+umount /locked
+poweroff -f
