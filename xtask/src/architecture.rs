@@ -26,7 +26,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("devices", &["devices", "sys"]),
     ("cpu", &["cpu", "sys"]),
     ("sys", &["sys"]),
-    ("tests", &[]),
+    ("tests", &["sys"]),
     ("xtask", &[]),
 ];
 

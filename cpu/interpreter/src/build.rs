@@ -210,13 +210,40 @@ fn ends_too_early(decoder: &Decoder<'_>, instruction: &Instruction, len: usize) 
 /// The operation of `instruction`, just decoded from `bytes`; one of more than 15 bytes is #GP.
 fn lowered(bytes: &[u8], instruction: &Instruction, mode: Mode) -> lower::Lowered {
     let rest = bytes.get(instruction.ip() as usize..).unwrap_or_default();
-    if instruction.is_invalid() && rest.len() >= MAX_BYTES as usize {
-        // Invalid because of its length when even one byte less was not enough to tell.
-        let shorter = &rest[..MAX_BYTES as usize - 1];
-        let mut decoder = Decoder::with_ip(bits(mode), shorter, 0, OPTIONS);
-        if decoder.decode().is_invalid() && decoder.last_error() == DecoderError::NoMoreBytes {
-            return lower::too_long(instruction);
-        }
+    if instruction.is_invalid() && rest.len() >= MAX_BYTES as usize && is_too_long(rest, mode) {
+        return lower::too_long(instruction);
     }
     lower::instruction(instruction, mode)
+}
+
+/// Whether the instruction at the start of `bytes`, of which there are 15 at least, is longer than that: as it is with
+/// every prefix once, and the others counted.
+fn is_too_long(bytes: &[u8], mode: Mode) -> bool {
+    let mut prefixes = Vec::new();
+    let mut count = 0;
+    for &byte in bytes {
+        let is_rex = mode == Mode::Bits64 && byte & 0xF0 == 0x40;
+        if !is_rex
+            && !matches!(
+                byte,
+                0x26 | 0x2E | 0x36 | 0x3E | 0x64..=0x67 | 0xF0 | 0xF2 | 0xF3
+            )
+        {
+            break;
+        }
+        count += 1;
+        if !prefixes.contains(&byte) {
+            prefixes.push(byte);
+        }
+    }
+    let repeated = count - prefixes.len();
+    let mut once = prefixes;
+    once.extend(bytes[count..].iter().take(MAX_BYTES as usize));
+    let options = OPTIONS | DecoderOptions::NO_INVALID_CHECK;
+    let mut decoder = Decoder::with_ip(bits(mode), &once, 0, options);
+    let instruction = decoder.decode();
+    if instruction.is_invalid() {
+        return decoder.last_error() == DecoderError::NoMoreBytes;
+    }
+    instruction.len() + repeated > MAX_BYTES as usize
 }

@@ -42,6 +42,7 @@ fn socket() -> Result<OwnedFd> {
     rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None)
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "the constant is 40")]
 fn address(cid: u32, port: u32) -> libc::sockaddr_vm {
     // SAFETY: sockaddr_vm is plain data for which all zeroes are valid.
     let mut address: libc::sockaddr_vm = unsafe { std::mem::zeroed() };
@@ -51,6 +52,7 @@ fn address(cid: u32, port: u32) -> libc::sockaddr_vm {
     address
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "16 bytes")]
 fn len() -> libc::socklen_t {
     size_of::<libc::sockaddr_vm>() as libc::socklen_t
 }

@@ -131,7 +131,12 @@ fn a_panic_is_told_with_the_kernels_last_lines() {
         panic!("{end:?}: {text}");
     };
     assert_eq!(reason, "Kernel panic - not syncing: sysrq triggered crash");
-    assert!(console.iter().any(|line| line.contains("sysrq_handle_crash")), "{console:#?}");
+    assert!(
+        console
+            .iter()
+            .any(|line| line.contains("sysrq_handle_crash")),
+        "{console:#?}"
+    );
 }
 
 #[test]
@@ -146,7 +151,10 @@ fn two_cpus_and_memory_on_both_sides_of_the_hole_are_used() {
                   /bin/busybox poweroff -f";
     let (end, text) = run(&shape, script);
     assert_eq!(end.unwrap(), End::PowerOff, "{text}");
-    assert!(text.contains("cpus 2\r\n") && text.contains("both\r\n"), "{text}");
+    assert!(
+        text.contains("cpus 2\r\n") && text.contains("both\r\n"),
+        "{text}"
+    );
     let total = text.split_once("MemTotal:").unwrap().1;
     let total: u64 = total.split_whitespace().next().unwrap().parse().unwrap();
     assert!(total > 3_400_000, "{total} KiB");
