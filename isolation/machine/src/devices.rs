@@ -115,7 +115,9 @@ fn console(path: &Path) -> Result<ConsoleDevice, MachineError> {
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
     let failed = |errno: rustix::io::Errno| MachineError::io(action.clone())(errno.into());
     let input = rustix::fs::open(path, flags, Mode::empty()).map_err(failed)?;
-    let output = input.try_clone().map_err(MachineError::io(action.clone()))?;
+    let output = input
+        .try_clone()
+        .map_err(MachineError::io(action.clone()))?;
     ConsoleDevice::new(Some(input), Some(output)).map_err(unfit(action))
 }
 
@@ -129,7 +131,8 @@ mod tests {
     use super::*;
 
     fn config(more: &str) -> VmmConfig {
-        let text = r#"{"kernel":"k","kernel_store":"s","command_line":"c","memory_bytes":4096,"cpus":1"#;
+        let text =
+            r#"{"kernel":"k","kernel_store":"s","command_line":"c","memory_bytes":4096,"cpus":1"#;
         serde_json::from_str(&format!("{text},{more}}}")).unwrap()
     }
 

@@ -29,7 +29,11 @@ pub(crate) struct Transcript(Arc<(Mutex<String>, Condvar)>);
 
 impl Write for Transcript {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.0.lock().unwrap().push_str(&String::from_utf8_lossy(bytes));
+        self.0
+            .0
+            .lock()
+            .unwrap()
+            .push_str(&String::from_utf8_lossy(bytes));
         self.0.1.notify_all();
         Ok(bytes.len())
     }
@@ -77,7 +81,8 @@ pub(crate) fn ramdisk(folder: &Path, script: &str, modules: &[&str]) -> Archive 
     let modules: Vec<ModuleFile> =
         initramfs::modules_for(&kernel().modules.unwrap(), modules).unwrap();
     let mut archive = initramfs::build(&init, &modules).unwrap();
-    let busybox = fs::read(BUSYBOX).expect("no /bin/busybox: run `cargo xtask setup`, or apt-get install busybox-static");
+    let busybox = fs::read(BUSYBOX)
+        .expect("no /bin/busybox: run `cargo xtask setup`, or apt-get install busybox-static");
     archive.folder("bin");
     archive.file("bin/busybox", 0o755, &busybox);
     archive
@@ -103,7 +108,11 @@ pub(crate) struct Shape {
 }
 
 /// A machine that runs, and what it says.
-pub(crate) fn start(shape: &Shape, devices: Vec<Box<dyn VirtioDevice>>, archive: Archive) -> (Machine, Transcript) {
+pub(crate) fn start(
+    shape: &Shape,
+    devices: Vec<Box<dyn VirtioDevice>>,
+    archive: Archive,
+) -> (Machine, Transcript) {
     let store = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernels");
     let mut kernel = KernelStore::new(&store).open(&kernel().kernel).unwrap();
     let transcript = Transcript::default();

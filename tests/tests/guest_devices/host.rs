@@ -80,7 +80,8 @@ impl Host {
             tag: name.to_owned(),
             read_only,
         };
-        let text = r#"{"kernel":"","kernel_store":"","command_line":"","memory_bytes":4096,"cpus":1}"#;
+        let text =
+            r#"{"kernel":"","kernel_store":"","command_line":"","memory_bytes":4096,"cpus":1}"#;
         let config = VmmConfig {
             disks: vec![disk("vda", false), disk("vdb", false), disk("vdc", true)],
             networks: vec![NetworkCard {
@@ -95,7 +96,10 @@ impl Host {
             shares: vec![share("share", false), share("locked", true)],
             ..serde_json::from_str(text).unwrap()
         };
-        let devices = self.inside(|| devices::of_config(&config).map_err(|why| format!("{why}: {:?}", std::error::Error::source(&why))));
+        let devices = self.inside(|| {
+            devices::of_config(&config)
+                .map_err(|why| format!("{why}: {:?}", std::error::Error::source(&why)))
+        });
         let mut devices = devices.unwrap();
         self.ip(&["addr", "add", "10.99.0.1/24", "dev", TAP]);
         self.ip(&["link", "set", TAP, "up"]);
@@ -120,7 +124,10 @@ impl Host {
         match name {
             "block-written" => {
                 let disk = fs::read(self.folder.join("vdb")).unwrap();
-                expect(disk[..MIB] == self.pattern[..MIB], "the disk lacks what was written")
+                expect(
+                    disk[..MIB] == self.pattern[..MIB],
+                    "the disk lacks what was written",
+                )
             }
             "console" => {
                 self.console.0.write_all(b"hello\n").unwrap();
@@ -135,9 +142,7 @@ impl Host {
                 expect(output.status.success(), "no answer to ping")
             }
             "net-tcp-from-host" => {
-                let stream = self.inside(|| {
-                    retry(|| TcpStream::connect("10.99.0.2:7001").ok())
-                });
+                let stream = self.inside(|| retry(|| TcpStream::connect("10.99.0.2:7001").ok()));
                 let end = stream.try_clone().unwrap();
                 self.echoed(stream.try_clone().unwrap(), stream, move || {
                     end.shutdown(Shutdown::Write).unwrap();
@@ -149,7 +154,9 @@ impl Host {
                 let mut byte = [0];
                 let mut answer = Vec::new();
                 while byte != *b"\n" {
-                    stream.read_exact(&mut byte).map_err(|why| why.to_string())?;
+                    stream
+                        .read_exact(&mut byte)
+                        .map_err(|why| why.to_string())?;
                     answer.push(byte[0]);
                 }
                 expect(answer.starts_with(b"OK "), "the connection was refused")?;
@@ -193,9 +200,17 @@ impl Host {
         let link = fs::read_link(share.join("folder/link")).unwrap();
         expect(link == Path::new("b"), "the link is wrong")?;
         let hard = fs::metadata(share.join("hard")).unwrap();
-        expect(hard.nlink() == 2 && hard.mode() & 0o777 == 0o640, "the hard link is wrong")?;
+        expect(
+            hard.nlink() == 2 && hard.mode() & 0o777 == 0o640,
+            "the hard link is wrong",
+        )?;
         let copy = fs::read(share.join("copy")).unwrap();
         expect(copy == self.pattern[..8 * MIB], "the copy is wrong")?;
+        let tcp = fs::read(share.join("tcp")).unwrap();
+        expect(
+            tcp == self.pattern[..4 * MIB],
+            "what came back by TCP is wrong",
+        )?;
         let many = fs::read_dir(share.join("many")).unwrap().count();
         expect(many == 300, "files are missing")?;
         fs::write(share.join("new"), "from the host\n").unwrap();
@@ -217,7 +232,11 @@ impl Host {
         let mut got = Vec::new();
         from.read_to_end(&mut got).map_err(|why| why.to_string())?;
         let same = got == self.pattern[..2 * MIB];
-        if same { Ok(()) } else { Err(format!("{} bytes came back", got.len())) }
+        if same {
+            Ok(())
+        } else {
+            Err(format!("{} bytes came back", got.len()))
+        }
     }
 
     fn ip(&self, arguments: &[&str]) {

@@ -4,7 +4,12 @@
 //! ```text
 //! init.sh in the guest: ok NAME | bad NAME why | do NAME ─► console ─► test ─► Host::act ─► good | why ─► guest
 //! ```
-#![expect(clippy::unwrap_used, reason = "a test that meets an error fails")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test that meets an error fails, and tells how far it came"
+)]
 
 mod guest;
 mod host;
@@ -55,6 +60,7 @@ const CHECKS: &[&str] = &[
     "fs-sees-host",
     "fs-escape",
     "fs-read-only",
+    "balloon-use",
     "balloon-before",
     "balloon-inflate",
     "balloon-deflate",
@@ -78,8 +84,10 @@ fn a_stock_kernel_drives_every_device_and_powers_off() {
     let (machine, transcript) = guest::start(&shape, devices, archive);
     let mut good = Vec::new();
     let mut bad = Vec::new();
+    let started = std::time::Instant::now();
     for index in 0.. {
         let line = transcript.line(index);
+        println!("{:6.2} s {line}", started.elapsed().as_secs_f64());
         match line.split_once(' ') {
             Some(("ok", name)) => good.push(name.to_owned()),
             Some(("bad", _)) => bad.push(line),
@@ -131,7 +139,12 @@ fn a_panic_is_told_with_the_kernels_last_lines() {
         panic!("{end:?}: {text}");
     };
     assert_eq!(reason, "Kernel panic - not syncing: sysrq triggered crash");
-    assert!(console.iter().any(|line| line.contains("sysrq_handle_crash")), "{console:#?}");
+    assert!(
+        console
+            .iter()
+            .any(|line| line.contains("sysrq_handle_crash")),
+        "{console:#?}"
+    );
 }
 
 #[test]
@@ -146,7 +159,10 @@ fn two_cpus_and_memory_on_both_sides_of_the_hole_are_used() {
                   /bin/busybox poweroff -f";
     let (end, text) = run(&shape, script);
     assert_eq!(end.unwrap(), End::PowerOff, "{text}");
-    assert!(text.contains("cpus 2\r\n") && text.contains("both\r\n"), "{text}");
+    assert!(
+        text.contains("cpus 2\r\n") && text.contains("both\r\n"),
+        "{text}"
+    );
     let total = text.split_once("MemTotal:").unwrap().1;
     let total: u64 = total.split_whitespace().next().unwrap().parse().unwrap();
     assert!(total > 3_400_000, "{total} KiB");
