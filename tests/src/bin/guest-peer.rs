@@ -25,7 +25,7 @@ fn main() {
 /// Sends bytes to a port of the host, and gets the same ones back.
 fn send(port: u32, count: usize) {
     let mut socket = File::from(vsock::connect(vsock::HOST, port).unwrap());
-    let sent: Vec<u8> = (0..count).map(|at| (at % 251) as u8).collect();
+    let sent: Vec<u8> = (0..=250).cycle().take(count).collect();
     let (mut writer, bytes) = (socket.try_clone().unwrap(), sent.clone());
     let writing = thread::spawn(move || {
         writer.write_all(&bytes).unwrap();

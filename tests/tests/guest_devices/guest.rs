@@ -54,10 +54,9 @@ impl Transcript {
         let mut text = self.0.0.lock().unwrap();
         loop {
             let complete = text.rfind('\n').map_or("", |end| &text[..end]);
-            if let Some(line) = complete.split('\n').nth(index) {
-                if !complete.is_empty() {
-                    return line.trim_end().to_owned();
-                }
+            let line = complete.split('\n').nth(index);
+            if let Some(line) = line.filter(|_| !complete.is_empty()) {
+                return line.trim_end().to_owned();
             }
             let left = deadline.saturating_duration_since(Instant::now());
             assert!(!left.is_zero(), "the guest says no more after:\n{text}");

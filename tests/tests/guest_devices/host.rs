@@ -206,6 +206,11 @@ impl Host {
         )?;
         let copy = fs::read(share.join("copy")).unwrap();
         expect(copy == self.pattern[..8 * MIB], "the copy is wrong")?;
+        let tcp = fs::read(share.join("tcp")).unwrap();
+        expect(
+            tcp == self.pattern[..4 * MIB],
+            "what came back by TCP is wrong",
+        )?;
         let many = fs::read_dir(share.join("many")).unwrap().count();
         expect(many == 300, "files are missing")?;
         fs::write(share.join("new"), "from the host\n").unwrap();

@@ -4,7 +4,11 @@
 //! ```text
 //! init.sh in the guest: ok NAME | bad NAME why | do NAME ─► console ─► test ─► Host::act ─► good | why ─► guest
 //! ```
-#![expect(clippy::unwrap_used, reason = "a test that meets an error fails")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that meets an error fails, and tells how far it came"
+)]
 
 mod guest;
 mod host;
@@ -55,6 +59,7 @@ const CHECKS: &[&str] = &[
     "fs-sees-host",
     "fs-escape",
     "fs-read-only",
+    "balloon-use",
     "balloon-before",
     "balloon-inflate",
     "balloon-deflate",
@@ -78,8 +83,10 @@ fn a_stock_kernel_drives_every_device_and_powers_off() {
     let (machine, transcript) = guest::start(&shape, devices, archive);
     let mut good = Vec::new();
     let mut bad = Vec::new();
+    let started = std::time::Instant::now();
     for index in 0.. {
         let line = transcript.line(index);
+        println!("{:6.2} s {line}", started.elapsed().as_secs_f64());
         match line.split_once(' ') {
             Some(("ok", name)) => good.push(name.to_owned()),
             Some(("bad", _)) => bad.push(line),
