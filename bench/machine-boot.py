@@ -11,7 +11,6 @@ CPU time is what the whole process had used until then. Our row also says how ma
 
 import argparse
 import glob
-import io
 import json
 import os
 import re
@@ -21,22 +20,10 @@ import sys
 import tempfile
 import time
 
+from ramdisk import cpio
+
 LINE = b"atoll-bench: user space"
 COMMAND_LINE = "console=ttyS0 cryptomgr.notests reboot=t panic=-1 quiet tsc=reliable no_timer_check clocksource=tsc mitigations=off"
-
-
-def cpio(files):
-    """An archive in cpio's newc format of (name, mode, content)."""
-    out = io.BytesIO()
-    entries = files + [("TRAILER!!!", 0, b"")]
-    for number, (name, mode, content) in enumerate(entries, 1):
-        fields = [number, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(name) + 1, 0]
-        out.write(b"070701" + b"".join(b"%08X" % field for field in fields))
-        out.write(name.encode() + b"\0")
-        out.write(b"\0" * (-out.tell() % 4))
-        out.write(content)
-        out.write(b"\0" * (-out.tell() % 4))
-    return out.getvalue()
 
 
 def ramdisk():
