@@ -4,6 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use atoll_layer::{Digest, LayerError, LayerStore, StagedLayer};
 use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
 use tokio::{
     sync::{
         Semaphore,
@@ -126,7 +127,8 @@ impl Download {
         let unpacked = unpacking.await;
         sent?;
         let staged = match unpacked {
-            Ok(result) => result?,
+            Ok(Ok(staged)) => staged,
+            Ok(Err(error)) => return Err(self.wrong_bytes().await.unwrap_or(error)),
             Err(_) => return Err(ImageError::Store(LayerError::Interrupted)),
         };
         self.report(LayerStatus::VerifyingChecksum);
@@ -139,6 +141,24 @@ impl Download {
         }
         self.report(LayerStatus::DownloadComplete);
         Ok(staged)
+    }
+
+    /// A blob that could not be unpacked is fetched once more and hashed: bytes that are not those asked for are said to be
+    /// so, whatever the unpacker stumbled over.
+    async fn wrong_bytes(&self) -> Option<ImageError> {
+        let mut body = self.repository.blob(&self.digest, 0).await.ok()?;
+        let mut hasher = Sha256::new();
+        let mut left = self.size_bytes;
+        while left > 0 {
+            let chunk = body.next().await.ok()??;
+            left = left.checked_sub(chunk.len() as u64)?;
+            hasher.update(&chunk);
+        }
+        let found = Digest::from_bytes(hasher.finalize().into());
+        (found != self.digest).then(|| ImageError::BlobDigest {
+            name: self.digest.to_string(),
+            found,
+        })
     }
 
     /// Fetches the whole blob, going on where a broken connection stopped.

@@ -123,6 +123,9 @@ impl Repository {
                     ))
                 }
             }
+            StatusCode::RANGE_NOT_SATISFIABLE if offset > 0 => Err(protocol(format!(
+                "blob {digest} ends at byte {offset}, before the size that its manifest names"
+            ))),
             _ => Err(self.failure(response).await),
         }
     }

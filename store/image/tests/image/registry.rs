@@ -352,6 +352,14 @@ fn wrong_content_is_refused() {
     let error = refused(&format!("{}/bb:1", server.address));
     assert!(matches!(error, ImageError::BlobDigest { .. }), "{error:?}");
 
+    // The digest is named also when the bytes are no gzip at all.
+    let mut image = TestImage::small(Packing::Gzip);
+    let layer = image.layers[1];
+    image.blobs.get_mut(&layer).unwrap().fill(b'x');
+    let server = Server::start(move |asked| right(&image, asked));
+    let error = refused(&format!("{}/bb:1", server.address));
+    assert!(matches!(error, ImageError::BlobDigest { .. }), "{error:?}");
+
     let mut image = TestImage::small(Packing::Gzip);
     image
         .blobs
