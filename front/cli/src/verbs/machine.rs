@@ -46,7 +46,7 @@ pub(crate) fn boot(args: &BootArgs) -> Result<u8, Error> {
         cpus: args.cpus,
         disks: args.disk.iter().map(|text| disk(text)).collect(),
         networks: args.net_tap.iter().map(|name| card(name)).collect(),
-        sockets: args.vsock.as_ref().map(sockets),
+        sockets: args.vsock.as_deref().map(sockets),
         shares: shares(&args.share)?,
         balloon_bytes: args.balloon.as_deref().map(balloon).transpose()?,
         console: args.console.clone(),
@@ -105,9 +105,9 @@ fn card(tap: &str) -> NetworkCard {
     }
 }
 
-fn sockets(path: &PathBuf) -> Sockets {
+fn sockets(path: &Path) -> Sockets {
     Sockets {
-        path: path.clone(),
+        path: path.to_path_buf(),
         cid: GUEST_CID,
     }
 }
