@@ -474,7 +474,13 @@ mod tests {
         };
         page("atoll", &mut root);
         for verb in root.get_subcommands_mut() {
-            page(&format!("atoll {}", verb.get_name()), verb);
+            let title = format!("atoll {}", verb.get_name());
+            page(&title, verb);
+            for inner in verb.get_subcommands_mut() {
+                if inner.get_name() != "help" {
+                    page(&format!("{title} {}", inner.get_name()), inner);
+                }
+            }
         }
         text
     }
