@@ -29,7 +29,7 @@ const USAGE: &str = "usage: cargo xtask <check | dist | nested-kvm | nested-mach
   nested-kvm      run the KVM backend's tests in an emulated machine with SVM, under a stock kernel
   nested-machine  boot that kernel in atoll-vmm, on KVM, inside the same emulated machine
   setup           install the Debian packages the tests drive (docker CLI, containerd, …); needs root
-  test            setup, dist, every test, then nested-kvm; needs root";
+  test            setup, dist, every test, then nested-kvm and nested-machine; needs root";
 
 fn main() -> ExitCode {
     match run() {

@@ -20,7 +20,8 @@ const APPEND: &str = "console=ttyS0 quiet reboot=t panic=-1 cryptomgr.notests no
 pub(crate) fn boot_machine() -> Result<()> {
     let arguments = [
         "build",
-        "--release",
+        "--profile",
+        "dist",
         "-p",
         "atoll-machine",
         "--bin",
