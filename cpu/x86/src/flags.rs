@@ -63,6 +63,28 @@ pub enum Condition {
     G,
 }
 
+impl Condition {
+    /// All, each at its number.
+    pub const ALL: [Self; 16] = [
+        Self::O,
+        Self::No,
+        Self::B,
+        Self::Ae,
+        Self::E,
+        Self::Ne,
+        Self::Be,
+        Self::A,
+        Self::S,
+        Self::Ns,
+        Self::P,
+        Self::Np,
+        Self::L,
+        Self::Ge,
+        Self::Le,
+        Self::G,
+    ];
+}
+
 impl Flags {
     /// The flags that the status bits of `bits` (in RFLAGS' places) name.
     pub fn from_bits(bits: u64) -> Self {

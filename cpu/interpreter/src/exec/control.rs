@@ -31,25 +31,7 @@ pub(crate) fn jump(cpu: &mut Cpu, op: &Op) -> Step {
 }
 
 fn conditional<const CONDITION: usize>(cpu: &mut Cpu, op: &Op) -> Step {
-    const ALL: [Condition; 16] = [
-        Condition::O,
-        Condition::No,
-        Condition::B,
-        Condition::Ae,
-        Condition::E,
-        Condition::Ne,
-        Condition::Be,
-        Condition::A,
-        Condition::S,
-        Condition::Ns,
-        Condition::P,
-        Condition::Np,
-        Condition::L,
-        Condition::Ge,
-        Condition::Le,
-        Condition::G,
-    ];
-    let taken = cpu.flags.holds(const { ALL[CONDITION] });
+    let taken = cpu.flags.holds(const { Condition::ALL[CONDITION] });
     cpu.rip = if taken {
         near(cpu, op, op.imm)
     } else {

@@ -67,25 +67,7 @@ pub(crate) fn byte_swap<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
 /// The condition whose number is in `op.extra`.
 #[inline(always)]
 fn condition(cpu: &Cpu, op: &Op) -> bool {
-    const ALL: [Condition; 16] = [
-        Condition::O,
-        Condition::No,
-        Condition::B,
-        Condition::Ae,
-        Condition::E,
-        Condition::Ne,
-        Condition::Be,
-        Condition::A,
-        Condition::S,
-        Condition::Ns,
-        Condition::P,
-        Condition::Np,
-        Condition::L,
-        Condition::Ge,
-        Condition::Le,
-        Condition::G,
-    ];
-    cpu.flags.holds(ALL[usize::from(op.extra & 15)])
+    cpu.flags.holds(Condition::ALL[usize::from(op.extra & 15)])
 }
 
 /// CMOVcc: the source is read in any case, and 32 bits clear the upper half in any case.
