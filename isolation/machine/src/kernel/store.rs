@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use sha2::{Digest, Sha256};
 
@@ -108,7 +109,10 @@ impl KernelStore {
 
     fn keep(&self, path: &Path, contents: &[u8]) -> io::Result<File> {
         fs::create_dir_all(&self.folder)?;
-        let fresh = path.with_extension(format!("{}.new", std::process::id()));
+        // Several threads, too, may unpack the same kernel at once.
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let fresh = path.with_extension(format!("{}-{number}.new", std::process::id()));
         let written = fs::write(&fresh, contents).and_then(|()| fs::rename(&fresh, path));
         if written.is_err() {
             let _ = fs::remove_file(&fresh);
@@ -159,6 +163,27 @@ mod tests {
         assert_eq!(before, after);
         fs::write(kept[0].path(), "damaged").unwrap();
         assert_eq!(store.open(&path).unwrap().elf, first.elf);
+    }
+
+    #[test]
+    fn machines_that_start_at_once_each_get_a_whole_kernel() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vmlinuz");
+        let code = vec![7; 4 << 20];
+        fs::write(&path, image(&compressed(&elf(&code)))).unwrap();
+        let store = KernelStore::new(folder.path().join("kept"));
+        std::thread::scope(|scope| {
+            let starts: Vec<_> = (0..8)
+                .map(|_| scope.spawn(|| store.open(&path).map(|kernel| kernel.file)))
+                .collect();
+            for start in starts {
+                let mut file = start.join().unwrap().unwrap();
+                let mut bytes = Vec::new();
+                file.read_to_end(&mut bytes).unwrap();
+                assert!(bytes.ends_with(&code));
+            }
+        });
+        assert_eq!(fs::read_dir(&store.folder).unwrap().count(), 1);
     }
 
     #[test]
