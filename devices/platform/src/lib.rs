@@ -34,5 +34,5 @@ pub use apic::{
 };
 pub use ioapic::{IOAPIC_BASE, IoApic, IoApicState, Message, PINS};
 pub use power::{POWER_PORT, Power, PowerRequest, RESET_PORT};
-pub use rtc::{RTC_PORT, Rtc};
+pub use rtc::{RTC_PORT, Rtc, RtcState};
 pub use serial::{COM1_PIN, COM1_PORT, InterruptLine, Serial, SerialState};

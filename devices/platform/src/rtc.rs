@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// I/O port of its index register; data follows it.
 pub const RTC_PORT: u16 = 0x70;
 /// The register that holds the century.
@@ -15,6 +17,15 @@ pub struct Rtc {
     memory: [u8; 128],
     /// Seconds since 1970.
     clock: Box<dyn Fn() -> u64 + Send>,
+}
+
+/// What a clock chip keeps.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RtcState {
+    /// The selected register.
+    pub index: u8,
+    /// Registers and memory from index 0 on; those of date and time mean nothing. What is missing is zero.
+    pub memory: Vec<u8>,
 }
 
 impl fmt::Debug for Rtc {
@@ -30,6 +41,23 @@ impl Rtc {
             index: 0,
             memory: [0; 128],
             clock,
+        }
+    }
+
+    /// What it keeps.
+    pub fn state(&self) -> RtcState {
+        RtcState {
+            index: self.index,
+            memory: self.memory.to_vec(),
+        }
+    }
+
+    /// Takes a state over; bytes beyond its memory are dropped.
+    pub fn set_state(&mut self, state: &RtcState) {
+        self.index = state.index & 0x7F;
+        self.memory = [0; 128];
+        for (byte, saved) in self.memory.iter_mut().zip(&state.memory) {
+            *byte = *saved;
         }
     }
 
@@ -165,6 +193,14 @@ mod tests {
             rtc.write(1, value);
         }
         assert_eq!(rtc.read(1), 0x77);
+        let mut other = Rtc::new(Box::new(|| 5));
+        other.set_state(&rtc.state());
+        assert_eq!((other.read(1), other.state()), (0x77, rtc.state()));
+        other.set_state(&RtcState {
+            index: 0xC0,
+            memory: vec![1; 4096],
+        });
+        assert_eq!(other.read(1), 1);
         rtc.write(0, 0);
         assert_eq!(rtc.read(1), 5);
     }

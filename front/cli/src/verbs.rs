@@ -13,7 +13,7 @@ mod run;
 mod system;
 
 use crate::arguments::Verb;
-use crate::arguments::machine::{KernelVerb, MachineVerb};
+use crate::arguments::machine::KernelVerb;
 use crate::client::Client;
 use crate::error::Error;
 
@@ -54,9 +54,7 @@ pub(crate) async fn dispatch(client: &Client, verb: Verb) -> Result<u8, Error> {
 /// Whatever the verb meets.
 pub(crate) fn without_engine(verb: &Verb) -> Option<Result<u8, Error>> {
     let done = match verb {
-        Verb::Machine(args) => match &args.verb {
-            MachineVerb::Boot(args) => return Some(machine::boot(args)),
-        },
+        Verb::Machine(args) => return Some(machine::perform(&args.verb)),
         Verb::Kernel(args) => match &args.verb {
             KernelVerb::List(args) => kernel::list(args),
             KernelVerb::Install(args) => kernel::install(args),

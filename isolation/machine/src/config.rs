@@ -23,20 +23,24 @@ pub enum Backend {
 }
 
 impl Backend {
+    /// KVM or software, whichever it is here.
+    #[must_use]
+    pub fn choose(self) -> Self {
+        match self {
+            Self::Auto if atoll_kvm::probe().is_ok() => Self::Kvm,
+            Self::Auto => Self::Soft,
+            chosen => chosen,
+        }
+    }
+
     /// The backend itself.
     ///
     /// # Errors
     /// [`MachineError::Cpu`] when KVM was asked for and cannot be opened.
     pub fn open(self) -> Result<Box<dyn Hypervisor>, MachineError> {
-        let is_kvm = match self {
-            Self::Auto => atoll_kvm::probe().is_ok(),
-            Self::Kvm => true,
-            Self::Soft => false,
-        };
-        if is_kvm {
-            Ok(Box::new(Kvm::open()?))
-        } else {
-            Ok(Box::new(Soft))
+        match self.choose() {
+            Self::Kvm => Ok(Box::new(Kvm::open()?)),
+            Self::Auto | Self::Soft => Ok(Box::new(Soft)),
         }
     }
 }
@@ -96,19 +100,14 @@ pub struct Share {
     pub read_only: bool,
 }
 
-/// A machine to run, as `atoll-vmm` reads it from its file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct VmmConfig {
-    /// Who executes it.
-    #[serde(default)]
-    pub backend: Backend,
+/// What a fresh machine is, and what it boots.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BootSource {
     /// A bzImage or plain ELF.
     pub kernel: PathBuf,
     /// Folder for uncompressed kernels.
     pub kernel_store: PathBuf,
     /// Its initial ramdisk.
-    #[serde(default)]
     pub initrd: Option<PathBuf>,
     /// The kernel's whole command line.
     pub command_line: String,
@@ -116,28 +115,164 @@ pub struct VmmConfig {
     pub memory_bytes: u64,
     /// Virtual CPUs, 1 to 254.
     pub cpus: u8,
+}
+
+/// Where a machine begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// At the entry of a kernel.
+    Boot(BootSource),
+    /// Where the machine saved in this folder was.
+    Restore(PathBuf),
+}
+
+/// A machine to run, as `atoll-vmm` reads it from its file: one flat object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Flat", into = "Flat")]
+pub struct VmmConfig {
+    /// Who executes it.
+    pub backend: Backend,
+    /// Where it begins.
+    pub source: Source,
     /// Its disks, in the order of `/dev/vda`, `/dev/vdb`, ….
-    #[serde(default)]
     pub disks: Vec<Disk>,
     /// Its network cards, in the order of `eth0`, `eth1`, ….
-    #[serde(default)]
     pub networks: Vec<NetworkCard>,
     /// Its sockets, if it has any.
-    #[serde(default)]
     pub sockets: Option<Sockets>,
     /// The directories it shares with the host.
-    #[serde(default)]
     pub shares: Vec<Share>,
     /// A balloon that asks the guest for this many bytes; with 0, the guest still reports the pages it has free, and
     /// the host gets them back.
-    #[serde(default)]
     pub balloon_bytes: Option<u64>,
     /// A second console, `/dev/hvc0`: a terminal or pipe that is opened for reading and writing.
-    #[serde(default)]
     pub console: Option<PathBuf>,
+    /// A Unix socket to control it by (docs/formats/monitor-control.md).
+    pub control: Option<PathBuf>,
     /// Whether to say at the end how long it ran and how many instructions it executed.
-    #[serde(default)]
     pub statistics: bool,
+}
+
+/// The object in the file: what [`Source`] tells apart is there or not.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Flat {
+    #[serde(default)]
+    backend: Backend,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    restore: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kernel: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kernel_store: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    initrd: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    command_line: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    memory_bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cpus: Option<u8>,
+    #[serde(default)]
+    disks: Vec<Disk>,
+    #[serde(default)]
+    networks: Vec<NetworkCard>,
+    #[serde(default)]
+    sockets: Option<Sockets>,
+    #[serde(default)]
+    shares: Vec<Share>,
+    #[serde(default)]
+    balloon_bytes: Option<u64>,
+    #[serde(default)]
+    console: Option<PathBuf>,
+    #[serde(default)]
+    control: Option<PathBuf>,
+    #[serde(default)]
+    statistics: bool,
+}
+
+/// A field that is missing, or one too many.
+fn expected<T>(name: &str, value: Option<T>) -> Result<T, String> {
+    value.ok_or_else(|| format!("missing field `{name}`"))
+}
+
+impl TryFrom<Flat> for VmmConfig {
+    type Error = String;
+
+    fn try_from(flat: Flat) -> Result<Self, String> {
+        let source = match flat.restore {
+            None => Source::Boot(BootSource {
+                kernel: expected("kernel", flat.kernel)?,
+                kernel_store: expected("kernel_store", flat.kernel_store)?,
+                initrd: flat.initrd,
+                command_line: expected("command_line", flat.command_line)?,
+                memory_bytes: expected("memory_bytes", flat.memory_bytes)?,
+                cpus: expected("cpus", flat.cpus)?,
+            }),
+            Some(folder) => {
+                let given = [
+                    ("kernel", flat.kernel.is_some()),
+                    ("kernel_store", flat.kernel_store.is_some()),
+                    ("initrd", flat.initrd.is_some()),
+                    ("command_line", flat.command_line.is_some()),
+                    ("memory_bytes", flat.memory_bytes.is_some()),
+                    ("cpus", flat.cpus.is_some()),
+                ];
+                if let Some((name, _)) = given.iter().find(|(_, is_given)| *is_given) {
+                    return Err(format!("`{name}` is the saved machine's with `restore`"));
+                }
+                Source::Restore(folder)
+            }
+        };
+        Ok(Self {
+            backend: flat.backend,
+            source,
+            disks: flat.disks,
+            networks: flat.networks,
+            sockets: flat.sockets,
+            shares: flat.shares,
+            balloon_bytes: flat.balloon_bytes,
+            console: flat.console,
+            control: flat.control,
+            statistics: flat.statistics,
+        })
+    }
+}
+
+impl From<VmmConfig> for Flat {
+    fn from(config: VmmConfig) -> Self {
+        let (restore, boot) = match config.source {
+            Source::Restore(folder) => (Some(folder), None),
+            Source::Boot(boot) => (None, Some(boot)),
+        };
+        let mut flat = Self {
+            backend: config.backend,
+            restore,
+            kernel: None,
+            kernel_store: None,
+            initrd: None,
+            command_line: None,
+            memory_bytes: None,
+            cpus: None,
+            disks: config.disks,
+            networks: config.networks,
+            sockets: config.sockets,
+            shares: config.shares,
+            balloon_bytes: config.balloon_bytes,
+            console: config.console,
+            control: config.control,
+            statistics: config.statistics,
+        };
+        if let Some(boot) = boot {
+            flat.kernel = Some(boot.kernel);
+            flat.kernel_store = Some(boot.kernel_store);
+            flat.initrd = boot.initrd;
+            flat.command_line = Some(boot.command_line);
+            flat.memory_bytes = Some(boot.memory_bytes);
+            flat.cpus = Some(boot.cpus);
+        }
+        flat
+    }
 }
 
 #[cfg(test)]
@@ -157,7 +292,22 @@ mod tests {
         assert_eq!(more.sockets.unwrap().cid, 3);
         let again = serde_json::to_string(&config).unwrap();
         assert_eq!(serde_json::from_str::<VmmConfig>(&again).unwrap(), config);
+        let refusal = |text: &str| {
+            let refused = serde_json::from_str::<VmmConfig>(text);
+            refused.unwrap_err().to_string()
+        };
         let unknown = text.replace("\"cpus\"", "\"cores\":2,\"cpus\"");
-        assert!(serde_json::from_str::<VmmConfig>(&unknown).is_err());
+        assert!(refusal(&unknown).contains("unknown field `cores`"));
+        assert!(refusal(r#"{"kernel":"k"}"#).contains("missing field `kernel_store`"));
+    }
+
+    #[test]
+    fn a_saved_machine_has_its_own_memory_and_kernel() {
+        let config: VmmConfig = serde_json::from_str(r#"{"restore":"f"}"#).unwrap();
+        assert_eq!(config.source, Source::Restore("f".into()));
+        let again = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<VmmConfig>(&again).unwrap(), config);
+        let both = serde_json::from_str::<VmmConfig>(r#"{"restore":"f","cpus":1}"#);
+        assert!(both.unwrap_err().to_string().contains("`cpus`"));
     }
 }

@@ -112,8 +112,16 @@ pub enum MachineError {
         console: Vec<String>,
     },
     /// A saved machine that cannot be restored here.
-    #[error("cannot restore the machine: {0}")]
+    #[error("cannot save or restore the machine: {0}")]
     Snapshot(String),
+    /// A monitor could not do what it was asked for.
+    #[error("{message}")]
+    Refused {
+        /// What failed and why.
+        message: String,
+        /// What the monitor says to do about it.
+        hint: Option<String>,
+    },
 }
 
 impl MachineError {
@@ -144,6 +152,7 @@ impl MachineError {
             Self::Cpu(CpuError::Unavailable { backend: "kvm", .. }) => {
                 "run it in software with --backend soft".to_owned()
             }
+            Self::Refused { hint, .. } => return hint.clone(),
             Self::Memory(_) => "ask for less --memory".to_owned(),
             _ => return None,
         })

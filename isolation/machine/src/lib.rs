@@ -26,7 +26,8 @@ mod error;
 pub mod initramfs;
 pub mod kernel;
 mod machine;
+pub mod protocol;
 
-pub use config::{Backend, Disk, NetworkCard, Share, Sockets, VmmConfig};
+pub use config::{Backend, BootSource, Disk, NetworkCard, Share, Sockets, Source, VmmConfig};
 pub use error::{MachineError, NotAKernel};
 pub use machine::{End, MAX_DEVICES, Machine, MachineConfig, SNAPSHOT_VERSION, Snapshot};

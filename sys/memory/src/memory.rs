@@ -1,12 +1,12 @@
 //! The mapping itself, and guest physical addresses.
 
 use std::fs::File;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr;
 use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags, SeekFrom};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 use thiserror::Error;
@@ -208,6 +208,34 @@ impl GuestMemory {
         self.0.mapping.file.as_fd()
     }
 
+    /// Stretches of it, by offset, that cover all that is not zero. Reading the rest of a memfd would make pages of it.
+    ///
+    /// # Errors
+    /// [`MemoryError::Kernel`] when the kernel cannot say.
+    pub fn touched(&self) -> Result<Vec<Range<u64>>, MemoryError> {
+        let mapping = &self.0.mapping;
+        let mut stretches = Vec::new();
+        if mapping.is_private {
+            // The pages of its own could be anywhere, and are not told apart from here.
+            stretches.push(0..mapping.len);
+            return Ok(stretches);
+        }
+        let seek = |to| match rustix::fs::seek(&mapping.file, to) {
+            Ok(offset) => Ok(offset),
+            Err(Errno::NXIO) => Ok(mapping.len),
+            Err(errno) => Err(MemoryError::Kernel("find pages of", mapping.len, errno)),
+        };
+        let mut end = 0;
+        while end < mapping.len {
+            let start = seek(SeekFrom::Data(end))?;
+            end = seek(SeekFrom::Hole(start))?;
+            if start < end {
+                stretches.push(start..end);
+            }
+        }
+        Ok(stretches)
+    }
+
     /// Gives the whole pages within `len` bytes at guest physical `address` back to the host.
     ///
     /// Until the guest writes them again they read as zero, in a private copy as the file's contents. A range that is
@@ -360,6 +388,23 @@ mod tests {
         let mut byte = [0];
         rustix::io::pread(&file, &mut byte, PAGE).unwrap();
         assert_eq!(byte, [7]);
+    }
+
+    #[test]
+    fn what_was_never_touched_is_left_out() {
+        let memory = GuestMemory::new(8 * MIB).unwrap();
+        assert_eq!(memory.touched().unwrap(), []);
+        for page in [3, 4, 2047] {
+            memory.ram().store(page * PAGE, 5u8);
+        }
+        let stretches = [3 * PAGE..5 * PAGE, 2047 * PAGE..2048 * PAGE];
+        assert_eq!(memory.touched().unwrap(), stretches);
+        let file = File::from(memory.file().try_clone_to_owned().unwrap());
+        let copy = GuestMemory::private_copy_of(file, 8 * MIB).unwrap();
+        let [all] = &copy.touched().unwrap()[..] else {
+            panic!("more than one stretch");
+        };
+        assert_eq!(*all, 0..8 * MIB);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! A machine with the distribution's kernel on the software CPU, and what its console says.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use atoll_interpreter::Soft;
 use atoll_machine::initramfs::{self, Archive, ModuleFile};
 use atoll_machine::kernel::{Found, KernelStore, find, newest};
-use atoll_machine::{Machine, MachineConfig, boot};
+use atoll_machine::{End, Machine, MachineConfig, Snapshot, boot};
 use atoll_memory::GuestMemory;
 use atoll_virtio::VirtioDevice;
 
@@ -128,4 +129,28 @@ pub(crate) fn start(
         .unwrap();
     machine.start().unwrap();
     (machine, transcript)
+}
+
+/// Saves a machine that runs into `folder`, which is fresh, and ends it.
+pub(crate) fn save(machine: Machine, folder: &Path) {
+    fs::create_dir(folder).unwrap();
+    assert!(machine.pause());
+    machine.save(File::open(folder).unwrap().as_fd()).unwrap();
+    machine.stop();
+    assert_eq!(machine.wait().unwrap(), End::Stopped);
+}
+
+/// The machine saved in `folder`, going on; what it says is added to `transcript`.
+pub(crate) fn restore(
+    folder: &Path,
+    devices: Vec<Box<dyn VirtioDevice>>,
+    transcript: &Transcript,
+) -> Machine {
+    let (snapshot, memory) = Snapshot::open(folder).unwrap();
+    let output = Box::new(transcript.clone());
+    let shape = snapshot.shape().unwrap();
+    let machine = Machine::new(shape, &Soft, memory, devices, output).unwrap();
+    machine.restore(&snapshot).unwrap();
+    machine.start().unwrap();
+    machine
 }

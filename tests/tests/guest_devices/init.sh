@@ -119,6 +119,15 @@ host balloon-inflate
 host balloon-deflate
 check balloon-use-again moves /dev/zero /tmp/big 64
 
+# The machine was saved and restored meanwhile: its drivers know nothing of it.
+again() { moves /dev/vda /dev/vdb 2 && sync && [ "$(dd if=/dev/vdb bs=1M count=1 2>/dev/null | sha256sum | cut -c1-64)" = "$(cat /pattern.sha256)" ]; }
+check block-again again
+check net-again tcp
+check vsock-again guest-peer send 5000 100000
+again() { cp /share/new /share/newer && grep -q "from the host" /share/newer && moves /share/large /dev/null 8; }
+check fs-again again
+check rng-again rng
+
 echo "done"
 umount /share
 umount /locked

@@ -21,6 +21,18 @@ pub(crate) struct MachineArgs {
 pub(crate) enum MachineVerb {
     /// Boot a virtual machine by itself, its console on the terminal; Ctrl-A x leaves
     Boot(Box<BootArgs>),
+    /// Continue a saved machine; what is not named here is as it was. Its memory is shared until written: clone it so
+    Restore(Box<RestoreArgs>),
+    /// Save a machine into a folder; it goes on afterwards if it ran before
+    Save(SaveArgs),
+    /// Stop a machine's CPUs and devices where they are
+    Pause(ControlArgs),
+    /// Let a paused machine go on
+    Resume(ControlArgs),
+    /// End a machine as if it were switched off
+    Stop(ControlArgs),
+    /// Say how a machine is, as JSON
+    Status(ControlArgs),
 }
 
 /// Who executes a guest.
@@ -38,9 +50,6 @@ pub(crate) enum BackendChoice {
 #[derive(Debug, Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct BootArgs {
-    /// Who executes the guest
-    #[arg(long, value_name = "BACKEND", value_enum, default_value = "auto")]
-    pub(crate) backend: BackendChoice,
     /// Kernel to boot: a bzImage or plain ELF; by default the newest installed one
     #[arg(long, value_name = "FILE")]
     pub(crate) kernel: Option<PathBuf>,
@@ -54,6 +63,21 @@ pub(crate) struct BootArgs {
     #[arg(long, value_name = "N", default_value = "1",
         value_parser = clap::value_parser!(u8).range(1..=254))]
     pub(crate) cpus: u8,
+    /// Add words to the kernel's command line; those after -- go to the guest's first process
+    #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
+    pub(crate) append: Vec<String>,
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
+    #[command(flatten)]
+    help: HelpFlag,
+}
+
+/// What a machine has of the host.
+#[derive(Debug, Args)]
+pub(crate) struct HostArgs {
+    /// Who executes the guest; by default KVM where it works well, else software
+    #[arg(long, value_name = "BACKEND", value_enum)]
+    pub(crate) backend: Option<BackendChoice>,
     /// Attach a raw image or block device as the next disk (/dev/vda, …); ,ro for reading only
     #[arg(long, value_name = "FILE[,ro]")]
     pub(crate) disk: Vec<String>,
@@ -72,12 +96,51 @@ pub(crate) struct BootArgs {
     /// Open a terminal or pipe as the guest's second console, /dev/hvc0
     #[arg(long, value_name = "FILE")]
     pub(crate) console: Option<PathBuf>,
-    /// Add words to the kernel's command line; those after -- go to the guest's first process
-    #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
-    pub(crate) append: Vec<String>,
+    /// Listen at PATH for `atoll machine save`, `pause`, `resume`, `stop` and `status`
+    #[arg(long, value_name = "PATH")]
+    pub(crate) control: Option<PathBuf>,
     /// Say at the end how long it ran and how many instructions it executed
     #[arg(long)]
     pub(crate) statistics: bool,
+}
+
+/// `machine restore`.
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct RestoreArgs {
+    /// Folder of the saved machine
+    #[arg(value_name = "FOLDER")]
+    pub(crate) folder: PathBuf,
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
+    #[command(flatten)]
+    help: HelpFlag,
+}
+
+/// `machine save`.
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct SaveArgs {
+    /// The machine's control socket
+    #[arg(value_name = "CONTROL")]
+    pub(crate) control: PathBuf,
+    /// Folder to save it in, made when there is none
+    #[arg(value_name = "FOLDER")]
+    pub(crate) folder: PathBuf,
+    /// End the machine once it is saved
+    #[arg(long)]
+    pub(crate) stop: bool,
+    #[command(flatten)]
+    help: HelpFlag,
+}
+
+/// `machine pause` and its like.
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct ControlArgs {
+    /// The machine's control socket
+    #[arg(value_name = "CONTROL")]
+    pub(crate) control: PathBuf,
     #[command(flatten)]
     help: HelpFlag,
 }

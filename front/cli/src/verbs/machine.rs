@@ -2,25 +2,47 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use atoll_machine::{Backend, Disk, NetworkCard, Share, Sockets, VmmConfig, boot};
+use atoll_machine::protocol::{Client, Request, Status};
+use atoll_machine::{
+    Backend, BootSource, Disk, NetworkCard, Share, Sockets, Source, VmmConfig, boot,
+};
 
-use crate::arguments::machine::{BackendChoice, BootArgs};
+use crate::arguments::machine::{
+    BackendChoice, BootArgs, ControlArgs, HostArgs, MachineVerb, RestoreArgs, SaveArgs,
+};
 use crate::error::Error;
-use crate::{kernels, values};
+use crate::{kernels, print, values};
 
 /// The first context ID a guest can have; each machine has sockets of its own.
 const GUEST_CID: u64 = 3;
+
+/// Does what `verb` says.
+///
+/// # Errors
+/// Whatever keeps it from being done.
+pub(crate) fn perform(verb: &MachineVerb) -> Result<u8, Error> {
+    let told = |args, request| ask(args, request).map(|_| 0);
+    match verb {
+        MachineVerb::Boot(args) => boot(args),
+        MachineVerb::Restore(args) => restore(args),
+        MachineVerb::Save(args) => save(args),
+        MachineVerb::Pause(args) => told(args, Request::Pause),
+        MachineVerb::Resume(args) => told(args, Request::Resume),
+        MachineVerb::Stop(args) => told(args, Request::Stop),
+        MachineVerb::Status(args) => status(args),
+    }
+}
 
 /// Becomes the monitor of a new machine: this process is replaced by `atoll-vmm`.
 ///
 /// # Errors
 /// Whatever keeps it from starting.
-pub(crate) fn boot(args: &BootArgs) -> Result<u8, Error> {
+fn boot(args: &BootArgs) -> Result<u8, Error> {
     let (kernel, modules) = kernels::choose(args.kernel.as_deref())?;
     // Kept open without close-on-exec: the monitor reads it by its number.
     let ramdisk;
@@ -32,27 +54,88 @@ pub(crate) fn boot(args: &BootArgs) -> Result<u8, Error> {
             by_number(&ramdisk)
         }
     };
-    let config = VmmConfig {
-        backend: match args.backend {
-            BackendChoice::Auto => Backend::Auto,
-            BackendChoice::Kvm => Backend::Kvm,
-            BackendChoice::Soft => Backend::Soft,
-        },
-        kernel,
-        kernel_store: kernels::store(),
-        initrd: Some(initrd),
-        command_line: command_line(&args.append),
-        memory_bytes: memory(&args.memory)?,
-        cpus: args.cpus,
-        disks: args.disk.iter().map(|text| disk(text)).collect(),
-        networks: args.net_tap.iter().map(|name| card(name)).collect(),
-        sockets: args.vsock.as_deref().map(sockets),
-        shares: shares(&args.share)?,
-        balloon_bytes: args.balloon.as_deref().map(balloon).transpose()?,
-        console: args.console.clone(),
-        statistics: args.statistics,
+    let mut config = VmmConfig {
+        backend: Backend::Auto,
+        source: Source::Boot(BootSource {
+            kernel,
+            kernel_store: kernels::store(),
+            initrd: Some(initrd),
+            command_line: command_line(&args.append),
+            memory_bytes: memory(&args.memory)?,
+            cpus: args.cpus,
+        }),
+        disks: Vec::new(),
+        networks: Vec::new(),
+        sockets: None,
+        shares: Vec::new(),
+        balloon_bytes: None,
+        console: None,
+        control: None,
+        statistics: false,
     };
-    let text = serde_json::to_vec(&config).map_err(|why| Error::io("write JSON")(why.into()))?;
+    attach(&mut config, &args.host)?;
+    become_monitor(&config)
+}
+
+/// Becomes the monitor of a machine that goes on where it was saved.
+fn restore(args: &RestoreArgs) -> Result<u8, Error> {
+    let path = args.folder.join("config.json");
+    let failed = || Error::io(format!("read {}", path.display()));
+    let text = std::fs::read(&path).map_err(failed())?;
+    let mut config: VmmConfig =
+        serde_json::from_slice(&text).map_err(|why| failed()(why.into()))?;
+    config.source = Source::Restore(args.folder.clone());
+    config.statistics = false;
+    // The saved machine may live on and listen there.
+    config.control = None;
+    attach(&mut config, &args.host)?;
+    become_monitor(&config)
+}
+
+/// Gives the machine what the flags name; kinds that they do not name stay.
+fn attach(config: &mut VmmConfig, host: &HostArgs) -> Result<(), Error> {
+    let absolute = |path: &Path| {
+        std::path::absolute(path).map_err(Error::io(format!("find {}", path.display())))
+    };
+    match host.backend {
+        None => {}
+        Some(BackendChoice::Auto) => config.backend = Backend::Auto,
+        Some(BackendChoice::Kvm) => config.backend = Backend::Kvm,
+        Some(BackendChoice::Soft) => config.backend = Backend::Soft,
+    }
+    if !host.disk.is_empty() {
+        config.disks = host.disk.iter().map(|text| disk(text)).collect();
+        for disk in &mut config.disks {
+            disk.path = absolute(&disk.path)?;
+        }
+    }
+    if !host.net_tap.is_empty() {
+        config.networks = host.net_tap.iter().map(|name| card(name)).collect();
+    }
+    if let Some(path) = &host.vsock {
+        config.sockets = Some(sockets(&absolute(path)?));
+    }
+    if !host.share.is_empty() {
+        config.shares = shares(&host.share)?;
+        for share in &mut config.shares {
+            share.path = absolute(&share.path)?;
+        }
+    }
+    if let Some(text) = &host.balloon {
+        config.balloon_bytes = Some(balloon(text)?);
+    }
+    if let Some(path) = &host.console {
+        config.console = Some(absolute(path)?);
+    }
+    if let Some(path) = &host.control {
+        config.control = Some(absolute(path)?);
+    }
+    config.statistics |= host.statistics;
+    Ok(())
+}
+
+fn become_monitor(config: &VmmConfig) -> Result<u8, Error> {
+    let text = serde_json::to_vec(config).map_err(|why| Error::io("write JSON")(why.into()))?;
     let config = handed_on("config", &text)?;
     let program = kernels::program("atoll-vmm")?;
     let failed = Command::new(&program)
@@ -60,6 +143,41 @@ pub(crate) fn boot(args: &BootArgs) -> Result<u8, Error> {
         .arg(by_number(&config))
         .exec();
     Err(Error::io(format!("run {}", program.display()))(failed))
+}
+
+/// Saves a machine.
+fn save(args: &SaveArgs) -> Result<u8, Error> {
+    let failed = || Error::io(format!("make {}", args.folder.display()));
+    std::fs::create_dir_all(&args.folder).map_err(failed())?;
+    let folder = File::open(&args.folder).map_err(failed())?;
+    let mut monitor = Client::connect(&args.control)?;
+    if args.stop {
+        // What the guest does after it was saved would be lost.
+        monitor.ask(Request::Pause, None)?;
+    }
+    let saved = monitor.ask(Request::Save, Some(folder.as_fd()));
+    if args.stop {
+        let then = if saved.is_ok() {
+            Request::Stop
+        } else {
+            Request::Resume
+        };
+        monitor.ask(then, None)?;
+    }
+    saved?;
+    Ok(0)
+}
+
+/// Asks a machine's monitor for something.
+fn ask(args: &ControlArgs, request: Request) -> Result<Status, Error> {
+    Ok(Client::connect(&args.control)?.ask(request, None)?)
+}
+
+fn status(args: &ControlArgs) -> Result<u8, Error> {
+    let status = ask(args, Request::Status)?;
+    let text = serde_json::to_string(&status).map_err(|why| Error::io("write JSON")(why.into()))?;
+    print::line(&text)?;
+    Ok(0)
 }
 
 fn command_line(words: &[String]) -> String {

@@ -32,7 +32,7 @@ impl Board {
         self.serial.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn rtc(&self) -> MutexGuard<'_, Rtc> {
+    pub(super) fn rtc(&self) -> MutexGuard<'_, Rtc> {
         self.rtc.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

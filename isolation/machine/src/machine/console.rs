@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 /// Lines kept for a report of the guest's death.
-const LINES: usize = 40;
+const LINES: usize = 80;
 /// Longest line kept.
 const LINE_BYTES: usize = 400;
 /// Bytes that may wait for a slow reader; then the guest waits too.
@@ -157,7 +157,7 @@ mod tests {
         let seen: Vec<u8> = receiver.iter().flatten().collect();
         assert_eq!(String::from_utf8(seen).unwrap(), all + "last");
         let lines = console.last_lines();
-        assert_eq!((lines.len(), &lines[0][..]), (LINES + 1, "line 60"));
+        assert_eq!((lines.len(), &lines[0][..]), (LINES + 1, "line 20"));
         assert_eq!(lines.last().unwrap(), "last");
     }
 

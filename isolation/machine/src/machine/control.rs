@@ -1,9 +1,11 @@
-//! Running, pausing and ending, agreed between the machine's owner and the threads of its CPUs.
+//! Running, pausing and ending, agreed between the machine's owner and the threads of its CPUs and devices.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use atoll_cpu_api::CpuError;
+
+use crate::protocol::Activity;
 
 /// Why a machine ended.
 #[derive(Debug)]
@@ -29,6 +31,8 @@ struct State {
     wanted: Wanted,
     /// CPUs that wait in [`Control::may_run`].
     parked: usize,
+    /// Whether host events are being served.
+    serving: bool,
     /// For each CPU: halted for good, unless woken.
     halted: Vec<bool>,
     outcome: Option<Outcome>,
@@ -47,6 +51,7 @@ impl Control {
             state: Mutex::new(State {
                 wanted: Wanted::Paused,
                 parked: 0,
+                serving: false,
                 halted: vec![false; cpus],
                 outcome: None,
             }),
@@ -66,6 +71,20 @@ impl Control {
             state.parked -= 1;
         }
         state.wanted == Wanted::Running
+    }
+
+    /// Waits until host events may be served, which ends with the guard; `None` when the machine has ended. One thread
+    /// at a time.
+    pub(super) fn serve(&self) -> Option<Serving<'_>> {
+        let mut state = self.lock();
+        while state.wanted == Wanted::Paused {
+            state = self.wait(state);
+        }
+        if state.wanted == Wanted::Ended {
+            return None;
+        }
+        state.serving = true;
+        Some(Serving(self))
     }
 
     /// CPU `index` halted with interrupts off: it runs again when woken. Ends the machine when no CPU is left.
@@ -116,11 +135,21 @@ impl Control {
         self.lock().wanted != Wanted::Running
     }
 
-    /// Waits until all CPUs are parked; `false` when the machine ended instead or `timeout` passed.
+    /// What the machine is wanted to do.
+    pub(super) fn activity(&self) -> Activity {
+        match self.lock().wanted {
+            Wanted::Running => Activity::Running,
+            Wanted::Paused => Activity::Paused,
+            Wanted::Ended => Activity::Ended,
+        }
+    }
+
+    /// Waits until all CPUs are parked and no host event is being served; `false` when the machine ended instead or `timeout` passed.
     pub(super) fn wait_parked(&self, timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout;
         let mut state = self.lock();
-        while state.wanted == Wanted::Paused && state.parked < state.halted.len() {
+        while state.wanted == Wanted::Paused && (state.parked < state.halted.len() || state.serving)
+        {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
@@ -152,6 +181,16 @@ impl Control {
         self.changed
             .wait(guard)
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Host events are being served until this is dropped.
+pub(super) struct Serving<'a>(&'a Control);
+
+impl Drop for Serving<'_> {
+    fn drop(&mut self) {
+        self.0.lock().serving = false;
+        self.0.changed.notify_all();
     }
 }
 
@@ -192,6 +231,32 @@ mod tests {
         // The outcome is taken; the end stays.
         control.wait_ended();
         assert!(!control.wait_parked(Duration::ZERO));
+    }
+
+    #[test]
+    fn no_host_event_is_served_in_a_paused_machine() {
+        let control = Arc::new(Control::new(0));
+        control.resume();
+        let serving = control.serve().unwrap();
+        control.pause();
+        assert!(!control.wait_parked(Duration::from_millis(1)));
+        drop(serving);
+        assert!(control.wait_parked(Duration::ZERO));
+        let server = {
+            let control = Arc::clone(&control);
+            thread::spawn(move || control.serve().is_some())
+        };
+        control.resume();
+        assert!(server.join().unwrap());
+        control.pause();
+        let control = {
+            let server = Arc::clone(&control);
+            let server = thread::spawn(move || server.serve().is_some());
+            control.end(Outcome::Stopped);
+            assert!(!server.join().unwrap());
+            control
+        };
+        assert!(control.serve().is_none());
     }
 
     #[test]

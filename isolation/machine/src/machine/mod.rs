@@ -35,6 +35,7 @@ pub use snapshot::{SNAPSHOT_VERSION, Snapshot};
 use crate::boot;
 use crate::error::MachineError;
 use crate::kernel::Kernel;
+use crate::protocol::Activity;
 use bus::{Board, CpuBus, DEVICES_BASE};
 use console::Console;
 use control::{Control, Outcome};
@@ -138,7 +139,8 @@ impl Machine {
             let line = Box::new(DeviceLine { interrupts, pin });
             transports.push(Arc::new(MmioTransport::new(device, memory.clone(), line)));
         }
-        let watch = Watch::new(&transports).map_err(MachineError::io("watch the devices"))?;
+        let watch =
+            Watch::new(&transports, &control).map_err(MachineError::io("watch the devices"))?;
         let console = Console::new(output).map_err(MachineError::io("start a thread"))?;
         let pin = Pin {
             interrupts: Arc::clone(&interrupts),
@@ -231,11 +233,21 @@ impl Machine {
         Ok(())
     }
 
-    /// Stops the CPUs where they are; says whether they are stopped. `false` when the machine has ended.
+    /// Stops the CPUs and devices where they are; says whether they are stopped. `false` when the machine has ended.
     pub fn pause(&self) -> bool {
         self.control.pause();
         self.handles.iter().for_each(|handle| handle.pause());
         self.control.wait_parked(PAUSE_TIMEOUT)
+    }
+
+    /// Whether it runs.
+    pub fn activity(&self) -> Activity {
+        self.control.activity()
+    }
+
+    /// How many CPUs it has.
+    pub fn cpus(&self) -> u8 {
+        self.vcpus.len() as u8
     }
 
     /// Lets the CPUs go on.

@@ -2,22 +2,25 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use atoll_cpu_api::VcpuState;
 use atoll_memory::GuestMemory;
-use atoll_platform::{APIC_BASE_MSR, IoApicState, SerialState, TSC_DEADLINE_MSR};
+use atoll_platform::{APIC_BASE_MSR, IoApicState, RtcState, SerialState, TSC_DEADLINE_MSR};
 use atoll_virtio::{RestoreError, TransportState};
+use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
-use super::Machine;
+use super::{Machine, MachineConfig};
 use crate::error::MachineError;
 
 /// Version of the format; a reader takes its own only.
 pub const SNAPSHOT_VERSION: u32 = 1;
 
 const STATE_FILE: &str = "state.json";
+const NEW_STATE_FILE: &str = "state.new";
 const MEMORY_FILE: &str = "memory";
 /// Bytes copied at once; a stretch of zeros this long becomes a hole.
 const CHUNK: usize = 64 * 1024;
@@ -41,6 +44,9 @@ pub struct Snapshot {
     pub ioapic: IoApicState,
     /// The serial port.
     pub serial: SerialState,
+    /// The clock chip.
+    #[serde(default)]
+    pub rtc: RtcState,
 }
 
 impl Snapshot {
@@ -75,27 +81,43 @@ impl Snapshot {
         let memory = GuestMemory::private_copy_of(memory, bytes)?;
         Ok((snapshot, memory))
     }
+
+    /// The machine to make for it.
+    ///
+    /// # Errors
+    /// [`MachineError::Snapshot`] when no machine has as many CPUs.
+    pub fn shape(&self) -> Result<MachineConfig, MachineError> {
+        let cpus = u8::try_from(self.cpus.len()).ok().filter(|cpus| *cpus > 0);
+        let cpus =
+            cpus.ok_or_else(|| MachineError::Snapshot(format!("it has {} CPUs", self.cpus.len())))?;
+        Ok(MachineConfig {
+            cpus,
+            tsc_khz: Some(self.tsc_khz),
+        })
+    }
 }
 
 impl Machine {
-    /// Saves the machine, which is paused, into `folder`, which is made when needed.
+    /// Saves the machine, which is paused, into `folder`.
     ///
     /// The state is written last and renamed into place: a folder with a state is whole.
     ///
     /// # Errors
     /// [`MachineError::Io`], [`MachineError::Cpu`].
-    pub fn save(&self, folder: &Path) -> Result<(), MachineError> {
+    pub fn save(&self, folder: BorrowedFd<'_>) -> Result<(), MachineError> {
         let snapshot = self.snapshot()?;
-        let failed = || MachineError::io(format!("write {}", folder.display()));
-        std::fs::create_dir_all(folder).map_err(failed())?;
-        self.write_memory(&folder.join(MEMORY_FILE))
-            .map_err(failed())?;
+        let failed = |name: &str| MachineError::io(format!("write {name} of the saved machine"));
+        create_at(folder, MEMORY_FILE)
+            .and_then(|file| self.write_memory(&file))
+            .map_err(failed(MEMORY_FILE))?;
         let text =
             serde_json::to_vec(&snapshot).map_err(|why| MachineError::Snapshot(why.to_string()))?;
-        let fresh = folder.join("state.new");
-        let mut file = File::create(&fresh).map_err(failed())?;
-        file.write_all(&text).map_err(failed())?;
-        std::fs::rename(&fresh, folder.join(STATE_FILE)).map_err(failed())
+        create_at(folder, NEW_STATE_FILE)
+            .and_then(|mut file| file.write_all(&text))
+            .and_then(|()| {
+                rustix::fs::renameat(folder, NEW_STATE_FILE, folder, STATE_FILE).map_err(Into::into)
+            })
+            .map_err(failed(STATE_FILE))
     }
 
     /// Puts a machine that was just made, with the memory [`Snapshot::open`] gave, into a saved state.
@@ -135,6 +157,7 @@ impl Machine {
             device.resume();
         }
         self.board.serial().set_state(snapshot.serial.clone());
+        self.board.rtc().set_state(&snapshot.rtc);
         if let (Some(clock), Some(accelerated)) = (snapshot.guest_clock, self.vm.accelerated()) {
             accelerated.set_guest_clock(clock)?;
         }
@@ -172,25 +195,37 @@ impl Machine {
             cpus,
             ioapic: self.board.interrupts.save(),
             serial: self.board.serial().state().clone(),
+            rtc: self.board.rtc().state(),
         })
     }
 
     /// Writes the memory with holes where it is zero.
-    fn write_memory(&self, path: &Path) -> io::Result<()> {
+    fn write_memory(&self, file: &File) -> io::Result<()> {
         let ram = self.memory.ram();
-        let file = File::create(path)?;
         file.set_len(self.memory.len())?;
         let mut buffer = vec![0; CHUNK];
-        let mut offset = 0;
-        while offset < self.memory.len() {
-            let left = self.memory.len() - offset;
-            let chunk = &mut buffer[..CHUNK.min(usize::try_from(left).unwrap_or(CHUNK))];
-            ram.read(offset, chunk);
-            if chunk.iter().any(|byte| *byte != 0) {
-                file.write_all_at(chunk, offset)?;
+        for stretch in self.memory.touched().map_err(io::Error::other)? {
+            for offset in stretch.clone().step_by(CHUNK) {
+                let left = usize::try_from(stretch.end - offset).unwrap_or(CHUNK);
+                let chunk = &mut buffer[..CHUNK.min(left)];
+                ram.read(offset, chunk);
+                if chunk.iter().any(|byte| *byte != 0) {
+                    file.write_all_at(chunk, offset)?;
+                }
             }
-            offset += chunk.len() as u64;
         }
         Ok(())
     }
+}
+
+/// An empty file `name`, in place of one that may be there, that its owner only can read.
+fn create_at(folder: BorrowedFd<'_>, name: &str) -> io::Result<File> {
+    // A memory file that a machine lives on must not change: it loses its name only.
+    match rustix::fs::unlinkat(folder, name, rustix::fs::AtFlags::empty()) {
+        Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let mode = Mode::RUSR | Mode::WUSR;
+    Ok(rustix::fs::openat(folder, name, flags, mode)?.into())
 }

@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stderr, reason = "a program that reports to its user")]
 
+mod control;
 mod keys;
 mod terminal;
 
@@ -25,7 +26,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use atoll_machine::{
-    End, Machine, MachineConfig, MachineError, VmmConfig, boot, devices, kernel::KernelStore,
+    Backend, BootSource, End, Machine, MachineConfig, MachineError, Snapshot, Source, VmmConfig,
+    boot, devices, kernel::KernelStore,
 };
 use atoll_memory::GuestMemory;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -66,43 +68,84 @@ fn read_config(path: &Path) -> Result<VmmConfig, MachineError> {
 
 fn run(config: &VmmConfig) -> Result<(), MachineError> {
     let current = Current::default();
+    let backend = config.backend.choose();
+    // Removed on every way out of this function.
+    let _socket = match &config.control {
+        Some(path) => {
+            let (listener, file) = control::bind(path)?;
+            control::serve(listener, &current, config, backend)?;
+            Some(file)
+        }
+        None => None,
+    };
     watch_signals(&current)?;
-    // Restored on every way out of this function.
+    // As it was again on every way out.
     let raw = terminal::RawMode::enter();
-    keys::read_input(&current)?;
+    let mut reads_input = false;
     loop {
         let started = Instant::now();
-        let machine = Arc::new(boot_machine(config)?);
+        let machine = Arc::new(match &config.source {
+            Source::Boot(source) => boot_machine(config, source, backend)?,
+            Source::Restore(folder) => restore_machine(config, folder, backend)?,
+        });
         replace(&current, Some(Arc::clone(&machine)));
+        if !std::mem::replace(&mut reads_input, true) {
+            // Not before there is somebody to read it.
+            keys::read_input(&current)?;
+        }
         machine.start()?;
         let ended = machine.wait();
         replace(&current, None);
         if config.statistics {
             statistics(&machine, started, raw.is_some());
         }
-        match ended? {
-            End::PowerOff | End::Stopped => return Ok(()),
-            End::Reset => {}
+        match (ended?, &config.source) {
+            (End::PowerOff | End::Stopped, _) => return Ok(()),
+            (End::Reset, Source::Boot(_)) => {}
+            (End::Reset, Source::Restore(_)) => {
+                eprintln!(
+                    "atoll-vmm: the guest asked for a reset; a restored machine has no kernel to begin with"
+                );
+                return Ok(());
+            }
         }
     }
 }
 
-fn boot_machine(config: &VmmConfig) -> Result<Machine, MachineError> {
-    let hypervisor = config.backend.open()?;
-    let mut kernel = KernelStore::new(&config.kernel_store).open(&config.kernel)?;
-    let initrd = match &config.initrd {
+fn boot_machine(
+    config: &VmmConfig,
+    source: &BootSource,
+    backend: Backend,
+) -> Result<Machine, MachineError> {
+    let hypervisor = backend.open()?;
+    let mut kernel = KernelStore::new(&source.kernel_store).open(&source.kernel)?;
+    let initrd = match &source.initrd {
         Some(path) => Some(boot::read_initrd(path)?),
         None => None,
     };
-    let memory = GuestMemory::new(config.memory_bytes)?;
+    let memory = GuestMemory::new(source.memory_bytes)?;
     let shape = MachineConfig {
-        cpus: config.cpus,
+        cpus: source.cpus,
         tsc_khz: None,
     };
     let devices = devices::of_config(config)?;
     let output = Box::new(io::stdout());
     let machine = Machine::new(shape, &*hypervisor, memory, devices, output)?;
-    machine.load(&mut kernel, initrd.as_deref(), &config.command_line)?;
+    machine.load(&mut kernel, initrd.as_deref(), &source.command_line)?;
+    Ok(machine)
+}
+
+fn restore_machine(
+    config: &VmmConfig,
+    folder: &Path,
+    backend: Backend,
+) -> Result<Machine, MachineError> {
+    let hypervisor = backend.open()?;
+    let (snapshot, memory) = Snapshot::open(folder)?;
+    let devices = devices::of_config(config)?;
+    let output = Box::new(io::stdout());
+    let machine = Machine::new(snapshot.shape()?, &*hypervisor, memory, devices, output)?;
+    machine.restore(&snapshot)?;
     Ok(machine)
 }
 

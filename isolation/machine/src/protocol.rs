@@ -1,0 +1,158 @@
+//! The monitor's control socket: what is asked and answered, and a client (docs/formats/monitor-control.md).
+
+use std::io::{self, Read};
+use std::os::fd::BorrowedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use atoll_sys::unix;
+use serde::{Deserialize, Serialize};
+
+use crate::config::Backend;
+use crate::error::MachineError;
+
+/// Version of the protocol, in every [`Status`].
+pub const PROTOCOL_VERSION: u32 = 1;
+/// Bytes of the longest request or answer, its newline included.
+pub const LONGEST_LINE: usize = 4096;
+
+/// A request: one JSON object on a line of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case")]
+pub enum Request {
+    /// How the machine is.
+    Status,
+    /// Stop its CPUs and devices where they are.
+    Pause,
+    /// Let them go on.
+    Resume,
+    /// Save it into the folder whose descriptor comes with the request. It goes on afterwards if it ran before.
+    Save,
+    /// End the machine as if it were switched off.
+    Stop,
+}
+
+/// Whether the CPUs run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Activity {
+    /// They run.
+    Running,
+    /// They are paused.
+    Paused,
+    /// The machine is about to be gone.
+    Ended,
+}
+
+/// How a machine is, after what was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// [`PROTOCOL_VERSION`].
+    pub version: u32,
+    /// Whether it runs.
+    pub activity: Activity,
+    /// Who executes it: never `auto`.
+    pub backend: Backend,
+    /// Bytes of its memory.
+    pub memory_bytes: u64,
+    /// Its CPUs.
+    pub cpus: u8,
+}
+
+/// An answer: one JSON object on a line of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// It was done.
+    Ok(Status),
+    /// It was not.
+    Error {
+        /// What failed and why.
+        message: String,
+        /// What to do about it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        hint: Option<String>,
+    },
+}
+
+/// A connection to a monitor.
+#[derive(Debug)]
+pub struct Client {
+    socket: UnixStream,
+}
+
+impl Client {
+    /// Connects to the monitor whose control socket is at `path`.
+    ///
+    /// # Errors
+    /// [`MachineError::Io`] when nobody listens there.
+    pub fn connect(path: &Path) -> Result<Self, MachineError> {
+        let socket = unix::connect_at(path).map_err(MachineError::io(format!(
+            "reach a machine at {}",
+            path.display()
+        )))?;
+        Ok(Self { socket })
+    }
+
+    /// Asks for `request`, with `folder` for [`Request::Save`], and waits for the answer.
+    ///
+    /// # Errors
+    /// [`MachineError::Io`] when the connection breaks, [`MachineError::Refused`] when the monitor says no.
+    pub fn ask(
+        &mut self,
+        request: Request,
+        folder: Option<BorrowedFd<'_>>,
+    ) -> Result<Status, MachineError> {
+        let failed = || MachineError::io("talk to the machine's monitor");
+        let mut line = serde_json::to_vec(&request).map_err(|why| failed()(why.into()))?;
+        line.push(b'\n');
+        let fds: Vec<_> = folder.into_iter().collect();
+        // A line is far shorter than a socket's buffer: it is sent whole.
+        unix::send_fds(&self.socket, &line, &fds).map_err(failed())?;
+        let line = self.read_line().map_err(failed())?;
+        match serde_json::from_slice(&line).map_err(|why| failed()(why.into()))? {
+            Answer::Ok(status) => Ok(status),
+            Answer::Error { message, hint } => Err(MachineError::Refused { message, hint }),
+        }
+    }
+
+    fn read_line(&mut self) -> io::Result<Vec<u8>> {
+        let mut line = Vec::new();
+        let mut byte = [0];
+        while line.len() < LONGEST_LINE {
+            self.socket.read_exact(&mut byte)?;
+            if byte == *b"\n" {
+                return Ok(line);
+            }
+            line.extend(byte);
+        }
+        Err(io::Error::other("its answer is too long"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_and_answers_have_the_form_of_the_document() {
+        let text = serde_json::to_string(&Request::Save).unwrap();
+        assert_eq!(text, r#"{"do":"save"}"#);
+        for bad in [r#"{"do":"fly"}"#, r#"{"do":1}"#, "{}", "[]", ""] {
+            assert!(serde_json::from_str::<Request>(bad).is_err(), "{bad}");
+        }
+        let status = Status {
+            version: PROTOCOL_VERSION,
+            activity: Activity::Paused,
+            backend: Backend::Soft,
+            memory_bytes: 4096,
+            cpus: 2,
+        };
+        let text = serde_json::to_string(&Answer::Ok(status)).unwrap();
+        let expected = r#"{"ok":{"version":1,"activity":"paused","backend":"soft","memory_bytes":4096,"cpus":2}}"#;
+        assert_eq!(text, expected);
+        let error = r#"{"error":{"message":"m"}}"#;
+        let parsed: Answer = serde_json::from_str(error).unwrap();
+        assert_eq!(serde_json::to_string(&parsed).unwrap(), error);
+    }
+}

@@ -1,0 +1,234 @@
+//! The control socket: its server, a thread for each connection.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::thread;
+
+use atoll_machine::protocol::{Activity, Answer, LONGEST_LINE, PROTOCOL_VERSION, Request, Status};
+use atoll_machine::{Backend, Machine, MachineError, VmmConfig};
+use atoll_sys::unix;
+use rustix::fs::{AtFlags, Mode, OFlags};
+
+use crate::Current;
+
+/// Connections at once; more are closed at once.
+const MAX_CONNECTIONS: usize = 16;
+/// How the machine was configured, in the folder of a saved one.
+const CONFIG_FILE: &str = "config.json";
+
+/// The socket's file, removed when this is dropped.
+pub(crate) struct SocketFile {
+    folder: OwnedFd,
+    name: PathBuf,
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Whoever removed it before did what was to be done.
+        let _ = rustix::fs::unlinkat(&self.folder, &self.name, AtFlags::empty());
+    }
+}
+
+/// What the connections share.
+struct Server {
+    current: Current,
+    config: VmmConfig,
+    backend: Backend,
+    connections: AtomicUsize,
+}
+
+/// Listens at `path`.
+pub(crate) fn bind(path: &Path) -> Result<(UnixListener, SocketFile), MachineError> {
+    let failed = || MachineError::io(format!("listen at {}", path.display()));
+    let name = path.file_name().map(PathBuf::from);
+    let name = name.ok_or_else(|| failed()(io::ErrorKind::InvalidInput.into()))?;
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = rustix::fs::open(parent.unwrap_or(Path::new(".")), flags, Mode::empty())
+        .map_err(|errno| failed()(errno.into()))?;
+    let listener = unix::bind_at(path).map_err(failed())?;
+    Ok((listener, SocketFile { folder, name }))
+}
+
+/// Serves the machine that is current, on threads of their own.
+pub(crate) fn serve(
+    listener: UnixListener,
+    current: &Current,
+    config: &VmmConfig,
+    backend: Backend,
+) -> Result<(), MachineError> {
+    let server = Arc::new(Server {
+        current: Arc::clone(current),
+        config: config.clone(),
+        backend,
+        connections: AtomicUsize::new(0),
+    });
+    thread::Builder::new()
+        .name("control".to_owned())
+        .spawn(move || {
+            for socket in listener.incoming() {
+                let Ok(socket) = socket else {
+                    // Out of descriptors, most likely: others have to close theirs first.
+                    thread::sleep(std::time::Duration::from_millis(10));
+                    continue;
+                };
+                accept(&server, socket);
+            }
+        })
+        .map_err(MachineError::io("start a thread"))?;
+    Ok(())
+}
+
+fn accept(server: &Arc<Server>, socket: UnixStream) {
+    if server.connections.fetch_add(1, Ordering::Relaxed) >= MAX_CONNECTIONS {
+        server.connections.fetch_sub(1, Ordering::Relaxed);
+        return;
+    }
+    let connection = Arc::clone(server);
+    let started = thread::Builder::new()
+        .name("control".to_owned())
+        .spawn(move || {
+            // Whatever is wrong with a connection ends it and nothing else.
+            let _ = converse(&connection, socket);
+            connection.connections.fetch_sub(1, Ordering::Relaxed);
+        });
+    if started.is_err() {
+        server.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Answers requests until the client leaves.
+fn converse(server: &Server, mut socket: UnixStream) -> io::Result<()> {
+    let mut line = Vec::new();
+    let mut fds = Vec::new();
+    let mut buffer = [0; LONGEST_LINE];
+    loop {
+        let (count, more) = unix::recv_fds(&socket, &mut buffer)?;
+        if count == 0 {
+            return Ok(());
+        }
+        fds.extend(more);
+        for &byte in &buffer[..count] {
+            if byte != b'\n' {
+                line.push(byte);
+            } else {
+                let fds = std::mem::take(&mut fds);
+                let (answer, ended) = server.answer(&line, fds);
+                let mut answer = serde_json::to_vec(&answer)?;
+                answer.push(b'\n');
+                let sent = socket.write_all(&answer);
+                // After the answer: this process ends with its machine.
+                ended.iter().for_each(|machine| machine.stop());
+                sent?;
+                line.clear();
+            }
+        }
+        if line.len() >= LONGEST_LINE || fds.len() > 1 {
+            return Ok(());
+        }
+    }
+}
+
+impl Server {
+    /// The answer, and the machine to stop once it is sent.
+    fn answer(&self, line: &[u8], fds: Vec<OwnedFd>) -> (Answer, Option<Arc<Machine>>) {
+        let refused = |message: String, hint: Option<&str>| {
+            let hint = hint.map(str::to_owned);
+            (Answer::Error { message, hint }, None)
+        };
+        let request = match serde_json::from_slice(line) {
+            Ok(request) => request,
+            Err(why) => return refused(format!("this is no request: {why}"), None),
+        };
+        let machine = {
+            let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+            current.clone()
+        };
+        let Some(machine) = machine else {
+            return refused("the machine is being started".to_owned(), Some("ask again"));
+        };
+        if let Err(error) = self.perform(request, &machine, fds) {
+            return refused(described(&error), error.hint().as_deref());
+        }
+        let ended = (request == Request::Stop).then(|| Arc::clone(&machine));
+        let status = Status {
+            version: PROTOCOL_VERSION,
+            activity: if ended.is_some() {
+                Activity::Ended
+            } else {
+                machine.activity()
+            },
+            backend: self.backend,
+            memory_bytes: machine.memory().len(),
+            cpus: machine.cpus(),
+        };
+        (Answer::Ok(status), ended)
+    }
+
+    fn perform(
+        &self,
+        request: Request,
+        machine: &Machine,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(), MachineError> {
+        match request {
+            // Stopping is for later.
+            Request::Status | Request::Stop => Ok(()),
+            Request::Pause => pause(machine),
+            Request::Resume => {
+                machine.resume();
+                Ok(())
+            }
+            Request::Save => {
+                let folder = fds.first().ok_or_else(|| {
+                    MachineError::Snapshot("no folder came with the request".to_owned())
+                })?;
+                let runs = machine.activity() == Activity::Running;
+                pause(machine)?;
+                let saved = self.save(machine, folder);
+                if runs {
+                    machine.resume();
+                }
+                saved
+            }
+        }
+    }
+
+    /// The configuration first: a folder with a state is whole.
+    fn save(&self, machine: &Machine, folder: &OwnedFd) -> Result<(), MachineError> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let text = serde_json::to_vec(&self.config).map_err(io::Error::from);
+        rustix::fs::openat(folder, CONFIG_FILE, flags | OFlags::NOFOLLOW, mode)
+            .map_err(io::Error::from)
+            .and_then(|file| File::from(file).write_all(&text?))
+            .map_err(MachineError::io("write config.json of the saved machine"))?;
+        machine.save(folder.as_fd())
+    }
+}
+
+fn pause(machine: &Machine) -> Result<(), MachineError> {
+    if machine.pause() {
+        return Ok(());
+    }
+    let why = io::Error::other("it ended meanwhile, or its console's reader has stopped reading");
+    Err(MachineError::io("pause the machine")(why))
+}
+
+/// An error and its causes on one line.
+fn described(error: &MachineError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(source) = cause {
+        text = format!("{text}: {source}");
+        cause = source.source();
+    }
+    text
+}
