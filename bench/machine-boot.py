@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
-"""Boots the stock Debian kernel to the first line of user space on our software CPU and on QEMU's TCG, in turn.
+"""Boots the stock Debian kernel to the first line of user space on our software CPU and on others, in turn.
 
-usage: bench/machine-boot.py [-n ROUNDS] [--memory MIB]
+usage: bench/machine-boot.py [-n ROUNDS] [--memory MIB] [--bochs]
 
 Needs linux-image-cloud-amd64, busybox-static, qemu-system-x86, and our monitor: ATOLL=<folder with atoll-vmm>
 (target/release after `cargo build --release -p atoll-machine`). Both guests get the same kernel, initial ramdisk and
 command line (q35: under microvm, TCG cannot calibrate the TSC here and hangs); what is timed runs from starting the program to the guest's line, as the host reads it from the console.
 CPU time is what the whole process had used until then. Our row also says how many instructions a second.
+
+Where user-mode-linux is installed, its own kernel boots from the same initial ramdisk. Where bochs, bochs-term,
+grub-pc-bin, xorriso and mtools are, it boots the same kernel from a CD: its row holds its BIOS and GRUB.
 """
 
 import argparse
@@ -14,6 +17,8 @@ import glob
 import json
 import os
 import re
+import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -22,13 +27,15 @@ import time
 
 from ramdisk import cpio
 
-LINE = b"atoll-bench: user space"
+# What follows it may be lost when the guest powers off at once.
+LINE = b"atoll-bench:"
 COMMAND_LINE = "console=ttyS0 cryptomgr.notests reboot=t panic=-1 quiet tsc=reliable no_timer_check clocksource=tsc mitigations=off"
+BOCHS_LINE = "console=ttyS0 cryptomgr.notests reboot=t panic=-1 quiet mitigations=off"
 
 
 def ramdisk():
     busybox = open("/bin/busybox", "rb").read()
-    init = b"#!/bin/busybox sh\n/bin/busybox echo '" + LINE + b"'\n/bin/busybox poweroff -f\n"
+    init = b"#!/bin/busybox sh\n/bin/busybox echo '" + LINE + b" the first line of user space'\n/bin/busybox poweroff -f\n"
     return cpio([("bin", 0o40755, b""), ("bin/busybox", 0o100755, busybox), ("init", 0o100755, init)])
 
 
@@ -49,9 +56,62 @@ def boot(command):
     return wall, cpu, seen
 
 
+def uml(initrd, memory):
+    return ["linux.uml", f"mem={memory}M", f"initrd={initrd}", "con=null", "con0=null,fd:1", "quiet", "panic=-1"]
+
+
+def bochs(folder, kernel, initrd, memory):
+    """A script that boots a CD in Bochs and prints what its serial port says."""
+    grub = os.path.join(folder, "cd/boot/grub")
+    os.makedirs(grub)
+    for name, path in (("vmlinuz", kernel), ("initrd", initrd)):
+        shutil.copy(path, os.path.join(folder, "cd/boot", name))
+    with open(os.path.join(grub, "grub.cfg"), "w") as file:
+        file.write(f"set timeout=0\nlinux /boot/vmlinuz {BOCHS_LINE}\ninitrd /boot/initrd\nboot\n")
+    subprocess.run(["grub-mkrescue", "-o", f"{folder}/cd.iso", f"{folder}/cd"], check=True,
+                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with open(os.path.join(folder, "bochsrc"), "w") as file:
+        file.write(f"""megs: {memory}
+romimage: file=/usr/share/bochs/BIOS-bochs-latest
+vgaromimage: file=/usr/share/vgabios/vgabios.bin
+ata0-master: type=cdrom, path={folder}/cd.iso, status=inserted
+boot: cdrom
+com1: enabled=1, mode=file, dev={folder}/serial
+cpu: model=corei7_sandy_bridge_2600k, count=1, ips=100000000
+clock: sync=none
+display_library: term
+log: {folder}/bochs.log
+""")
+    open(os.path.join(folder, "continue"), "w").write("c\n")
+    return ["script", "-qc", f"bochs -q -f {folder}/bochsrc -rc {folder}/continue", "/dev/null"]
+
+
+def boot_bochs(command, folder):
+    """As boot(), by looking into the file of its serial port."""
+    serial = os.path.join(folder, "serial")
+    if os.path.exists(serial):
+        os.remove(serial)
+    start = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                             stderr=subprocess.DEVNULL, start_new_session=True)
+    seen = b""
+    while LINE not in seen and child.poll() is None:
+        time.sleep(0.02)
+        seen = open(serial, "rb").read() if os.path.exists(serial) else b""
+    wall = time.perf_counter() - start
+    child.wait()  # the guest powers off, which ends Bochs
+    if LINE not in seen:
+        sys.exit(f"Bochs never came to user space:\n{seen.decode(errors='replace')}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return wall, cpu or wall, seen
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-n", type=int, default=5, help="rounds")
+    parser.add_argument("--bochs", action="store_true", help="Bochs, too, which takes its time")
     parser.add_argument("--memory", type=int, default=256, help="MiB")
     arguments = parser.parse_args()
     here = os.path.dirname(os.path.abspath(__file__))
@@ -71,12 +131,16 @@ def main():
                                  "-serial", "stdio", "-no-reboot", "-kernel", kernel, "-initrd", initrd,
                                  "-append", COMMAND_LINE],
         }
+        if shutil.which("linux.uml"):
+            commands["user mode linux"] = uml(initrd, arguments.memory)
+        if arguments.bochs:
+            commands["bochs"] = bochs(folder, kernel, initrd, arguments.memory)
         boot(commands["atoll soft"])  # unpacks the kernel once
         results = {name: [] for name in commands}
         speed = []
         for _ in range(arguments.n):
             for name, command in commands.items():
-                wall, cpu, seen = boot(command)
+                wall, cpu, seen = boot_bochs(command, folder) if name == "bochs" else boot(command)
                 results[name].append((wall, cpu))
                 if found := re.search(rb"([\d.]+) s, (\d+) instructions, ([\d.]+) MIPS", seen):
                     speed.append((int(found[2]), float(found[3])))
