@@ -12,6 +12,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("containerd", "/usr/bin/containerd"),
     ("docker.io", "/usr/sbin/dockerd"),
     ("docker-registry", "/usr/bin/docker-registry"),
+    ("erofs-utils", "/usr/bin/fsck.erofs"),
     ("iproute2", "/sbin/ip"),
     ("nftables", "/usr/sbin/nft"),
     ("qemu-system-x86", "/usr/bin/qemu-system-x86_64"),
