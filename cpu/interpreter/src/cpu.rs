@@ -155,6 +155,8 @@ pub(crate) struct Cpu {
     pub(crate) mode: Mode,
     /// Why the last instruction did not happen.
     pub(crate) pending: Pending,
+    /// Operations of the block that did not happen, the one at fault included.
+    pub(crate) not_done: usize,
     /// The address of the page fault in `pending`.
     pub(crate) fault_address: u64,
     /// The #GP in `pending` comes from an address that is not canonical.

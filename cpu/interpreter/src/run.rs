@@ -44,22 +44,31 @@ fn blocks(cpu: &mut Cpu, cache: &mut Cache) -> Result<Option<Stop>, CpuError> {
             continue;
         };
         cpu.regs[usize::from(RIP)] = cpu.rip;
-        for op in &block.ops {
-            match (op.run)(cpu, op) {
-                Ok(Flow::Next) => {}
-                Ok(Flow::Leave) => break,
-                Err(Fault) => {
-                    cpu.instructions = cpu.instructions.wrapping_sub(block.ops.len() as u64);
-                    if let Some(stop) = trouble(cpu, Some(op))? {
-                        return Ok(Some(stop));
-                    }
-                    break;
+        match execute(cpu, &block.ops) {
+            Ok(_) => cpu.instructions = cpu.instructions.wrapping_add(block.ops.len() as u64),
+            Err(Fault) => {
+                let at = faulted(cpu, &block.ops);
+                if let Some(stop) = trouble(cpu, at)? {
+                    return Ok(Some(stop));
                 }
             }
         }
-        cpu.instructions = cpu.instructions.wrapping_add(block.ops.len() as u64);
     }
     Ok(None)
+}
+
+/// Executes `ops`, each by the one before it.
+#[inline(always)]
+fn execute(cpu: &mut Cpu, ops: &[Op]) -> Step {
+    match ops.split_first() {
+        Some((op, rest)) => (op.run)(cpu, op, rest),
+        None => Ok(Flow::Leave),
+    }
+}
+
+/// Which of `ops` did not happen.
+fn faulted<'a>(cpu: &Cpu, ops: &'a [Op]) -> Option<&'a Op> {
+    ops.get(ops.len().checked_sub(cpu.not_done)?)
 }
 
 /// Deals with an instruction that did not happen: `op`, or the fetch of the next.
@@ -134,22 +143,14 @@ fn step(cpu: &mut Cpu) -> Result<Option<Stop>, CpuError> {
     };
     cpu.regs[usize::from(RIP)] = cpu.rip;
     cpu.alone = true;
-    let mut done: Step = Ok(Flow::Next);
-    let mut at = &ops[0];
-    for op in &ops {
-        at = op;
-        done = (op.run)(cpu, op);
-        if done != Ok(Flow::Next) {
-            break;
-        }
-    }
+    let done = execute(cpu, &ops);
     cpu.alone = false;
     cpu.instructions = cpu.instructions.wrapping_add(1);
     match done {
         Ok(_) => Ok(None),
         Err(Fault) => {
             cpu.step_traps = false;
-            trouble(cpu, Some(at))
+            trouble(cpu, faulted(cpu, &ops))
         }
     }
 }

@@ -166,6 +166,7 @@ impl Cpu {
             cpl: 0,
             mode: Mode::Bits16,
             pending: Pending::None,
+            not_done: 0,
             fault_address: 0,
             non_canonical: false,
             alone: false,

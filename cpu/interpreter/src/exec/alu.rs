@@ -68,16 +68,18 @@ unary! {
 }
 
 /// `place = place ∘ source`.
+#[inline(always)]
 pub(crate) fn binary<A: Binary, T: Operand, P: Place, S: Source, const LOCK: bool>(
     cpu: &mut Cpu,
     op: &Op,
 ) -> Step {
     let b: T = S::read(cpu, op)?;
-    P::update::<T, LOCK>(cpu, op, |a, flags| A::apply(a, b, flags))?;
+    P::update::<T, LOCK>(cpu, op, move |a, flags| A::apply(a, b, flags))?;
     Ok(Flow::Next)
 }
 
 /// Flags of `a ∘ b`, nothing written.
+#[inline(always)]
 pub(crate) fn compare<A: Binary, T: Operand, P: Source, S: Source>(cpu: &mut Cpu, op: &Op) -> Step {
     let a: T = P::read(cpu, op)?;
     let b: T = S::read(cpu, op)?;
@@ -86,6 +88,7 @@ pub(crate) fn compare<A: Binary, T: Operand, P: Source, S: Source>(cpu: &mut Cpu
 }
 
 /// `place = ∘ place`.
+#[inline(always)]
 pub(crate) fn unary<U: Unary, T: Operand, P: Place, const LOCK: bool>(
     cpu: &mut Cpu,
     op: &Op,
@@ -95,6 +98,7 @@ pub(crate) fn unary<U: Unary, T: Operand, P: Place, const LOCK: bool>(
 }
 
 /// DAA, DAS.
+#[inline(always)]
 pub(crate) fn decimal<const SUBTRACT: bool>(cpu: &mut Cpu, _op: &Op) -> Step {
     let al = alu::decimal_adjust(u8::get(cpu, 0), SUBTRACT, &mut cpu.flags);
     al.set(cpu, 0);
@@ -102,6 +106,7 @@ pub(crate) fn decimal<const SUBTRACT: bool>(cpu: &mut Cpu, _op: &Op) -> Step {
 }
 
 /// AAA, AAS.
+#[inline(always)]
 pub(crate) fn ascii<const SUBTRACT: bool>(cpu: &mut Cpu, _op: &Op) -> Step {
     let ax = alu::ascii_adjust(u16::get(cpu, 0), SUBTRACT, &mut cpu.flags);
     ax.set(cpu, 0);
@@ -109,6 +114,7 @@ pub(crate) fn ascii<const SUBTRACT: bool>(cpu: &mut Cpu, _op: &Op) -> Step {
 }
 
 /// AAM.
+#[inline(always)]
 pub(crate) fn ascii_multiply(cpu: &mut Cpu, op: &Op) -> Step {
     match alu::ascii_multiply(u8::get(cpu, 0), op.imm as u8, &mut cpu.flags) {
         Some(ax) => ax.set(cpu, 0),
@@ -118,6 +124,7 @@ pub(crate) fn ascii_multiply(cpu: &mut Cpu, op: &Op) -> Step {
 }
 
 /// AAD.
+#[inline(always)]
 pub(crate) fn ascii_divide(cpu: &mut Cpu, op: &Op) -> Step {
     let ax = alu::ascii_divide(u16::get(cpu, 0), op.imm as u8, &mut cpu.flags);
     ax.set(cpu, 0);

@@ -64,6 +64,7 @@ fn change<B: Change, T: Operand>(value: T, mask: T, flags: &mut Flags) -> T {
 }
 
 /// On a register.
+#[inline(always)]
 pub(crate) fn register<B: Change, T: Operand, S: Source>(cpu: &mut Cpu, op: &Op) -> Step {
     let index: T = S::read(cpu, op)?;
     let mask = mask(index.zero_extended());
@@ -91,6 +92,7 @@ fn in_memory<B: Change, T: Operand, const LOCK: bool>(
 }
 
 /// On memory, by an immediate: within the operand.
+#[inline(always)]
 pub(crate) fn memory_immediate<B: Change, T: Operand, const LOCK: bool>(
     cpu: &mut Cpu,
     op: &Op,
@@ -100,6 +102,7 @@ pub(crate) fn memory_immediate<B: Change, T: Operand, const LOCK: bool>(
 }
 
 /// On memory, by a register: a bit string that begins at the operand and may reach far before and behind it.
+#[inline(always)]
 pub(crate) fn memory_register<B: Change, T: Operand, const LOCK: bool>(
     cpu: &mut Cpu,
     op: &Op,
@@ -148,6 +151,7 @@ impl Scan for Population {
 }
 
 /// BSF, BSR, POPCNT. A scan of zero leaves the destination as it was, as processors do.
+#[inline(always)]
 pub(crate) fn scan<S: Scan, T: Operand, P: Source>(cpu: &mut Cpu, op: &Op) -> Step {
     let value: T = P::read(cpu, op)?;
     if let Some(result) = S::apply(value, &mut cpu.flags) {

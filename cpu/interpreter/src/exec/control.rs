@@ -5,7 +5,7 @@ use atoll_x86::flags::Condition;
 use crate::cpu::{Cpu, RSP};
 use crate::exception::GP;
 use crate::memory::bytes_of;
-use crate::op::{Flow, Handler, Op, RIP, Step};
+use crate::op::{Flow, Handler, Op, RIP, Step, op};
 use crate::operand::{Operand, Source};
 
 /// The address `offset` behind the block's start, wrapped as `op` says.
@@ -20,16 +20,19 @@ fn near(cpu: &Cpu, op: &Op, offset: u64) -> u64 {
 }
 
 /// The end of a block without a branch.
+#[inline(always)]
 pub(crate) fn fall_through(cpu: &mut Cpu, op: &Op) -> Step {
     cpu.leave(op)
 }
 
 /// JMP to an immediate.
+#[inline(always)]
 pub(crate) fn jump(cpu: &mut Cpu, op: &Op) -> Step {
     cpu.rip = near(cpu, op, op.imm);
     Ok(Flow::Leave)
 }
 
+#[inline(always)]
 fn conditional<const CONDITION: usize>(cpu: &mut Cpu, op: &Op) -> Step {
     let taken = cpu.flags.holds(const { Condition::ALL[CONDITION] });
     cpu.rip = if taken {
@@ -42,25 +45,26 @@ fn conditional<const CONDITION: usize>(cpu: &mut Cpu, op: &Op) -> Step {
 
 /// Jcc, by condition number.
 pub(crate) const CONDITIONAL: [Handler; 16] = [
-    conditional::<0>,
-    conditional::<1>,
-    conditional::<2>,
-    conditional::<3>,
-    conditional::<4>,
-    conditional::<5>,
-    conditional::<6>,
-    conditional::<7>,
-    conditional::<8>,
-    conditional::<9>,
-    conditional::<10>,
-    conditional::<11>,
-    conditional::<12>,
-    conditional::<13>,
-    conditional::<14>,
-    conditional::<15>,
+    op!(conditional::<0>),
+    op!(conditional::<1>),
+    op!(conditional::<2>),
+    op!(conditional::<3>),
+    op!(conditional::<4>),
+    op!(conditional::<5>),
+    op!(conditional::<6>),
+    op!(conditional::<7>),
+    op!(conditional::<8>),
+    op!(conditional::<9>),
+    op!(conditional::<10>),
+    op!(conditional::<11>),
+    op!(conditional::<12>),
+    op!(conditional::<13>),
+    op!(conditional::<14>),
+    op!(conditional::<15>),
 ];
 
 /// JMP to an operand.
+#[inline(always)]
 pub(crate) fn jump_to<T: Operand, S: Source>(cpu: &mut Cpu, op: &Op) -> Step {
     let target: T = S::read(cpu, op)?;
     cpu.rip = check(cpu, target.zero_extended())?;
@@ -78,6 +82,7 @@ fn check(cpu: &mut Cpu, target: u64) -> Result<u64, crate::op::Fault> {
 }
 
 /// CALL to an immediate in 64-bit mode.
+#[inline(always)]
 pub(crate) fn call_64(cpu: &mut Cpu, op: &Op) -> Step {
     let base = cpu.regs[usize::from(RIP)];
     let pointer = cpu.regs[RSP].wrapping_sub(8);
@@ -88,6 +93,7 @@ pub(crate) fn call_64(cpu: &mut Cpu, op: &Op) -> Step {
 }
 
 /// CALL to an immediate.
+#[inline(always)]
 pub(crate) fn call<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
     let next = near(cpu, op, u64::from(op.next));
     cpu.push(T::low(next))?;
@@ -96,6 +102,7 @@ pub(crate) fn call<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
 }
 
 /// CALL to an operand.
+#[inline(always)]
 pub(crate) fn call_to<T: Operand, S: Source>(cpu: &mut Cpu, op: &Op) -> Step {
     let target: T = S::read(cpu, op)?;
     let target = check(cpu, target.zero_extended())?;
@@ -106,6 +113,7 @@ pub(crate) fn call_to<T: Operand, S: Source>(cpu: &mut Cpu, op: &Op) -> Step {
 }
 
 /// RET in 64-bit mode.
+#[inline(always)]
 pub(crate) fn ret_64(cpu: &mut Cpu, op: &Op) -> Step {
     let pointer = cpu.regs[RSP];
     let target: u64 = cpu.load(pointer)?;
@@ -115,6 +123,7 @@ pub(crate) fn ret_64(cpu: &mut Cpu, op: &Op) -> Step {
 }
 
 /// RET.
+#[inline(always)]
 pub(crate) fn ret<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
     let target: T = cpu.peek(0)?;
     cpu.set_stack(
@@ -136,6 +145,7 @@ fn counter(cpu: &Cpu, op: &Op) -> u64 {
 }
 
 /// LOOP (0), LOOPE (1), LOOPNE (2).
+#[inline(always)]
 pub(crate) fn count<const WHICH: u8>(cpu: &mut Cpu, op: &Op) -> Step {
     let left = counter(cpu, op).wrapping_sub(1);
     match op.dst {
@@ -154,6 +164,7 @@ pub(crate) fn count<const WHICH: u8>(cpu: &mut Cpu, op: &Op) -> Step {
 }
 
 /// JRCXZ, JECXZ, JCXZ.
+#[inline(always)]
 pub(crate) fn jump_if_zero(cpu: &mut Cpu, op: &Op) -> Step {
     let taken = counter(cpu, op) == 0;
     cpu.rip = near(cpu, op, if taken { op.imm } else { u64::from(op.next) });

@@ -8,6 +8,7 @@ use crate::op::{Fault, Flow, Op, Step};
 use crate::operand::{Operand, Place, Source};
 
 /// MOV.
+#[inline(always)]
 pub(crate) fn mov<T: Operand, P: Place, S: Source>(cpu: &mut Cpu, op: &Op) -> Step {
     let value: T = S::read(cpu, op)?;
     P::write(cpu, op, value)?;
@@ -15,12 +16,14 @@ pub(crate) fn mov<T: Operand, P: Place, S: Source>(cpu: &mut Cpu, op: &Op) -> St
 }
 
 /// LEA.
+#[inline(always)]
 pub(crate) fn lea<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
     T::low(cpu.effective_address(op)).set(cpu, op.dst);
     Ok(Flow::Next)
 }
 
 /// MOVZX, MOVSX, MOVSXD.
+#[inline(always)]
 pub(crate) fn extend<F: Operand, T: Operand, S: Source, const SIGNED: bool>(
     cpu: &mut Cpu,
     op: &Op,
@@ -36,12 +39,14 @@ pub(crate) fn extend<F: Operand, T: Operand, S: Source, const SIGNED: bool>(
 }
 
 /// CBW, CWDE, CDQE.
+#[inline(always)]
 pub(crate) fn sign_into_self<F: Operand, T: Operand>(cpu: &mut Cpu, _op: &Op) -> Step {
     T::low(F::get(cpu, 0).sign_extended()).set(cpu, 0);
     Ok(Flow::Next)
 }
 
 /// CWD, CDQ, CQO.
+#[inline(always)]
 pub(crate) fn sign_into_dx<T: Operand>(cpu: &mut Cpu, _op: &Op) -> Step {
     let sign = if T::get(cpu, 0).is_negative() {
         !T::ZERO
@@ -53,6 +58,7 @@ pub(crate) fn sign_into_dx<T: Operand>(cpu: &mut Cpu, _op: &Op) -> Step {
 }
 
 /// BSWAP. On 16 bits processors give zero.
+#[inline(always)]
 pub(crate) fn byte_swap<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
     let value = T::get(cpu, op.dst).zero_extended();
     let swapped = match T::BITS {
@@ -71,6 +77,7 @@ fn condition(cpu: &Cpu, op: &Op) -> bool {
 }
 
 /// CMOVcc: the source is read in any case, and 32 bits clear the upper half in any case.
+#[inline(always)]
 pub(crate) fn conditional_move<T: Operand, S: Source>(cpu: &mut Cpu, op: &Op) -> Step {
     let value: T = S::read(cpu, op)?;
     let value = if condition(cpu, op) {
@@ -83,6 +90,7 @@ pub(crate) fn conditional_move<T: Operand, S: Source>(cpu: &mut Cpu, op: &Op) ->
 }
 
 /// SETcc.
+#[inline(always)]
 pub(crate) fn set_on_condition<P: Place>(cpu: &mut Cpu, op: &Op) -> Step {
     let value = u8::from(condition(cpu, op));
     P::write(cpu, op, value)?;
@@ -90,11 +98,13 @@ pub(crate) fn set_on_condition<P: Place>(cpu: &mut Cpu, op: &Op) -> Step {
 }
 
 /// NOP, hints and fences: memory accesses happen in order anyway.
+#[inline(always)]
 pub(crate) fn nothing(_cpu: &mut Cpu, _op: &Op) -> Step {
     Ok(Flow::Next)
 }
 
 /// CLFLUSH: faults as a load.
+#[inline(always)]
 pub(crate) fn touch(cpu: &mut Cpu, op: &Op) -> Step {
     let address = cpu.address(op);
     cpu.load::<u8>(address)?;
@@ -102,6 +112,7 @@ pub(crate) fn touch(cpu: &mut Cpu, op: &Op) -> Step {
 }
 
 /// XLATB.
+#[inline(always)]
 pub(crate) fn translate(cpu: &mut Cpu, op: &Op) -> Step {
     let moved = Op {
         base: 3,
@@ -116,6 +127,7 @@ pub(crate) fn translate(cpu: &mut Cpu, op: &Op) -> Step {
 }
 
 /// MOV to a segment register.
+#[inline(always)]
 pub(crate) fn load_segment<S: Source>(cpu: &mut Cpu, op: &Op) -> Step {
     let selector: u16 = S::read(cpu, op)?;
     let slot = usize::from(op.dst & 7);
@@ -136,6 +148,7 @@ pub(crate) fn after_segment(cpu: &mut Cpu, slot: usize) {
 }
 
 /// MOV from a segment register.
+#[inline(always)]
 pub(crate) fn store_segment<T: Operand, P: Place>(cpu: &mut Cpu, op: &Op) -> Step {
     let selector = cpu.segments[usize::from(op.extra).min(5)].selector;
     P::write(cpu, op, T::low(u64::from(selector)))?;

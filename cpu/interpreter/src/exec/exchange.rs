@@ -9,6 +9,7 @@ use crate::op::{Flow, Op, Step};
 use crate::operand::{Mem, Operand, Place};
 
 /// XCHG of registers.
+#[inline(always)]
 pub(crate) fn registers<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
     let (a, b) = (T::get(cpu, op.dst), T::get(cpu, op.src));
     b.set(cpu, op.dst);
@@ -17,6 +18,7 @@ pub(crate) fn registers<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
 }
 
 /// XCHG with memory: always atomic.
+#[inline(always)]
 pub(crate) fn memory<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
     let new = T::get(cpu, op.src);
     let mut old = T::ZERO;
@@ -30,6 +32,7 @@ pub(crate) fn memory<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
 }
 
 /// XADD of registers.
+#[inline(always)]
 pub(crate) fn add_register<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
     let (a, b) = (T::get(cpu, op.dst), T::get(cpu, op.src));
     let sum = alu::add(a, b, false, &mut cpu.flags);
@@ -39,6 +42,7 @@ pub(crate) fn add_register<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
 }
 
 /// XADD with memory.
+#[inline(always)]
 pub(crate) fn add_memory<T: Operand, const LOCK: bool>(cpu: &mut Cpu, op: &Op) -> Step {
     let b = T::get(cpu, op.src);
     let mut old = T::ZERO;
@@ -52,6 +56,7 @@ pub(crate) fn add_memory<T: Operand, const LOCK: bool>(cpu: &mut Cpu, op: &Op) -
 }
 
 /// CMPXCHG of registers: one that fails leaves the destination whole.
+#[inline(always)]
 pub(crate) fn compare_register<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
     let (expected, value) = (T::get(cpu, 0), T::get(cpu, op.dst));
     alu::sub(expected, value, false, &mut cpu.flags);
@@ -64,6 +69,7 @@ pub(crate) fn compare_register<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
 }
 
 /// CMPXCHG with memory. Memory is written in any case, as processors do.
+#[inline(always)]
 pub(crate) fn compare<T: Operand, const LOCK: bool>(cpu: &mut Cpu, op: &Op) -> Step {
     let (expected, new) = (T::get(cpu, 0), T::get(cpu, op.src));
     let mut old = T::ZERO;
@@ -79,6 +85,7 @@ pub(crate) fn compare<T: Operand, const LOCK: bool>(cpu: &mut Cpu, op: &Op) -> S
 }
 
 /// CMPXCHG8B.
+#[inline(always)]
 pub(crate) fn compare_8(cpu: &mut Cpu, op: &Op) -> Step {
     let pair = |cpu: &Cpu, low: u8, high: u8| {
         u64::from(u32::get(cpu, low)) | u64::from(u32::get(cpu, high)) << 32
@@ -99,6 +106,7 @@ pub(crate) fn compare_8(cpu: &mut Cpu, op: &Op) -> Step {
 }
 
 /// CMPXCHG16B.
+#[inline(always)]
 pub(crate) fn compare_16(cpu: &mut Cpu, op: &Op) -> Step {
     let pair = |cpu: &Cpu, low: u8, high: u8| {
         u128::from(u64::get(cpu, low)) | u128::from(u64::get(cpu, high)) << 64

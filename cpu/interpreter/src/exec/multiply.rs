@@ -53,6 +53,7 @@ fn high_register<T: Operand>() -> u8 {
 }
 
 /// MUL, IMUL, DIV, IDIV with one operand.
+#[inline(always)]
 pub(crate) fn wide<W: Wide, T: Operand, S: Source>(cpu: &mut Cpu, op: &Op) -> Step {
     let operand: T = S::read(cpu, op)?;
     let (low, high) = (T::get(cpu, 0), T::get(cpu, high_register::<T>()));
@@ -67,6 +68,7 @@ pub(crate) fn wide<W: Wide, T: Operand, S: Source>(cpu: &mut Cpu, op: &Op) -> St
 }
 
 /// IMUL with two or three operands.
+#[inline(always)]
 pub(crate) fn product<T: Operand, A: Source, B: Source>(cpu: &mut Cpu, op: &Op) -> Step {
     let a: T = A::read(cpu, op)?;
     let b: T = B::read(cpu, op)?;

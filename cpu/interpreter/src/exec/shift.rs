@@ -61,6 +61,7 @@ impl Double for DoubleRight {
 }
 
 /// By an immediate.
+#[inline(always)]
 pub(crate) fn immediate<S: Shift, T: Operand, P: Place>(cpu: &mut Cpu, op: &Op) -> Step {
     let count = op.imm as u8;
     P::update::<T, false>(cpu, op, |value, flags| S::apply(value, count, flags))?;
@@ -68,6 +69,7 @@ pub(crate) fn immediate<S: Shift, T: Operand, P: Place>(cpu: &mut Cpu, op: &Op) 
 }
 
 /// By CL.
+#[inline(always)]
 pub(crate) fn variable<S: Shift, T: Operand, P: Place>(cpu: &mut Cpu, op: &Op) -> Step {
     let count = u8::get(cpu, 1);
     P::update::<T, false>(cpu, op, |value, flags| S::apply(value, count, flags))?;
@@ -75,6 +77,7 @@ pub(crate) fn variable<S: Shift, T: Operand, P: Place>(cpu: &mut Cpu, op: &Op) -
 }
 
 /// SHLD and SHRD by an immediate.
+#[inline(always)]
 pub(crate) fn double_immediate<S: Double, T: Operand, P: Place>(cpu: &mut Cpu, op: &Op) -> Step {
     let (fill, count) = (T::get(cpu, op.src), op.imm as u8);
     P::update::<T, false>(cpu, op, |value, flags| S::apply(value, fill, count, flags))?;
@@ -82,6 +85,7 @@ pub(crate) fn double_immediate<S: Double, T: Operand, P: Place>(cpu: &mut Cpu, o
 }
 
 /// SHLD and SHRD by CL.
+#[inline(always)]
 pub(crate) fn double_variable<S: Double, T: Operand, P: Place>(cpu: &mut Cpu, op: &Op) -> Step {
     let (fill, count) = (T::get(cpu, op.src), u8::get(cpu, 1));
     P::update::<T, false>(cpu, op, |value, flags| S::apply(value, fill, count, flags))?;

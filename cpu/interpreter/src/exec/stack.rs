@@ -54,6 +54,7 @@ impl Cpu {
 }
 
 /// PUSH of a 64-bit register in 64-bit mode: the commonest.
+#[inline(always)]
 pub(crate) fn push_register_64(cpu: &mut Cpu, op: &Op) -> Step {
     let value = cpu.regs[usize::from(op.src & 31)];
     let pointer = cpu.regs[RSP].wrapping_sub(8);
@@ -63,6 +64,7 @@ pub(crate) fn push_register_64(cpu: &mut Cpu, op: &Op) -> Step {
 }
 
 /// POP to a 64-bit register in 64-bit mode.
+#[inline(always)]
 pub(crate) fn pop_register_64(cpu: &mut Cpu, op: &Op) -> Step {
     let pointer = cpu.regs[RSP];
     let value: u64 = cpu.load(pointer)?;
@@ -72,6 +74,7 @@ pub(crate) fn pop_register_64(cpu: &mut Cpu, op: &Op) -> Step {
 }
 
 /// PUSH.
+#[inline(always)]
 pub(crate) fn push<T: Operand, S: Source>(cpu: &mut Cpu, op: &Op) -> Step {
     let value: T = S::read(cpu, op)?;
     cpu.push(value)?;
@@ -79,6 +82,7 @@ pub(crate) fn push<T: Operand, S: Source>(cpu: &mut Cpu, op: &Op) -> Step {
 }
 
 /// POP to a register.
+#[inline(always)]
 pub(crate) fn pop_register<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
     let value: T = cpu.pop()?;
     value.set(cpu, op.dst);
@@ -86,6 +90,7 @@ pub(crate) fn pop_register<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
 }
 
 /// POP to memory: an address through RSP is that after the pop.
+#[inline(always)]
 pub(crate) fn pop_memory<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
     let before = cpu.regs[RSP];
     let value: T = cpu.pop()?;
@@ -98,6 +103,7 @@ pub(crate) fn pop_memory<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
 }
 
 /// PUSH of a segment register.
+#[inline(always)]
 pub(crate) fn push_segment<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
     let selector = cpu.segments[usize::from(op.extra).min(5)].selector;
     cpu.push(T::low(u64::from(selector)))?;
@@ -105,6 +111,7 @@ pub(crate) fn push_segment<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
 }
 
 /// POP to a segment register.
+#[inline(always)]
 pub(crate) fn pop_segment<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
     let slot = usize::from(op.extra).min(5);
     let selector: T = cpu.peek(0)?;
@@ -115,6 +122,7 @@ pub(crate) fn pop_segment<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
 }
 
 /// PUSHA.
+#[inline(always)]
 pub(crate) fn push_all<T: Operand>(cpu: &mut Cpu, _op: &Op) -> Step {
     let before = cpu.regs[RSP];
     for register in 0..8 {
@@ -132,6 +140,7 @@ pub(crate) fn push_all<T: Operand>(cpu: &mut Cpu, _op: &Op) -> Step {
 }
 
 /// POPA: SP's place is skipped.
+#[inline(always)]
 pub(crate) fn pop_all<T: Operand>(cpu: &mut Cpu, _op: &Op) -> Step {
     let mut values = [T::ZERO; 8];
     for (place, value) in values.iter_mut().enumerate() {
@@ -147,6 +156,7 @@ pub(crate) fn pop_all<T: Operand>(cpu: &mut Cpu, _op: &Op) -> Step {
 }
 
 /// LEAVE.
+#[inline(always)]
 pub(crate) fn leave<T: Operand>(cpu: &mut Cpu, _op: &Op) -> Step {
     let frame = cpu.regs[5];
     let value: T = cpu.load(cpu.stack_address(frame))?;
@@ -156,6 +166,7 @@ pub(crate) fn leave<T: Operand>(cpu: &mut Cpu, _op: &Op) -> Step {
 }
 
 /// ENTER.
+#[inline(always)]
 pub(crate) fn enter<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
     let (allocate, level) = (op.imm & 0xFFFF, op.imm >> 16 & 31);
     let (stack, frame) = (cpu.regs[RSP], cpu.regs[5]);
@@ -189,6 +200,7 @@ fn enter_frames<T: Operand>(cpu: &mut Cpu, level: u64) -> Result<u64, Fault> {
 }
 
 /// PUSHF.
+#[inline(always)]
 pub(crate) fn push_flags<T: Operand>(cpu: &mut Cpu, _op: &Op) -> Step {
     let flags = cpu.rflags() & !(VM | RF);
     cpu.push(T::low(flags))?;
@@ -196,6 +208,7 @@ pub(crate) fn push_flags<T: Operand>(cpu: &mut Cpu, _op: &Op) -> Step {
 }
 
 /// POPF: privilege decides which flags change.
+#[inline(always)]
 pub(crate) fn pop_flags<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
     let value: T = cpu.pop()?;
     let mut changes = atoll_x86::flags::STATUS | TF | DF | NT | AC | ID;

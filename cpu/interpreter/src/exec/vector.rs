@@ -93,6 +93,7 @@ pub(crate) fn mmx_memory<T: Operand>(
 }
 
 /// Stores an XMM register whole, to an aligned address where `ALIGNED`.
+#[inline(always)]
 pub(crate) fn store<const ALIGNED: bool>(cpu: &mut Cpu, op: &Op) -> Step {
     cpu.require_vectors()?;
     let address = cpu.address(op);
@@ -105,6 +106,7 @@ pub(crate) fn store<const ALIGNED: bool>(cpu: &mut Cpu, op: &Op) -> Step {
 }
 
 /// Stores element `INDEX` of an XMM register.
+#[inline(always)]
 pub(crate) fn store_element<T: Operand + Element, const INDEX: usize>(
     cpu: &mut Cpu,
     op: &Op,
@@ -116,6 +118,7 @@ pub(crate) fn store_element<T: Operand + Element, const INDEX: usize>(
 }
 
 /// Stores an MMX register. The stack's top is 0 even when the store faults, as processors have it.
+#[inline(always)]
 pub(crate) fn store_mmx<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
     cpu.require_mmx()?;
     let value = T::low(cpu.mmx(op.src).into());
@@ -126,6 +129,7 @@ pub(crate) fn store_mmx<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
 }
 
 /// MOVD, MOVQ from a general register to an XMM register.
+#[inline(always)]
 pub(crate) fn from_general<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
     cpu.require_vectors()?;
     let value = T::get(cpu, op.src).zero_extended();
@@ -134,6 +138,7 @@ pub(crate) fn from_general<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
 }
 
 /// MOVD, MOVQ from an XMM register to a general register.
+#[inline(always)]
 pub(crate) fn to_general<T: Operand + Element>(cpu: &mut Cpu, op: &Op) -> Step {
     cpu.require_vectors()?;
     cpu.xmm(op.src).get::<T>(0).set(cpu, op.dst);
@@ -141,6 +146,7 @@ pub(crate) fn to_general<T: Operand + Element>(cpu: &mut Cpu, op: &Op) -> Step {
 }
 
 /// MOVD, MOVQ from a general register to an MMX register.
+#[inline(always)]
 pub(crate) fn mmx_from_general<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
     cpu.require_mmx()?;
     let value = T::get(cpu, op.src).zero_extended();
@@ -150,6 +156,7 @@ pub(crate) fn mmx_from_general<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
 }
 
 /// MOVD, MOVQ from an MMX register to a general register.
+#[inline(always)]
 pub(crate) fn mmx_to_general<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
     cpu.require_mmx()?;
     cpu.fpu.x87.enter_mmx();
@@ -158,6 +165,7 @@ pub(crate) fn mmx_to_general<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
 }
 
 /// MOVQ2DQ.
+#[inline(always)]
 pub(crate) fn mmx_to_xmm(cpu: &mut Cpu, op: &Op) -> Step {
     cpu.require_vectors()?;
     cpu.require_mmx()?;
@@ -168,6 +176,7 @@ pub(crate) fn mmx_to_xmm(cpu: &mut Cpu, op: &Op) -> Step {
 }
 
 /// MOVDQ2Q.
+#[inline(always)]
 pub(crate) fn xmm_to_mmx(cpu: &mut Cpu, op: &Op) -> Step {
     cpu.require_vectors()?;
     cpu.require_mmx()?;
@@ -258,6 +267,7 @@ pub(crate) fn test<W: Width, const MEMORY: bool>(cpu: &mut Cpu, op: &Op) -> Step
 }
 
 /// MASKMOVDQU and MASKMOVQ: stores the bytes of `dst` whose mask byte in `src` is negative at `[rdi]`.
+#[inline(always)]
 pub(crate) fn masked_store<const MMX: bool>(cpu: &mut Cpu, op: &Op) -> Step {
     let (bytes, mask, count) = if MMX {
         cpu.require_mmx()?;
@@ -305,6 +315,7 @@ pub(crate) fn masked_store<const MMX: bool>(cpu: &mut Cpu, op: &Op) -> Step {
 }
 
 /// EMMS.
+#[inline(always)]
 pub(crate) fn empty_mmx(cpu: &mut Cpu, _op: &Op) -> Step {
     cpu.require_mmx()?;
     cpu.fpu.x87.enter_mmx();
@@ -352,6 +363,7 @@ pub(crate) fn lengths<const WIDE: bool>(cpu: &Cpu) -> (i64, i64) {
 }
 
 /// CRC32 of a general register or memory.
+#[inline(always)]
 pub(crate) fn crc32<T: Operand, S: crate::operand::Source>(cpu: &mut Cpu, op: &Op) -> Step {
     let source: T = S::read(cpu, op)?;
     let sum = u32::get(cpu, op.dst);

@@ -6,7 +6,7 @@ use crate::cpu::Mode;
 use crate::exec::{control, far};
 use crate::lower::data::{condition_number, operand_size, stack_width};
 use crate::lower::{Form, Lowering, sized};
-use crate::op::Handler;
+use crate::op::{Handler, op};
 use crate::operand::{Dst, Mem};
 
 pub(super) fn lower(l: &mut Lowering<'_>) -> Option<Handler> {
@@ -24,9 +24,9 @@ pub(super) fn lower(l: &mut Lowering<'_>) -> Option<Handler> {
             let size = operand_size(l);
             l.ends = true;
             if size == 8 {
-                return Some(control::ret_64);
+                return Some(op!(control::ret_64));
             }
-            sized!(size, T => control::ret::<T>)
+            sized!(size, T => op!(control::ret::<T>))
         }
         M::Retf => {
             stack_width(l);
@@ -37,39 +37,39 @@ pub(super) fn lower(l: &mut Lowering<'_>) -> Option<Handler> {
             };
             l.ends = true;
             let size = operand_size(l);
-            sized!(size, T => far::ret::<T>)
+            sized!(size, T => op!(far::ret::<T>))
         }
         M::Iret | M::Iretd | M::Iretq => {
             stack_width(l);
             l.last(match instruction.mnemonic() {
-                M::Iret => far::iret::<u16>,
-                M::Iretd => far::iret::<u32>,
-                _ => far::iret::<u64>,
+                M::Iret => op!(far::iret::<u16>),
+                M::Iretd => op!(far::iret::<u32>),
+                _ => op!(far::iret::<u64>),
             })
         }
         M::Int => {
             l.op.imm = u64::from(instruction.immediate8());
-            l.last(far::software_interrupt)
+            l.last(op!(far::software_interrupt))
         }
         M::Int3 => {
             l.op.imm = 3;
-            l.last(far::software_interrupt)
+            l.last(op!(far::software_interrupt))
         }
         M::Int1 => {
             l.op.imm = 1;
-            l.last(far::software_interrupt)
+            l.last(op!(far::software_interrupt))
         }
-        M::Into if l.mode != Mode::Bits64 => l.last(far::interrupt_on_overflow),
+        M::Into if l.mode != Mode::Bits64 => l.last(op!(far::interrupt_on_overflow)),
         M::Loop | M::Loope | M::Loopne | M::Jcxz | M::Jecxz | M::Jrcxz => counted(l),
-        M::Syscall => l.last(far::syscall),
+        M::Syscall => l.last(op!(far::syscall)),
         M::Sysret | M::Sysretq => {
             l.op.extra = u8::from(instruction.mnemonic() == M::Sysretq);
-            l.last(far::sysret)
+            l.last(op!(far::sysret))
         }
-        M::Sysenter => l.last(far::sysenter),
+        M::Sysenter => l.last(op!(far::sysenter)),
         M::Sysexit | M::Sysexitq => {
             l.op.extra = u8::from(instruction.mnemonic() == M::Sysexitq);
-            l.last(far::sysexit)
+            l.last(op!(far::sysexit))
         }
         _ if instruction.flow_control() == FlowControl::ConditionalBranch => {
             target(l);
@@ -95,21 +95,21 @@ fn jump(l: &mut Lowering<'_>) -> Option<Handler> {
     match l.instruction.op0_kind() {
         OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64 => {
             target(l);
-            Some(control::jump)
+            Some(op!(control::jump))
         }
         OpKind::FarBranch16 | OpKind::FarBranch32 => {
             far_target(l);
-            Some(far::jump_immediate)
+            Some(op!(far::jump_immediate))
         }
         _ if l.instruction.is_jmp_far_indirect() => {
             let size = far_offset_size(l);
-            sized!(size, T => far::jump_memory::<T>)
+            sized!(size, T => op!(far::jump_memory::<T>))
         }
         _ => {
             let size = l.size(0);
             match l.form(0)? {
-                Form::Register => sized!(size, T => control::jump_to::<T, Dst>),
-                Form::Memory => sized!(size, T => control::jump_to::<T, Mem>),
+                Form::Register => sized!(size, T => op!(control::jump_to::<T, Dst>)),
+                Form::Memory => sized!(size, T => op!(control::jump_to::<T, Mem>)),
                 Form::Immediate => None,
             }
         }
@@ -122,31 +122,31 @@ fn call(l: &mut Lowering<'_>) -> Option<Handler> {
         OpKind::NearBranch64 => {
             target(l);
             l.op.base = 4;
-            Some(control::call_64)
+            Some(op!(control::call_64))
         }
         OpKind::NearBranch32 => {
             stack_width(l);
             target(l);
-            Some(control::call::<u32>)
+            Some(op!(control::call::<u32>))
         }
         OpKind::NearBranch16 => {
             stack_width(l);
             target(l);
-            Some(control::call::<u16>)
+            Some(op!(control::call::<u16>))
         }
         OpKind::FarBranch16 | OpKind::FarBranch32 => {
             far_target(l);
-            Some(far::call_immediate)
+            Some(op!(far::call_immediate))
         }
         _ if l.instruction.is_call_far_indirect() => {
             let size = far_offset_size(l);
-            sized!(size, T => far::call_memory::<T>)
+            sized!(size, T => op!(far::call_memory::<T>))
         }
         _ => {
             let size = l.size(0);
             match l.form(0)? {
-                Form::Register => sized!(size, T => control::call_to::<T, Dst>),
-                Form::Memory => sized!(size, T => control::call_to::<T, Mem>),
+                Form::Register => sized!(size, T => op!(control::call_to::<T, Dst>)),
+                Form::Memory => sized!(size, T => op!(control::call_to::<T, Mem>)),
                 Form::Immediate => None,
             }
         }
@@ -187,9 +187,9 @@ fn counted(l: &mut Lowering<'_>) -> Option<Handler> {
     };
     let _: C = code;
     Some(match l.instruction.mnemonic() {
-        M::Loop => control::count::<0>,
-        M::Loope => control::count::<1>,
-        M::Loopne => control::count::<2>,
-        _ => control::jump_if_zero,
+        M::Loop => op!(control::count::<0>),
+        M::Loope => op!(control::count::<1>),
+        M::Loopne => op!(control::count::<2>),
+        _ => op!(control::jump_if_zero),
     })
 }

@@ -5,7 +5,7 @@ use iced_x86::{Mnemonic as M, OpKind, Register};
 use crate::cpu::Mode;
 use crate::exec::{data, exchange, flags, stack};
 use crate::lower::{Form, Lowering, number, sized};
-use crate::op::Handler;
+use crate::op::{Handler, op};
 use crate::operand::{Dst, Imm, Mem, Src};
 
 pub(super) fn lower(l: &mut Lowering<'_>) -> Option<Handler> {
@@ -14,86 +14,86 @@ pub(super) fn lower(l: &mut Lowering<'_>) -> Option<Handler> {
         M::Mov => mov(l),
         M::Lea => {
             let size = l.size(0);
-            sized!(size, T => data::lea::<T>)
+            sized!(size, T => op!(data::lea::<T>))
         }
         M::Movzx => extend(l, false),
         M::Movsx | M::Movsxd => extend(l, true),
-        M::Cbw => Some(data::sign_into_self::<u8, u16>),
-        M::Cwde => Some(data::sign_into_self::<u16, u32>),
-        M::Cdqe => Some(data::sign_into_self::<u32, u64>),
-        M::Cwd => Some(data::sign_into_dx::<u16>),
-        M::Cdq => Some(data::sign_into_dx::<u32>),
-        M::Cqo => Some(data::sign_into_dx::<u64>),
+        M::Cbw => Some(op!(data::sign_into_self::<u8, u16>)),
+        M::Cwde => Some(op!(data::sign_into_self::<u16, u32>)),
+        M::Cdqe => Some(op!(data::sign_into_self::<u32, u64>)),
+        M::Cwd => Some(op!(data::sign_into_dx::<u16>)),
+        M::Cdq => Some(op!(data::sign_into_dx::<u32>)),
+        M::Cqo => Some(op!(data::sign_into_dx::<u64>)),
         M::Bswap => {
             let size = l.size(0);
-            sized!(size, T => data::byte_swap::<T>)
+            sized!(size, T => op!(data::byte_swap::<T>))
         }
         M::Xchg => xchg(l),
         M::Xadd => {
             let size = l.size(0);
             match (l.form(0)?, l.instruction.has_lock_prefix()) {
-                (Form::Register, _) => sized!(size, T => exchange::add_register::<T>),
-                (_, true) => sized!(size, T => exchange::add_memory::<T, true>),
-                (_, false) => sized!(size, T => exchange::add_memory::<T, false>),
+                (Form::Register, _) => sized!(size, T => op!(exchange::add_register::<T>)),
+                (_, true) => sized!(size, T => op!(exchange::add_memory::<T, true>)),
+                (_, false) => sized!(size, T => op!(exchange::add_memory::<T, false>)),
             }
         }
         M::Cmpxchg => {
             let size = l.size(0);
             match (l.form(0)?, l.instruction.has_lock_prefix()) {
-                (Form::Register, _) => sized!(size, T => exchange::compare_register::<T>),
-                (_, true) => sized!(size, T => exchange::compare::<T, true>),
-                (_, false) => sized!(size, T => exchange::compare::<T, false>),
+                (Form::Register, _) => sized!(size, T => op!(exchange::compare_register::<T>)),
+                (_, true) => sized!(size, T => op!(exchange::compare::<T, true>)),
+                (_, false) => sized!(size, T => op!(exchange::compare::<T, false>)),
             }
         }
-        M::Cmpxchg8b => Some(exchange::compare_8),
-        M::Cmpxchg16b => Some(exchange::compare_16),
+        M::Cmpxchg8b => Some(op!(exchange::compare_8)),
+        M::Cmpxchg16b => Some(op!(exchange::compare_16)),
         M::Push | M::Pop => push_pop(l, mnemonic),
         M::Pusha | M::Pushad | M::Popa | M::Popad if l.mode != Mode::Bits64 => {
             let wide = matches!(mnemonic, M::Pushad | M::Popad);
             stack_width(l);
             Some(match (matches!(mnemonic, M::Pusha | M::Pushad), wide) {
-                (true, true) => stack::push_all::<u32>,
-                (true, false) => stack::push_all::<u16>,
-                (false, true) => stack::pop_all::<u32>,
-                (false, false) => stack::pop_all::<u16>,
+                (true, true) => op!(stack::push_all::<u32>),
+                (true, false) => op!(stack::push_all::<u16>),
+                (false, true) => op!(stack::pop_all::<u32>),
+                (false, false) => op!(stack::pop_all::<u16>),
             })
         }
         M::Leave => {
             stack_width(l);
             let size = operand_size(l);
-            sized!(size, T => stack::leave::<T>)
+            sized!(size, T => op!(stack::leave::<T>))
         }
         M::Enter => {
             stack_width(l);
             l.op.imm = u64::from(l.instruction.immediate16())
                 | u64::from(l.instruction.immediate8_2nd()) << 16;
             let size = operand_size(l);
-            sized!(size, T => stack::enter::<T>)
+            sized!(size, T => op!(stack::enter::<T>))
         }
         M::Pushf | M::Pushfd | M::Pushfq => {
             stack_width(l);
             Some(match mnemonic {
-                M::Pushf => stack::push_flags::<u16>,
-                M::Pushfd => stack::push_flags::<u32>,
-                _ => stack::push_flags::<u64>,
+                M::Pushf => op!(stack::push_flags::<u16>),
+                M::Pushfd => op!(stack::push_flags::<u32>),
+                _ => op!(stack::push_flags::<u64>),
             })
         }
         M::Popf | M::Popfd | M::Popfq => {
             stack_width(l);
             l.last(match mnemonic {
-                M::Popf => stack::pop_flags::<u16>,
-                M::Popfd => stack::pop_flags::<u32>,
-                _ => stack::pop_flags::<u64>,
+                M::Popf => op!(stack::pop_flags::<u16>),
+                M::Popfd => op!(stack::pop_flags::<u32>),
+                _ => op!(stack::pop_flags::<u64>),
             })
         }
-        M::Clc => Some(flags::clear_carry),
-        M::Stc => Some(flags::set_carry),
-        M::Cmc => Some(flags::complement_carry),
-        M::Cld => Some(flags::clear_direction),
-        M::Std => Some(flags::set_direction),
-        M::Lahf => Some(flags::load_ah),
-        M::Sahf => Some(flags::store_ah),
-        M::Salc if l.mode != Mode::Bits64 => Some(flags::set_al_from_carry),
+        M::Clc => Some(op!(flags::clear_carry)),
+        M::Stc => Some(op!(flags::set_carry)),
+        M::Cmc => Some(op!(flags::complement_carry)),
+        M::Cld => Some(op!(flags::clear_direction)),
+        M::Std => Some(op!(flags::set_direction)),
+        M::Lahf => Some(op!(flags::load_ah)),
+        M::Sahf => Some(op!(flags::store_ah)),
+        M::Salc if l.mode != Mode::Bits64 => Some(op!(flags::set_al_from_carry)),
         M::Nop
         | M::Pause
         | M::Lfence
@@ -106,11 +106,11 @@ pub(super) fn lower(l: &mut Lowering<'_>) -> Option<Handler> {
         | M::Prefetchw
         | M::Endbr64
         | M::Endbr32
-        | M::Reservednop => Some(data::nothing),
-        M::Clflush => Some(data::touch),
+        | M::Reservednop => Some(op!(data::nothing)),
+        M::Clflush => Some(op!(data::touch)),
         M::Movnti => {
             let size = l.size(0);
-            sized!(size, T => data::mov::<T, Mem, Src>)
+            sized!(size, T => op!(data::mov::<T, Mem, Src>))
         }
         M::Xlatb => {
             let segment = l.instruction.memory_segment();
@@ -120,7 +120,7 @@ pub(super) fn lower(l: &mut Lowering<'_>) -> Option<Handler> {
                 _ => segment.number() as u8,
             };
             l.address_size(l.instruction.memory_base().size());
-            Some(data::translate)
+            Some(op!(data::translate))
         }
         _ => conditional(l),
     }
@@ -138,15 +138,15 @@ fn conditional(l: &mut Lowering<'_>) -> Option<Handler> {
     if name.starts_with("Cmov") {
         let size = l.size(0);
         return match l.form(1)? {
-            Form::Register => sized!(size, T => data::conditional_move::<T, Src>),
-            Form::Memory => sized!(size, T => data::conditional_move::<T, Mem>),
+            Form::Register => sized!(size, T => op!(data::conditional_move::<T, Src>)),
+            Form::Memory => sized!(size, T => op!(data::conditional_move::<T, Mem>)),
             Form::Immediate => None,
         };
     }
     if name.starts_with("Set") {
         return match l.form(0)? {
-            Form::Register => Some(data::set_on_condition::<Dst>),
-            Form::Memory => Some(data::set_on_condition::<Mem>),
+            Form::Register => Some(op!(data::set_on_condition::<Dst>)),
+            Form::Memory => Some(op!(data::set_on_condition::<Mem>)),
             Form::Immediate => None,
         };
     }
@@ -181,8 +181,8 @@ fn mov(l: &mut Lowering<'_>) -> Option<Handler> {
     if first.is_segment_register() {
         // Blocks end here: after SS no interrupt may come.
         return match l.form(1)? {
-            Form::Register => l.last(data::load_segment::<Src>),
-            Form::Memory => l.last(data::load_segment::<Mem>),
+            Form::Register => l.last(op!(data::load_segment::<Src>)),
+            Form::Memory => l.last(op!(data::load_segment::<Mem>)),
             Form::Immediate => None,
         };
     }
@@ -190,8 +190,8 @@ fn mov(l: &mut Lowering<'_>) -> Option<Handler> {
         l.op.extra = number(second);
         let size = l.size(0);
         return match l.form(0)? {
-            Form::Register => sized!(size, T => data::store_segment::<T, Dst>),
-            Form::Memory => Some(data::store_segment::<u16, Mem>),
+            Form::Register => sized!(size, T => op!(data::store_segment::<T, Dst>)),
+            Form::Memory => Some(op!(data::store_segment::<u16, Mem>)),
             Form::Immediate => None,
         };
     }
@@ -206,11 +206,11 @@ fn mov(l: &mut Lowering<'_>) -> Option<Handler> {
     }
     let size = l.size(0);
     match (l.form(0)?, l.form(1)?) {
-        (Form::Register, Form::Register) => sized!(size, T => data::mov::<T, Dst, Src>),
-        (Form::Register, Form::Memory) => sized!(size, T => data::mov::<T, Dst, Mem>),
-        (Form::Register, Form::Immediate) => sized!(size, T => data::mov::<T, Dst, Imm>),
-        (Form::Memory, Form::Register) => sized!(size, T => data::mov::<T, Mem, Src>),
-        (Form::Memory, Form::Immediate) => sized!(size, T => data::mov::<T, Mem, Imm>),
+        (Form::Register, Form::Register) => sized!(size, T => op!(data::mov::<T, Dst, Src>)),
+        (Form::Register, Form::Memory) => sized!(size, T => op!(data::mov::<T, Dst, Mem>)),
+        (Form::Register, Form::Immediate) => sized!(size, T => op!(data::mov::<T, Dst, Imm>)),
+        (Form::Memory, Form::Register) => sized!(size, T => op!(data::mov::<T, Mem, Src>)),
+        (Form::Memory, Form::Immediate) => sized!(size, T => op!(data::mov::<T, Mem, Imm>)),
         _ => None,
     }
 }
@@ -219,16 +219,16 @@ fn extend(l: &mut Lowering<'_>, signed: bool) -> Option<Handler> {
     macro_rules! from {
         ($to:ty) => {
             match (l.size(1), l.form(1)?, signed) {
-                (1, Form::Register, false) => data::extend::<u8, $to, Src, false>,
-                (1, Form::Memory, false) => data::extend::<u8, $to, Mem, false>,
-                (2, Form::Register, false) => data::extend::<u16, $to, Src, false>,
-                (2, Form::Memory, false) => data::extend::<u16, $to, Mem, false>,
-                (1, Form::Register, true) => data::extend::<u8, $to, Src, true>,
-                (1, Form::Memory, true) => data::extend::<u8, $to, Mem, true>,
-                (2, Form::Register, true) => data::extend::<u16, $to, Src, true>,
-                (2, Form::Memory, true) => data::extend::<u16, $to, Mem, true>,
-                (4, Form::Register, true) => data::extend::<u32, $to, Src, true>,
-                (4, Form::Memory, true) => data::extend::<u32, $to, Mem, true>,
+                (1, Form::Register, false) => op!(data::extend::<u8, $to, Src, false>),
+                (1, Form::Memory, false) => op!(data::extend::<u8, $to, Mem, false>),
+                (2, Form::Register, false) => op!(data::extend::<u16, $to, Src, false>),
+                (2, Form::Memory, false) => op!(data::extend::<u16, $to, Mem, false>),
+                (1, Form::Register, true) => op!(data::extend::<u8, $to, Src, true>),
+                (1, Form::Memory, true) => op!(data::extend::<u8, $to, Mem, true>),
+                (2, Form::Register, true) => op!(data::extend::<u16, $to, Src, true>),
+                (2, Form::Memory, true) => op!(data::extend::<u16, $to, Mem, true>),
+                (4, Form::Register, true) => op!(data::extend::<u32, $to, Src, true>),
+                (4, Form::Memory, true) => op!(data::extend::<u32, $to, Mem, true>),
                 _ => return None,
             }
         };
@@ -244,11 +244,11 @@ fn extend(l: &mut Lowering<'_>, signed: bool) -> Option<Handler> {
 fn xchg(l: &mut Lowering<'_>) -> Option<Handler> {
     let size = l.size(0);
     match (l.form(0)?, l.form(1)?) {
-        (Form::Register, Form::Register) => sized!(size, T => exchange::registers::<T>),
-        (Form::Memory, Form::Register) => sized!(size, T => exchange::memory::<T>),
+        (Form::Register, Form::Register) => sized!(size, T => op!(exchange::registers::<T>)),
+        (Form::Memory, Form::Register) => sized!(size, T => op!(exchange::memory::<T>)),
         (Form::Register, Form::Memory) => {
             l.op.src = l.op.dst;
-            sized!(size, T => exchange::memory::<T>)
+            sized!(size, T => op!(exchange::memory::<T>))
         }
         _ => None,
     }
@@ -291,10 +291,10 @@ fn push_pop(l: &mut Lowering<'_>, mnemonic: M) -> Option<Handler> {
         };
         let size = if operand_size(l) == 2 { 2 } else { size };
         return if push {
-            sized!(size, T => stack::push_segment::<T>)
+            sized!(size, T => op!(stack::push_segment::<T>))
         } else {
             l.ends = true;
-            sized!(size, T => stack::pop_segment::<T>)
+            sized!(size, T => op!(stack::pop_segment::<T>))
         };
     }
     match l.form(0)? {
@@ -304,22 +304,22 @@ fn push_pop(l: &mut Lowering<'_>, mnemonic: M) -> Option<Handler> {
             if push {
                 l.op.src = l.op.dst;
                 if l.mode == Mode::Bits64 && size == 8 {
-                    return Some(stack::push_register_64);
+                    return Some(op!(stack::push_register_64));
                 }
-                sized!(size, T => stack::push::<T, Dst>)
+                sized!(size, T => op!(stack::push::<T, Dst>))
             } else {
                 if l.mode == Mode::Bits64 && size == 8 {
-                    return Some(stack::pop_register_64);
+                    return Some(op!(stack::pop_register_64));
                 }
-                sized!(size, T => stack::pop_register::<T>)
+                sized!(size, T => op!(stack::pop_register::<T>))
             }
         }
         Form::Memory => {
             let size = l.instruction.memory_size().size();
             if push {
-                sized!(size, T => stack::push::<T, Mem>)
+                sized!(size, T => op!(stack::push::<T, Mem>))
             } else {
-                sized!(size, T => stack::pop_memory::<T>)
+                sized!(size, T => op!(stack::pop_memory::<T>))
             }
         }
         Form::Immediate => {
@@ -329,7 +329,7 @@ fn push_pop(l: &mut Lowering<'_>, mnemonic: M) -> Option<Handler> {
                 OpKind::Immediate8to32 | OpKind::Immediate32 => 4,
                 _ => 2,
             };
-            sized!(size, T => stack::push::<T, Imm>)
+            sized!(size, T => op!(stack::push::<T, Imm>))
         }
     }
 }

@@ -7,23 +7,18 @@ use atoll_x86::float::estimate::{reciprocal, reciprocal_root};
 use atoll_x86::simd::Xmm;
 use iced_x86::Mnemonic as M;
 
-use crate::cpu::Cpu;
 use crate::exec::float;
 use crate::exec::vector::{Aligned, Low};
 use crate::lower::{Form, Lowering};
-use crate::op::{Handler, Op};
+use crate::op::{Handler, op};
 use crate::operand::{Mem, Src};
 
 /// `dst = f(dst, source, immediate, mxcsr)` with memory read as `$width`.
 macro_rules! xmm {
     ($l:ident, $width:ty, $f:expr) => {
         match $l.form(1)? {
-            Form::Register => {
-                Some((|cpu: &mut Cpu, op: &Op| float::register(cpu, op, $f)) as Handler)
-            }
-            Form::Memory => {
-                Some((|cpu: &mut Cpu, op: &Op| float::memory::<$width>(cpu, op, $f)) as Handler)
-            }
+            Form::Register => Some(op!(|cpu, op| float::register(cpu, op, $f))),
+            Form::Memory => Some(op!(|cpu, op| float::memory::<$width>(cpu, op, $f))),
             Form::Immediate => None,
         }
     };
@@ -57,12 +52,10 @@ macro_rules! either {
     ($l:ident, $handler:ident[$($argument:ty),*], $f:expr) => {
         match $l.form(1)? {
             Form::Register => Some(
-                (|cpu: &mut Cpu, op: &Op| float::$handler::<$($argument,)* false>(cpu, op, $f))
-                    as Handler,
+                op!(|cpu, op| float::$handler::<$($argument,)* false>(cpu, op, $f)),
             ),
             Form::Memory => Some(
-                (|cpu: &mut Cpu, op: &Op| float::$handler::<$($argument,)* true>(cpu, op, $f))
-                    as Handler,
+                op!(|cpu, op| float::$handler::<$($argument,)* true>(cpu, op, $f)),
             ),
             Form::Immediate => None,
         }
@@ -89,13 +82,13 @@ macro_rules! from_general {
     ($l:ident, $float:ty) => {
         Some(match ($l.size(1), $l.form(1)?) {
             (8, Form::Register) => {
-                |cpu, op| float::from_general::<u64, Src>(cpu, op, cvtsi::<$float>)
+                op!(|cpu, op| float::from_general::<u64, Src>(cpu, op, cvtsi::<$float>))
             }
-            (8, _) => |cpu, op| float::from_general::<u64, Mem>(cpu, op, cvtsi::<$float>),
+            (8, _) => op!(|cpu, op| float::from_general::<u64, Mem>(cpu, op, cvtsi::<$float>)),
             (_, Form::Register) => {
-                |cpu, op| float::from_general::<u32, Src>(cpu, op, cvtsi::<$float>)
+                op!(|cpu, op| float::from_general::<u32, Src>(cpu, op, cvtsi::<$float>))
             }
-            (_, _) => |cpu, op| float::from_general::<u32, Mem>(cpu, op, cvtsi::<$float>),
+            (_, _) => op!(|cpu, op| float::from_general::<u32, Mem>(cpu, op, cvtsi::<$float>)),
         })
     };
 }

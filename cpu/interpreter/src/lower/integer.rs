@@ -4,7 +4,7 @@ use iced_x86::Mnemonic as M;
 
 use crate::exec::{alu, bits, multiply, shift};
 use crate::lower::{Form, Lowering, sized};
-use crate::op::Handler;
+use crate::op::{Handler, op};
 use crate::operand::{Dst, Imm, Mem, Src};
 
 pub(super) fn lower(l: &mut Lowering<'_>) -> Option<Handler> {
@@ -43,12 +43,12 @@ pub(super) fn lower(l: &mut Lowering<'_>) -> Option<Handler> {
         M::Bsf => scan::<bits::ScanForward>(l),
         M::Bsr => scan::<bits::ScanReverse>(l),
         M::Popcnt => scan::<bits::Population>(l),
-        M::Daa => Some(alu::decimal::<false>),
-        M::Das => Some(alu::decimal::<true>),
-        M::Aaa => Some(alu::ascii::<false>),
-        M::Aas => Some(alu::ascii::<true>),
-        M::Aam => Some(alu::ascii_multiply),
-        M::Aad => Some(alu::ascii_divide),
+        M::Daa => Some(op!(alu::decimal::<false>)),
+        M::Das => Some(op!(alu::decimal::<true>)),
+        M::Aaa => Some(op!(alu::ascii::<false>)),
+        M::Aas => Some(op!(alu::ascii::<true>)),
+        M::Aam => Some(op!(alu::ascii_multiply)),
+        M::Aad => Some(op!(alu::ascii_divide)),
         _ => None,
     }
 }
@@ -57,19 +57,27 @@ fn binary<A: alu::Binary>(l: &Lowering<'_>) -> Option<Handler> {
     let size = l.size(0);
     let lock = l.instruction.has_lock_prefix();
     match (l.form(0)?, l.form(1)?) {
-        (Form::Register, Form::Register) => sized!(size, T => alu::binary::<A, T, Dst, Src, false>),
-        (Form::Register, Form::Memory) => sized!(size, T => alu::binary::<A, T, Dst, Mem, false>),
+        (Form::Register, Form::Register) => {
+            sized!(size, T => op!(alu::binary::<A, T, Dst, Src, false>))
+        }
+        (Form::Register, Form::Memory) => {
+            sized!(size, T => op!(alu::binary::<A, T, Dst, Mem, false>))
+        }
         (Form::Register, Form::Immediate) => {
-            sized!(size, T => alu::binary::<A, T, Dst, Imm, false>)
+            sized!(size, T => op!(alu::binary::<A, T, Dst, Imm, false>))
         }
         (Form::Memory, Form::Register) if lock => {
-            sized!(size, T => alu::binary::<A, T, Mem, Src, true>)
+            sized!(size, T => op!(alu::binary::<A, T, Mem, Src, true>))
         }
         (Form::Memory, Form::Immediate) if lock => {
-            sized!(size, T => alu::binary::<A, T, Mem, Imm, true>)
+            sized!(size, T => op!(alu::binary::<A, T, Mem, Imm, true>))
         }
-        (Form::Memory, Form::Register) => sized!(size, T => alu::binary::<A, T, Mem, Src, false>),
-        (Form::Memory, Form::Immediate) => sized!(size, T => alu::binary::<A, T, Mem, Imm, false>),
+        (Form::Memory, Form::Register) => {
+            sized!(size, T => op!(alu::binary::<A, T, Mem, Src, false>))
+        }
+        (Form::Memory, Form::Immediate) => {
+            sized!(size, T => op!(alu::binary::<A, T, Mem, Imm, false>))
+        }
         _ => None,
     }
 }
@@ -77,11 +85,11 @@ fn binary<A: alu::Binary>(l: &Lowering<'_>) -> Option<Handler> {
 fn comparison<A: alu::Binary>(l: &Lowering<'_>) -> Option<Handler> {
     let size = l.size(0);
     match (l.form(0)?, l.form(1)?) {
-        (Form::Register, Form::Register) => sized!(size, T => alu::compare::<A, T, Dst, Src>),
-        (Form::Register, Form::Memory) => sized!(size, T => alu::compare::<A, T, Dst, Mem>),
-        (Form::Register, Form::Immediate) => sized!(size, T => alu::compare::<A, T, Dst, Imm>),
-        (Form::Memory, Form::Register) => sized!(size, T => alu::compare::<A, T, Mem, Src>),
-        (Form::Memory, Form::Immediate) => sized!(size, T => alu::compare::<A, T, Mem, Imm>),
+        (Form::Register, Form::Register) => sized!(size, T => op!(alu::compare::<A, T, Dst, Src>)),
+        (Form::Register, Form::Memory) => sized!(size, T => op!(alu::compare::<A, T, Dst, Mem>)),
+        (Form::Register, Form::Immediate) => sized!(size, T => op!(alu::compare::<A, T, Dst, Imm>)),
+        (Form::Memory, Form::Register) => sized!(size, T => op!(alu::compare::<A, T, Mem, Src>)),
+        (Form::Memory, Form::Immediate) => sized!(size, T => op!(alu::compare::<A, T, Mem, Imm>)),
         _ => None,
     }
 }
@@ -89,11 +97,11 @@ fn comparison<A: alu::Binary>(l: &Lowering<'_>) -> Option<Handler> {
 fn unary<U: alu::Unary>(l: &Lowering<'_>) -> Option<Handler> {
     let size = l.size(0);
     match l.form(0)? {
-        Form::Register => sized!(size, T => alu::unary::<U, T, Dst, false>),
+        Form::Register => sized!(size, T => op!(alu::unary::<U, T, Dst, false>)),
         Form::Memory if l.instruction.has_lock_prefix() => {
-            sized!(size, T => alu::unary::<U, T, Mem, true>)
+            sized!(size, T => op!(alu::unary::<U, T, Mem, true>))
         }
-        Form::Memory => sized!(size, T => alu::unary::<U, T, Mem, false>),
+        Form::Memory => sized!(size, T => op!(alu::unary::<U, T, Mem, false>)),
         Form::Immediate => None,
     }
 }
@@ -101,10 +109,10 @@ fn unary<U: alu::Unary>(l: &Lowering<'_>) -> Option<Handler> {
 fn shifted<S: shift::Shift>(l: &mut Lowering<'_>) -> Option<Handler> {
     let size = l.size(0);
     match (l.form(0)?, l.form(1)?) {
-        (Form::Register, Form::Immediate) => sized!(size, T => shift::immediate::<S, T, Dst>),
-        (Form::Memory, Form::Immediate) => sized!(size, T => shift::immediate::<S, T, Mem>),
-        (Form::Register, Form::Register) => sized!(size, T => shift::variable::<S, T, Dst>),
-        (Form::Memory, Form::Register) => sized!(size, T => shift::variable::<S, T, Mem>),
+        (Form::Register, Form::Immediate) => sized!(size, T => op!(shift::immediate::<S, T, Dst>)),
+        (Form::Memory, Form::Immediate) => sized!(size, T => op!(shift::immediate::<S, T, Mem>)),
+        (Form::Register, Form::Register) => sized!(size, T => op!(shift::variable::<S, T, Dst>)),
+        (Form::Memory, Form::Register) => sized!(size, T => op!(shift::variable::<S, T, Mem>)),
         _ => None,
     }
 }
@@ -113,11 +121,17 @@ fn double<S: shift::Double>(l: &mut Lowering<'_>) -> Option<Handler> {
     let size = l.size(0);
     match (l.form(0)?, l.form(2)?) {
         (Form::Register, Form::Immediate) => {
-            sized!(size, T => shift::double_immediate::<S, T, Dst>)
+            sized!(size, T => op!(shift::double_immediate::<S, T, Dst>))
         }
-        (Form::Memory, Form::Immediate) => sized!(size, T => shift::double_immediate::<S, T, Mem>),
-        (Form::Register, Form::Register) => sized!(size, T => shift::double_variable::<S, T, Dst>),
-        (Form::Memory, Form::Register) => sized!(size, T => shift::double_variable::<S, T, Mem>),
+        (Form::Memory, Form::Immediate) => {
+            sized!(size, T => op!(shift::double_immediate::<S, T, Mem>))
+        }
+        (Form::Register, Form::Register) => {
+            sized!(size, T => op!(shift::double_variable::<S, T, Dst>))
+        }
+        (Form::Memory, Form::Register) => {
+            sized!(size, T => op!(shift::double_variable::<S, T, Mem>))
+        }
         _ => None,
     }
 }
@@ -125,8 +139,8 @@ fn double<S: shift::Double>(l: &mut Lowering<'_>) -> Option<Handler> {
 fn one<W: multiply::Wide>(l: &Lowering<'_>) -> Option<Handler> {
     let size = l.size(0);
     match l.form(0)? {
-        Form::Register => sized!(size, T => multiply::wide::<W, T, Dst>),
-        Form::Memory => sized!(size, T => multiply::wide::<W, T, Mem>),
+        Form::Register => sized!(size, T => op!(multiply::wide::<W, T, Dst>)),
+        Form::Memory => sized!(size, T => op!(multiply::wide::<W, T, Mem>)),
         Form::Immediate => None,
     }
 }
@@ -135,14 +149,14 @@ fn product(l: &Lowering<'_>) -> Option<Handler> {
     let size = l.size(0);
     if l.instruction.op_count() == 2 {
         return match l.form(1)? {
-            Form::Register => sized!(size, T => multiply::product::<T, Dst, Src>),
-            Form::Memory => sized!(size, T => multiply::product::<T, Dst, Mem>),
+            Form::Register => sized!(size, T => op!(multiply::product::<T, Dst, Src>)),
+            Form::Memory => sized!(size, T => op!(multiply::product::<T, Dst, Mem>)),
             Form::Immediate => None,
         };
     }
     match l.form(1)? {
-        Form::Register => sized!(size, T => multiply::product::<T, Src, Imm>),
-        Form::Memory => sized!(size, T => multiply::product::<T, Mem, Imm>),
+        Form::Register => sized!(size, T => op!(multiply::product::<T, Src, Imm>)),
+        Form::Memory => sized!(size, T => op!(multiply::product::<T, Mem, Imm>)),
         Form::Immediate => None,
     }
 }
@@ -151,16 +165,20 @@ fn bit<B: bits::Change>(l: &Lowering<'_>) -> Option<Handler> {
     let size = l.size(0);
     let lock = l.instruction.has_lock_prefix();
     match (l.form(0)?, l.form(1)?) {
-        (Form::Register, Form::Register) => sized!(size, T => bits::register::<B, T, Src>),
-        (Form::Register, Form::Immediate) => sized!(size, T => bits::register::<B, T, Imm>),
+        (Form::Register, Form::Register) => sized!(size, T => op!(bits::register::<B, T, Src>)),
+        (Form::Register, Form::Immediate) => sized!(size, T => op!(bits::register::<B, T, Imm>)),
         (Form::Memory, Form::Immediate) if lock => {
-            sized!(size, T => bits::memory_immediate::<B, T, true>)
+            sized!(size, T => op!(bits::memory_immediate::<B, T, true>))
         }
-        (Form::Memory, Form::Immediate) => sized!(size, T => bits::memory_immediate::<B, T, false>),
+        (Form::Memory, Form::Immediate) => {
+            sized!(size, T => op!(bits::memory_immediate::<B, T, false>))
+        }
         (Form::Memory, Form::Register) if lock => {
-            sized!(size, T => bits::memory_register::<B, T, true>)
+            sized!(size, T => op!(bits::memory_register::<B, T, true>))
         }
-        (Form::Memory, Form::Register) => sized!(size, T => bits::memory_register::<B, T, false>),
+        (Form::Memory, Form::Register) => {
+            sized!(size, T => op!(bits::memory_register::<B, T, false>))
+        }
         _ => None,
     }
 }
@@ -168,8 +186,8 @@ fn bit<B: bits::Change>(l: &Lowering<'_>) -> Option<Handler> {
 fn scan<S: bits::Scan>(l: &Lowering<'_>) -> Option<Handler> {
     let size = l.size(0);
     match l.form(1)? {
-        Form::Register => sized!(size, T => bits::scan::<S, T, Src>),
-        Form::Memory => sized!(size, T => bits::scan::<S, T, Mem>),
+        Form::Register => sized!(size, T => op!(bits::scan::<S, T, Src>)),
+        Form::Memory => sized!(size, T => op!(bits::scan::<S, T, Mem>)),
         Form::Immediate => None,
     }
 }

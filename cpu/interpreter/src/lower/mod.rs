@@ -15,8 +15,11 @@ use iced_x86::{Code, CpuidFeature, Instruction, OpKind, Register};
 
 use crate::cpu::Mode;
 use crate::exec;
-use crate::op::{Handler, Op, RIP, WRAP_16_LINEAR, WRAP_32, WRAP_32_LINEAR, WRAP_NONE, ZERO};
+use crate::op::{Handler, Op, RIP, WRAP_16_LINEAR, WRAP_32, WRAP_32_LINEAR, WRAP_NONE, ZERO, op};
 use crate::operand::HIGH_BYTE;
+
+/// What an instruction of the model gets that nobody lowers.
+const UNSUPPORTED: Handler = op!(exec::system::unsupported);
 
 /// An operation, and whether its block ends with it.
 pub(crate) struct Lowered {
@@ -67,9 +70,9 @@ pub(crate) fn instruction(instruction: &Instruction, mode: Mode) -> Lowered {
         Some(handler) => lowering.op.run = handler,
         None => {
             lowering.op.run = if is_shown(instruction) {
-                exec::system::unsupported
+                UNSUPPORTED
             } else {
-                exec::system::undefined
+                op!(exec::system::undefined)
             };
             lowering.op.imm = instruction.code() as u64;
             lowering.ends = true;
@@ -118,20 +121,20 @@ fn is_shown(instruction: &Instruction) -> bool {
 /// The operation at a block's end that has no branch: goes on at `next`.
 pub(crate) fn fall_through(next: u16) -> Op {
     let mut op = blank(next, next);
-    op.run = exec::control::fall_through;
+    op.run = op!(exec::control::fall_through);
     op
 }
 
 /// The operation of an instruction longer than 15 bytes.
 pub(crate) fn too_long(instruction: &Instruction) -> Lowered {
     let mut op = blank(instruction.ip() as u16, instruction.next_ip() as u16);
-    op.run = exec::system::too_long;
+    op.run = op!(exec::system::too_long);
     Lowered { op, ends: true }
 }
 
 fn blank(offset: u16, next: u16) -> Op {
     Op {
-        run: exec::system::undefined,
+        run: op!(exec::system::undefined),
         imm: 0,
         disp: 0,
         dst: ZERO,
@@ -286,19 +289,19 @@ macro_rules! sized {
         match $size {
             1 => {
                 type $type = u8;
-                Some($handler as $crate::op::Handler)
+                Some($handler)
             }
             2 => {
                 type $type = u16;
-                Some($handler as $crate::op::Handler)
+                Some($handler)
             }
             4 => {
                 type $type = u32;
-                Some($handler as $crate::op::Handler)
+                Some($handler)
             }
             8 => {
                 type $type = u64;
-                Some($handler as $crate::op::Handler)
+                Some($handler)
             }
             _ => None,
         }
@@ -357,8 +360,7 @@ mod tests {
                 let mut decoder = Decoder::new(bits, bytes, DecoderOptions::NONE);
                 let decoded = decoder.decode();
                 let lowered = instruction(&decoded, mode);
-                let unsupported: Handler = exec::system::unsupported;
-                if std::ptr::fn_addr_eq(lowered.op.run, unsupported) {
+                if std::ptr::fn_addr_eq(lowered.op.run, UNSUPPORTED) {
                     missing.insert(format!("{:?} in {mode:?}", decoded.code()));
                 }
             });

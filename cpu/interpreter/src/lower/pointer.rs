@@ -5,7 +5,7 @@ use iced_x86::Mnemonic as M;
 use crate::cpu::{DS, ES, FS, GS, SS};
 use crate::exec::pointer;
 use crate::lower::{Form, Lowering, sized};
-use crate::op::Handler;
+use crate::op::{Handler, op};
 use crate::operand::{Dst, Mem};
 
 pub(super) fn lower(l: &mut Lowering<'_>) -> Option<Handler> {
@@ -17,11 +17,11 @@ pub(super) fn lower(l: &mut Lowering<'_>) -> Option<Handler> {
         M::Lgs => far::<GS>(l),
         M::Bound => {
             let size = l.size(0);
-            sized!(size, T => pointer::bound::<T>)
+            sized!(size, T => op!(pointer::bound::<T>))
         }
         M::Arpl => Some(match l.form(0)? {
-            Form::Register => pointer::adjust_privilege::<Dst>,
-            _ => pointer::adjust_privilege::<Mem>,
+            Form::Register => op!(pointer::adjust_privilege::<Dst>),
+            _ => op!(pointer::adjust_privilege::<Mem>),
         }),
         _ => None,
     }
@@ -31,5 +31,5 @@ pub(super) fn lower(l: &mut Lowering<'_>) -> Option<Handler> {
 fn far<const SLOT: usize>(l: &mut Lowering<'_>) -> Option<Handler> {
     l.ends = true;
     let size = l.size(0);
-    sized!(size, T => pointer::load_far::<T, SLOT>)
+    sized!(size, T => op!(pointer::load_far::<T, SLOT>))
 }

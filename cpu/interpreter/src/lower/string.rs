@@ -5,7 +5,7 @@ use iced_x86::{Mnemonic as M, Register};
 use crate::cpu::Mode;
 use crate::exec::string;
 use crate::lower::{Lowering, sized};
-use crate::op::Handler;
+use crate::op::{Handler, op};
 
 /// No repeat prefix.
 pub(crate) const ONCE: u8 = 0;
@@ -55,13 +55,13 @@ pub(super) fn lower(l: &mut Lowering<'_>) -> Option<Handler> {
     };
     // Whatever repeats may be interrupted: the loop is left now and then.
     match instruction.mnemonic() {
-        M::Movsb | M::Movsw | M::Movsd | M::Movsq => sized!(size, T => string::movs::<T>),
-        M::Stosb | M::Stosw | M::Stosd | M::Stosq => sized!(size, T => string::stos::<T>),
-        M::Lodsb | M::Lodsw | M::Lodsd | M::Lodsq => sized!(size, T => string::lods::<T>),
-        M::Cmpsb | M::Cmpsw | M::Cmpsd | M::Cmpsq => sized!(size, T => string::cmps::<T>),
-        M::Scasb | M::Scasw | M::Scasd | M::Scasq => sized!(size, T => string::scas::<T>),
-        M::Insb | M::Insw | M::Insd => sized!(size, T => string::ins::<T>),
-        M::Outsb | M::Outsw | M::Outsd => sized!(size, T => string::outs::<T>),
+        M::Movsb | M::Movsw | M::Movsd | M::Movsq => sized!(size, T => op!(string::movs::<T>)),
+        M::Stosb | M::Stosw | M::Stosd | M::Stosq => sized!(size, T => op!(string::stos::<T>)),
+        M::Lodsb | M::Lodsw | M::Lodsd | M::Lodsq => sized!(size, T => op!(string::lods::<T>)),
+        M::Cmpsb | M::Cmpsw | M::Cmpsd | M::Cmpsq => sized!(size, T => op!(string::cmps::<T>)),
+        M::Scasb | M::Scasw | M::Scasd | M::Scasq => sized!(size, T => op!(string::scas::<T>)),
+        M::Insb | M::Insw | M::Insd => sized!(size, T => op!(string::ins::<T>)),
+        M::Outsb | M::Outsw | M::Outsd => sized!(size, T => op!(string::outs::<T>)),
         _ => None,
     }
 }
@@ -77,8 +77,8 @@ fn ports(l: &mut Lowering<'_>) -> Option<Handler> {
     l.op.imm = u64::from(l.instruction.immediate8());
     let size = data.size();
     if input {
-        sized!(size, T => string::input::<T>)
+        sized!(size, T => op!(string::input::<T>))
     } else {
-        sized!(size, T => string::output::<T>)
+        sized!(size, T => op!(string::output::<T>))
     }
 }

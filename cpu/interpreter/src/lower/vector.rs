@@ -7,22 +7,17 @@ use atoll_x86::simd::text::{explicit, implicit};
 use atoll_x86::simd::{Vector, Xmm};
 use iced_x86::{Mnemonic as M, Register};
 
-use crate::cpu::Cpu;
 use crate::exec::vector::{self, Aligned, Low, Unaligned};
 use crate::lower::{Form, Lowering, sized};
-use crate::op::{Handler, Op};
+use crate::op::{Handler, op};
 use crate::operand::{Mem, Src};
 
 /// Handlers of `dst = f(dst, source, immediate)` for XMM registers, with memory read as `$width`.
 macro_rules! xmm {
     ($l:ident, $width:ty, $f:expr) => {
         match $l.form(1)? {
-            Form::Register => {
-                Some((|cpu: &mut Cpu, op: &Op| vector::xmm_register(cpu, op, $f)) as Handler)
-            }
-            Form::Memory => Some(
-                (|cpu: &mut Cpu, op: &Op| vector::xmm_memory::<$width>(cpu, op, $f)) as Handler,
-            ),
+            Form::Register => Some(op!(|cpu, op| vector::xmm_register(cpu, op, $f))),
+            Form::Memory => Some(op!(|cpu, op| vector::xmm_memory::<$width>(cpu, op, $f))),
             Form::Immediate => None,
         }
     };
@@ -32,12 +27,8 @@ macro_rules! xmm {
 macro_rules! mmx {
     ($l:ident, $type:ty, $f:expr) => {
         match $l.form(1)? {
-            Form::Register => {
-                Some((|cpu: &mut Cpu, op: &Op| vector::mmx_register(cpu, op, $f)) as Handler)
-            }
-            Form::Memory => {
-                Some((|cpu: &mut Cpu, op: &Op| vector::mmx_memory::<$type>(cpu, op, $f)) as Handler)
-            }
+            Form::Register => Some(op!(|cpu, op| vector::mmx_register(cpu, op, $f))),
+            Form::Memory => Some(op!(|cpu, op| vector::mmx_memory::<$type>(cpu, op, $f))),
             Form::Immediate => None,
         }
     };
@@ -84,14 +75,14 @@ macro_rules! table {
             $(M::$extend => xmm!($l, Low<$extend_t>, |_, b, _| $extend_f(b)),)*
             $(M::$shift => match $l.form(1)? {
                 Form::Immediate if $l.instruction.op0_register().is_mm() => Some(
-                    (|cpu: &mut Cpu, op: &Op| {
+                    op!(|cpu, op| {
                         vector::mmx_register(cpu, op, |a, _, count| $shift_f(a, count.into()))
-                    }) as Handler,
+                    }),
                 ),
                 Form::Immediate => Some(
-                    (|cpu: &mut Cpu, op: &Op| {
+                    op!(|cpu, op| {
                         vector::xmm_register(cpu, op, |a, _, count| $shift_f(a, count.into()))
-                    }) as Handler,
+                    }),
                 ),
                 _ => both!($l, |a, b, _| $shift_f(a, b.get(0))),
             },)*
@@ -153,8 +144,8 @@ pub(super) fn lower(l: &mut Lowering<'_>) -> Option<Handler> {
             Psrlw => psrlw, Psrld => psrld, Psrlq => psrlq,
             Psraw => psraw, Psrad => psrad,
         }
-        M::Pslldq => Some(|cpu, op| vector::xmm_register(cpu, op, |a, _, count| pslldq(a, count))),
-        M::Psrldq => Some(|cpu, op| vector::xmm_register(cpu, op, |a, _, count| psrldq(a, count))),
+        M::Pslldq => Some(op!(|cpu, op| vector::xmm_register(cpu, op, |a, _, count| pslldq(a, count)))),
+        M::Psrldq => Some(op!(|cpu, op| vector::xmm_register(cpu, op, |a, _, count| psrldq(a, count)))),
         M::Pshufd => xmm!(l, Aligned, |_, b, control| pshufd(b, control)),
         M::Pshufhw => xmm!(l, Aligned, |_, b, control| pshufhw(b, control)),
         M::Pshuflw => xmm!(l, Aligned, |_, b, control| pshuflw(b, control)),
@@ -167,18 +158,14 @@ pub(super) fn lower(l: &mut Lowering<'_>) -> Option<Handler> {
 macro_rules! by_mask {
     ($l:ident, $f:ident) => {
         match $l.form(1)? {
-            Form::Register => Some(
-                (|cpu: &mut Cpu, op: &Op| {
-                    let mask = cpu.xmm(0);
-                    vector::xmm_register(cpu, op, |a, b, _| $f(a, b, mask))
-                }) as Handler,
-            ),
-            Form::Memory => Some(
-                (|cpu: &mut Cpu, op: &Op| {
-                    let mask = cpu.xmm(0);
-                    vector::xmm_memory::<Aligned>(cpu, op, |a, b, _| $f(a, b, mask))
-                }) as Handler,
-            ),
+            Form::Register => Some(op!(|cpu, op| {
+                let mask = cpu.xmm(0);
+                vector::xmm_register(cpu, op, |a, b, _| $f(a, b, mask))
+            })),
+            Form::Memory => Some(op!(|cpu, op| {
+                let mask = cpu.xmm(0);
+                vector::xmm_memory::<Aligned>(cpu, op, |a, b, _| $f(a, b, mask))
+            })),
             Form::Immediate => None,
         }
     };
@@ -188,18 +175,12 @@ macro_rules! by_mask {
 macro_rules! extracts {
     ($l:ident, $type:ty) => {
         match $l.form(0)? {
-            Form::Register => Some(
-                (|cpu: &mut Cpu, op: &Op| {
-                    vector::xmm_to_register(cpu, op, |a, index| {
-                        extract::<$type, 16>(a, index).into()
-                    })
-                }) as Handler,
-            ),
-            Form::Memory => Some(
-                (|cpu: &mut Cpu, op: &Op| {
-                    vector::xmm_to_memory::<$type>(cpu, op, |a, index| extract(a, index))
-                }) as Handler,
-            ),
+            Form::Register => Some(op!(|cpu, op| {
+                vector::xmm_to_register(cpu, op, |a, index| extract::<$type, 16>(a, index).into())
+            })),
+            Form::Memory => Some(op!(|cpu, op| {
+                vector::xmm_to_memory::<$type>(cpu, op, |a, index| extract(a, index))
+            })),
             Form::Immediate => None,
         }
     };
@@ -209,14 +190,12 @@ macro_rules! extracts {
 macro_rules! inserts {
     ($l:ident, $type:ty) => {
         match $l.form(1)? {
-            Form::Register => Some(
-                (|cpu: &mut Cpu, op: &Op| vector::insert_register::<$type>(cpu, op, insert))
-                    as Handler,
-            ),
-            Form::Memory => Some(
-                (|cpu: &mut Cpu, op: &Op| vector::insert_memory::<$type>(cpu, op, insert))
-                    as Handler,
-            ),
+            Form::Register => Some(op!(|cpu, op| vector::insert_register::<$type>(
+                cpu, op, insert
+            ))),
+            Form::Memory => Some(op!(|cpu, op| vector::insert_memory::<$type>(
+                cpu, op, insert
+            ))),
             Form::Immediate => None,
         }
     };
@@ -225,14 +204,12 @@ macro_rules! inserts {
 macro_rules! compares {
     ($l:ident, $mask:literal, $compare:expr) => {
         match $l.form(1)? {
-            Form::Register => Some(
-                (|cpu: &mut Cpu, op: &Op| vector::strings::<false, $mask>(cpu, op, $compare))
-                    as Handler,
-            ),
-            Form::Memory => Some(
-                (|cpu: &mut Cpu, op: &Op| vector::strings::<true, $mask>(cpu, op, $compare))
-                    as Handler,
-            ),
+            Form::Register => Some(op!(|cpu, op| vector::strings::<false, $mask>(
+                cpu, op, $compare
+            ))),
+            Form::Memory => Some(op!(|cpu, op| vector::strings::<true, $mask>(
+                cpu, op, $compare
+            ))),
             Form::Immediate => None,
         }
     };
@@ -247,39 +224,45 @@ fn special(l: &mut Lowering<'_>) -> Option<Handler> {
         M::Blendvps => by_mask!(l, blendvps),
         M::Blendvpd => by_mask!(l, blendvpd),
         M::Ptest => Some(match l.form(1)? {
-            Form::Register => vector::test::<Aligned, false>,
-            _ => vector::test::<Aligned, true>,
+            Form::Register => op!(vector::test::<Aligned, false>),
+            _ => op!(vector::test::<Aligned, true>),
         }),
         M::Insertps => match l.form(1)? {
-            Form::Register => Some(|cpu, op| {
+            Form::Register => Some(op!(|cpu, op| {
                 vector::xmm_register(cpu, op, |a, b, control| {
                     insertps(a, extract(b, control >> 6), control)
                 })
-            }),
-            _ => Some(|cpu, op| {
+            })),
+            _ => Some(op!(|cpu, op| {
                 vector::xmm_memory::<Low<u32>>(cpu, op, |a, b, control| {
                     insertps(a, b.get(0), control)
                 })
-            }),
+            })),
         },
-        M::Pmovmskb if from_mmx => {
-            Some(|cpu, op| vector::mmx_to_register(cpu, op, |a, _| pmovmskb(a).into()))
-        }
-        M::Pmovmskb => Some(|cpu, op| vector::xmm_to_register(cpu, op, |a, _| pmovmskb(a).into())),
-        M::Movmskps => Some(|cpu, op| vector::xmm_to_register(cpu, op, |a, _| movmskps(a).into())),
-        M::Movmskpd => Some(|cpu, op| vector::xmm_to_register(cpu, op, |a, _| movmskpd(a).into())),
-        M::Pextrw if from_mmx => Some(|cpu, op| {
+        M::Pmovmskb if from_mmx => Some(op!(|cpu, op| vector::mmx_to_register(cpu, op, |a, _| {
+            pmovmskb(a).into()
+        }))),
+        M::Pmovmskb => Some(op!(|cpu, op| vector::xmm_to_register(cpu, op, |a, _| {
+            pmovmskb(a).into()
+        }))),
+        M::Movmskps => Some(op!(|cpu, op| vector::xmm_to_register(cpu, op, |a, _| {
+            movmskps(a).into()
+        }))),
+        M::Movmskpd => Some(op!(|cpu, op| vector::xmm_to_register(cpu, op, |a, _| {
+            movmskpd(a).into()
+        }))),
+        M::Pextrw if from_mmx => Some(op!(|cpu, op| {
             vector::mmx_to_register(cpu, op, |a, index| extract::<u16, 8>(a, index).into())
-        }),
+        })),
         M::Pextrb => extracts!(l, u8),
         M::Pextrw => extracts!(l, u16),
         M::Pextrd | M::Extractps => extracts!(l, u32),
         M::Pextrq => extracts!(l, u64),
         M::Pinsrw if to_mmx => match l.form(1)? {
-            Form::Register => Some(|cpu, op| vector::mmx_insert_register(cpu, op, insert)),
-            _ => Some(|cpu, op| {
+            Form::Register => Some(op!(|cpu, op| vector::mmx_insert_register(cpu, op, insert))),
+            _ => Some(op!(|cpu, op| {
                 vector::mmx_memory::<u16>(cpu, op, |a, b, index| insert(a, b.get::<u16>(0), index))
-            }),
+            })),
         },
         M::Pinsrb => inserts!(l, u8),
         M::Pinsrw => inserts!(l, u16),
@@ -307,14 +290,14 @@ fn special(l: &mut Lowering<'_>) -> Option<Handler> {
         }
         M::Pcmpistri => compares!(l, false, |_, a, b, control| implicit(a, b, control)),
         M::Pcmpistrm => compares!(l, true, |_, a, b, control| implicit(a, b, control)),
-        M::Maskmovdqu => masked(l, vector::masked_store::<false>),
-        M::Maskmovq => masked(l, vector::masked_store::<true>),
-        M::Emms => Some(vector::empty_mmx),
+        M::Maskmovdqu => masked(l, op!(vector::masked_store::<false>)),
+        M::Maskmovq => masked(l, op!(vector::masked_store::<true>)),
+        M::Emms => Some(op!(vector::empty_mmx)),
         M::Crc32 => {
             let size = l.size(1);
             match l.form(1)? {
-                Form::Register => sized!(size, T => vector::crc32::<T, Src>),
-                _ => sized!(size, T => vector::crc32::<T, Mem>),
+                Form::Register => sized!(size, T => op!(vector::crc32::<T, Src>)),
+                _ => sized!(size, T => op!(vector::crc32::<T, Mem>)),
             }
         }
         _ => moves(l),
@@ -360,61 +343,61 @@ fn moves(l: &mut Lowering<'_>) -> Option<Handler> {
     match l.instruction.mnemonic() {
         M::Movaps | M::Movapd | M::Movdqa | M::Movntps | M::Movntpd | M::Movntdq | M::Movntdqa => {
             if to_memory {
-                return Some(vector::store::<true>);
+                return Some(op!(vector::store::<true>));
             }
             xmm!(l, Aligned, |_, b, _| b)
         }
         M::Movups | M::Movupd | M::Movdqu | M::Lddqu => {
             if to_memory {
-                return Some(vector::store::<false>);
+                return Some(op!(vector::store::<false>));
             }
             xmm!(l, Unaligned, |_, b, _| b)
         }
-        M::Movss if to_memory => Some(vector::store_element::<u32, 0>),
+        M::Movss if to_memory => Some(op!(vector::store_element::<u32, 0>)),
         M::Movss if from_memory => xmm!(l, Low<u32>, |_, b, _| b),
         M::Movss => xmm!(l, Low<u32>, lowest_single),
-        M::Movsd if to_memory => Some(vector::store_element::<u64, 0>),
+        M::Movsd if to_memory => Some(op!(vector::store_element::<u64, 0>)),
         M::Movsd if from_memory => xmm!(l, Low<u64>, |_, b, _| b),
         M::Movsd => xmm!(l, Low<u64>, lowest_double),
-        M::Movlps | M::Movlpd if to_memory => Some(vector::store_element::<u64, 0>),
+        M::Movlps | M::Movlpd if to_memory => Some(op!(vector::store_element::<u64, 0>)),
         M::Movlps | M::Movlpd => xmm!(l, Low<u64>, lowest_double),
-        M::Movhps | M::Movhpd if to_memory => Some(vector::store_element::<u64, 1>),
+        M::Movhps | M::Movhpd if to_memory => Some(op!(vector::store_element::<u64, 1>)),
         M::Movhps | M::Movhpd | M::Movlhps => {
             xmm!(l, Low<u64>, |a, b, _| a.with(1, b.get::<u64>(0)))
         }
         M::Movhlps => xmm!(l, Low<u64>, |a, b, _| a.with(0, b.get::<u64>(1))),
-        M::Movntq => Some(vector::store_mmx::<u64>),
-        M::Movq2dq => Some(vector::mmx_to_xmm),
-        M::Movdq2q => Some(vector::xmm_to_mmx),
+        M::Movntq => Some(op!(vector::store_mmx::<u64>)),
+        M::Movq2dq => Some(op!(vector::mmx_to_xmm)),
+        M::Movdq2q => Some(op!(vector::xmm_to_mmx)),
         M::Movd | M::Movq => {
             let wide = l.instruction.mnemonic() == M::Movq;
             if to_memory {
                 return Some(match (second.is_mm(), wide) {
-                    (true, true) => vector::store_mmx::<u64>,
-                    (true, false) => vector::store_mmx::<u32>,
-                    (false, true) => vector::store_element::<u64, 0>,
-                    (false, false) => vector::store_element::<u32, 0>,
+                    (true, true) => op!(vector::store_mmx::<u64>),
+                    (true, false) => op!(vector::store_mmx::<u32>),
+                    (false, true) => op!(vector::store_element::<u64, 0>),
+                    (false, false) => op!(vector::store_element::<u32, 0>),
                 });
             }
             if first.is_mm() {
                 return match (second.is_gpr(), wide) {
-                    (true, true) => Some(vector::mmx_from_general::<u64>),
-                    (true, false) => Some(vector::mmx_from_general::<u32>),
+                    (true, true) => Some(op!(vector::mmx_from_general::<u64>)),
+                    (true, false) => Some(op!(vector::mmx_from_general::<u32>)),
                     (false, true) => mmx!(l, u64, |_, b, _| b),
                     (false, false) => mmx!(l, u32, |_, b, _| b),
                 };
             }
             if first.is_gpr() {
                 return Some(match (second.is_mm(), wide) {
-                    (true, true) => vector::mmx_to_general::<u64>,
-                    (true, false) => vector::mmx_to_general::<u32>,
-                    (false, true) => vector::to_general::<u64>,
-                    (false, false) => vector::to_general::<u32>,
+                    (true, true) => op!(vector::mmx_to_general::<u64>),
+                    (true, false) => op!(vector::mmx_to_general::<u32>),
+                    (false, true) => op!(vector::to_general::<u64>),
+                    (false, false) => op!(vector::to_general::<u32>),
                 });
             }
             match (second.is_gpr(), wide) {
-                (true, true) => Some(vector::from_general::<u64>),
-                (true, false) => Some(vector::from_general::<u32>),
+                (true, true) => Some(op!(vector::from_general::<u64>)),
+                (true, false) => Some(op!(vector::from_general::<u32>)),
                 (false, true) => xmm!(l, Low<u64>, |_, b, _| Vector::ZERO.with(0, b.get::<u64>(0))),
                 (false, false) => xmm!(l, Low<u32>, |_, b, _| b),
             }

@@ -7,12 +7,12 @@ use iced_x86::{Code, MemorySize, Mnemonic as M};
 use crate::cpu::Cpu;
 use crate::exec::x87::{self, Decimal, Double, Integer, Single};
 use crate::lower::{Form, Lowering};
-use crate::op::{Handler, Op};
+use crate::op::{Handler, op};
 
 /// `f(unit, dst, src)`.
 macro_rules! unit {
     ($f:expr) => {
-        Some((|cpu: &mut Cpu, op: &Op| x87::registers(cpu, op, $f)) as Handler)
+        Some(op!(|cpu, op| x87::registers(cpu, op, $f)))
     };
 }
 
@@ -21,13 +21,13 @@ macro_rules! memory {
     ($l:ident, $f:expr) => {
         Some(match $l.instruction.memory_size() {
             MemorySize::Float32 => {
-                (|cpu: &mut Cpu, op: &Op| x87::memory::<Single>(cpu, op, $f)) as Handler
+                op!(|cpu, op| x87::memory::<Single>(cpu, op, $f))
             }
-            MemorySize::Float64 => |cpu, op| x87::memory::<Double>(cpu, op, $f),
-            MemorySize::Int16 => |cpu, op| x87::memory::<Integer<u16>>(cpu, op, $f),
-            MemorySize::Int32 => |cpu, op| x87::memory::<Integer<u32>>(cpu, op, $f),
-            MemorySize::Int64 => |cpu, op| x87::memory::<Integer<u64>>(cpu, op, $f),
-            MemorySize::Bcd => |cpu, op| x87::memory::<Decimal>(cpu, op, $f),
+            MemorySize::Float64 => op!(|cpu, op| x87::memory::<Double>(cpu, op, $f)),
+            MemorySize::Int16 => op!(|cpu, op| x87::memory::<Integer<u16>>(cpu, op, $f)),
+            MemorySize::Int32 => op!(|cpu, op| x87::memory::<Integer<u32>>(cpu, op, $f)),
+            MemorySize::Int64 => op!(|cpu, op| x87::memory::<Integer<u64>>(cpu, op, $f)),
+            MemorySize::Bcd => op!(|cpu, op| x87::memory::<Decimal>(cpu, op, $f)),
             _ => return None,
         })
     };
@@ -76,7 +76,7 @@ macro_rules! constant {
 
 macro_rules! conditional {
     ($condition:ident) => {
-        Some((|cpu: &mut Cpu, op: &Op| x87::move_if(cpu, op, Condition::$condition)) as Handler)
+        Some(op!(|cpu, op| x87::move_if(cpu, op, Condition::$condition)))
     };
 }
 
@@ -85,31 +85,31 @@ macro_rules! store_integer {
     ($l:ident, $pop:literal, $truncate:literal) => {
         Some(match $l.instruction.memory_size() {
             MemorySize::Int16 => {
-                (|cpu: &mut Cpu, op: &Op| {
+                op!(|cpu, op| {
                     x87::store::<_, $pop>(
                         cpu,
                         op,
                         |unit| unit.store_integer(Width::Word, $truncate),
                         |cpu, address, value| cpu.store(address, value.cast_unsigned() as u16),
                     )
-                }) as Handler
+                })
             }
-            MemorySize::Int32 => |cpu, op| {
+            MemorySize::Int32 => op!(|cpu, op| {
                 x87::store::<_, $pop>(
                     cpu,
                     op,
                     |unit| unit.store_integer(Width::Doubleword, $truncate),
                     |cpu, address, value| cpu.store(address, value.cast_unsigned() as u32),
                 )
-            },
-            MemorySize::Int64 => |cpu, op| {
+            }),
+            MemorySize::Int64 => op!(|cpu, op| {
                 x87::store::<_, $pop>(
                     cpu,
                     op,
                     |unit| unit.store_integer(Width::Quadword, $truncate),
                     |cpu, address, value| cpu.store(address, value.cast_unsigned()),
                 )
-            },
+            }),
             _ => return None,
         })
     };
@@ -135,10 +135,10 @@ pub(super) fn lower(l: &mut Lowering<'_>) -> Option<Handler> {
         M::Fucomp => comparison!(l, true, 1),
         M::Fcompp => unit!(|unit, _, _| unit.compare(Source::Register(1), false, 2)),
         M::Fucompp => unit!(|unit, _, _| unit.compare(Source::Register(1), true, 2)),
-        M::Fcomi => Some(x87::compare_into_flags::<false, false>),
-        M::Fcomip => Some(x87::compare_into_flags::<false, true>),
-        M::Fucomi => Some(x87::compare_into_flags::<true, false>),
-        M::Fucomip => Some(x87::compare_into_flags::<true, true>),
+        M::Fcomi => Some(op!(x87::compare_into_flags::<false, false>)),
+        M::Fcomip => Some(op!(x87::compare_into_flags::<false, true>)),
+        M::Fucomi => Some(op!(x87::compare_into_flags::<true, false>)),
+        M::Fucomip => Some(op!(x87::compare_into_flags::<true, true>)),
         M::Fcmovb => conditional!(B),
         M::Fcmove => conditional!(E),
         M::Fcmovbe => conditional!(Be),
@@ -174,7 +174,7 @@ fn transfers(l: &mut Lowering<'_>) -> Option<Handler> {
     let single = l.instruction.memory_size() == MemorySize::Float32;
     let extended = l.instruction.memory_size() == MemorySize::Float80;
     match l.instruction.mnemonic() {
-        M::Fld if extended => Some(x87::load_extended),
+        M::Fld if extended => Some(op!(x87::load_extended)),
         M::Fld if !to_memory => unit!(|unit, dst, _| unit.load_register(dst)),
         M::Fld | M::Fild | M::Fbld => memory!(l, |unit, operand| unit.load(operand)),
         M::Fld1 => constant!(One),
@@ -185,29 +185,29 @@ fn transfers(l: &mut Lowering<'_>) -> Option<Handler> {
         M::Fldlg2 => constant!(Log10Of2),
         M::Fldln2 => constant!(LnOf2),
         M::Fst if !to_memory => unit!(|unit, dst, _| unit.store_register(dst, false)),
-        M::Fst if single => Some(|cpu, op| {
+        M::Fst if single => Some(op!(|cpu, op| {
             x87::store::<_, false>(cpu, op, |unit| unit.store_single(), Cpu::store::<u32>)
-        }),
-        M::Fst => Some(|cpu, op| {
+        })),
+        M::Fst => Some(op!(|cpu, op| {
             x87::store::<_, false>(cpu, op, |unit| unit.store_double(), Cpu::store::<u64>)
-        }),
+        })),
         M::Fstpnce => unit!(|unit, dst, _| unit.store_register_and_pop(dst)),
         M::Fstp if !to_memory => {
             unit!(|unit, dst, _| unit.store_register(dst, true))
         }
-        M::Fstp if extended => Some(|cpu, op| {
+        M::Fstp if extended => Some(op!(|cpu, op| {
             x87::store::<_, true>(cpu, op, |unit| unit.store_extended(), x87::store_80)
-        }),
-        M::Fstp if single => Some(|cpu, op| {
+        })),
+        M::Fstp if single => Some(op!(|cpu, op| {
             x87::store::<_, true>(cpu, op, |unit| unit.store_single(), Cpu::store::<u32>)
-        }),
-        M::Fstp => Some(|cpu, op| {
+        })),
+        M::Fstp => Some(op!(|cpu, op| {
             x87::store::<_, true>(cpu, op, |unit| unit.store_double(), Cpu::store::<u64>)
-        }),
+        })),
         M::Fist => store_integer!(l, false, false),
         M::Fistp => store_integer!(l, true, false),
         M::Fisttp => store_integer!(l, true, true),
-        M::Fbstp => Some(|cpu, op| {
+        M::Fbstp => Some(op!(|cpu, op| {
             x87::store::<_, true>(
                 cpu,
                 op,
@@ -218,7 +218,7 @@ fn transfers(l: &mut Lowering<'_>) -> Option<Handler> {
                 },
                 x87::store_80,
             )
-        }),
+        })),
         M::Fxch => unit!(|unit, _, src| unit.exchange(src)),
         M::Ffree => unit!(|unit, dst, _| unit.free(dst)),
         M::Ffreep => unit!(|unit, dst, _| {
@@ -227,22 +227,22 @@ fn transfers(l: &mut Lowering<'_>) -> Option<Handler> {
         }),
         M::Fincstp => unit!(|unit, _, _| unit.increment_top()),
         M::Fdecstp => unit!(|unit, _, _| unit.decrement_top()),
-        M::Fnop => Some(x87::nothing),
-        M::Fneni | M::Fndisi | M::Fnsetpm => Some(x87::obsolete),
+        M::Fnop => Some(op!(x87::nothing)),
+        M::Fneni | M::Fndisi | M::Fnsetpm => Some(op!(x87::obsolete)),
         _ => images(l),
     }
 }
 
 fn images(l: &mut Lowering<'_>) -> Option<Handler> {
     Some(match l.instruction.code() {
-        Code::Fnstenv_m14byte => x87::store_environment::<false>,
-        Code::Fnstenv_m28byte => x87::store_environment::<true>,
-        Code::Fldenv_m14byte => x87::load_environment::<false>,
-        Code::Fldenv_m28byte => x87::load_environment::<true>,
-        Code::Fnsave_m94byte => x87::save::<false>,
-        Code::Fnsave_m108byte => x87::save::<true>,
-        Code::Frstor_m94byte => x87::restore::<false>,
-        Code::Frstor_m108byte => x87::restore::<true>,
+        Code::Fnstenv_m14byte => op!(x87::store_environment::<false>),
+        Code::Fnstenv_m28byte => op!(x87::store_environment::<true>),
+        Code::Fldenv_m14byte => op!(x87::load_environment::<false>),
+        Code::Fldenv_m28byte => op!(x87::load_environment::<true>),
+        Code::Fnsave_m94byte => op!(x87::save::<false>),
+        Code::Fnsave_m108byte => op!(x87::save::<true>),
+        Code::Frstor_m94byte => op!(x87::restore::<false>),
+        Code::Frstor_m108byte => op!(x87::restore::<true>),
         _ => return None,
     })
 }
