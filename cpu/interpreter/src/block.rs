@@ -17,6 +17,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use atoll_memory::{PAGE, Ram};
 
+use crate::build::CodePage;
 use crate::cpu::{Cpu, Mode};
 use crate::op::{Fault, Op};
 
@@ -97,8 +98,47 @@ struct Jump {
     generation: u32,
 }
 
+/// A page's translation for fetching code, valid as long as a jump found at the same time.
+#[derive(Clone, Copy)]
+struct Fetched {
+    tag: u64,
+    page: CodePage,
+    generation: u32,
+}
+
+/// Entries of the table of pages that code was fetched from.
+const FETCHED: usize = 256;
+
+/// Which linear pages the jump table may know, by a bit each modulo their number: INVLPG is mostly for pages of data.
+pub(crate) struct FetchedPages(Box<[u64; 64]>);
+
+impl Default for FetchedPages {
+    fn default() -> Self {
+        Self(Box::new([0; 64]))
+    }
+}
+
+impl FetchedPages {
+    fn place(linear: u64) -> (usize, u64) {
+        let page = linear / PAGE;
+        ((page >> 6) as usize % 64, 1 << (page % 64))
+    }
+
+    fn insert(&mut self, linear: u64) {
+        let (word, bit) = Self::place(linear);
+        self.0[word] |= bit;
+    }
+
+    /// Whether the page of `linear` may be known.
+    pub(crate) fn contains(&self, linear: u64) -> bool {
+        let (word, bit) = Self::place(linear);
+        self.0[word] & bit != 0
+    }
+}
+
 /// The blocks of one CPU.
 pub(crate) struct Cache {
+    fetched: Box<[Fetched; FETCHED]>,
     blocks: Vec<Block>,
     by_place: HashMap<Key, u32, BuildHasherDefault<KeyHasher>>,
     jumps: Box<[Jump; PAGE_SLOTS * PLACE_SLOTS]>,
@@ -121,6 +161,16 @@ impl Cache {
                     block: 0,
                     generation: 0,
                 }; PAGE_SLOTS * PLACE_SLOTS],
+            ),
+            fetched: Box::new(
+                [Fetched {
+                    tag: NO_TAG,
+                    page: CodePage {
+                        offset: 0,
+                        global: false,
+                    },
+                    generation: 0,
+                }; FETCHED],
             ),
             ops: 0,
             epoch: 0,
@@ -161,13 +211,17 @@ impl Cache {
             for jump in &mut self.jumps[first..first + PLACE_SLOTS] {
                 jump.tag = NO_TAG;
             }
+            self.fetched[fetched_slot(page)].tag = NO_TAG;
         }
         if cpu.last_generation > u32::MAX - 4096 {
             self.forget_jumps();
+            for fetched in self.fetched.iter_mut() {
+                fetched.tag = NO_TAG;
+            }
             cpu.last_generation = 0;
             cpu.forget_translations(false);
         }
-        let page = cpu.fetch_page(linear)?;
+        let page = self.fetch(cpu, linear, tag)?;
         let offset = page.offset | (linear % PAGE);
         let key = Key::new(offset, cpu.mode);
         let index = match self.by_place.get(&key) {
@@ -186,13 +240,29 @@ impl Cache {
         self.jumps[slot(linear)] = Jump {
             tag,
             block: index,
-            generation: if page.global {
-                cpu.global_generation
-            } else {
-                cpu.local_generation
-            },
+            generation: page.generation(cpu),
         };
         Ok(index)
+    }
+
+    /// The page that code at `linear` is fetched from.
+    fn fetch(&mut self, cpu: &mut Cpu, linear: u64, tag: u64) -> Result<CodePage, Fault> {
+        let known = &mut self.fetched[fetched_slot(linear)];
+        let tag = tag & !(PAGE - 1);
+        if known.tag == tag
+            && (known.generation == cpu.local_generation
+                || known.generation == cpu.global_generation)
+        {
+            return Ok(known.page);
+        }
+        let page = cpu.fetch_page(linear)?;
+        cpu.fetched_pages.insert(linear);
+        *known = Fetched {
+            tag,
+            page,
+            generation: page.generation(cpu),
+        };
+        Ok(page)
     }
 
     /// Whether the page after the block's own is still the one its last instruction ends in.
@@ -229,6 +299,21 @@ impl Cache {
             jump.tag = NO_TAG;
         }
     }
+}
+
+impl CodePage {
+    /// The generation with which its translation ends.
+    fn generation(&self, cpu: &Cpu) -> u32 {
+        if self.global {
+            cpu.global_generation
+        } else {
+            cpu.local_generation
+        }
+    }
+}
+
+fn fetched_slot(linear: u64) -> usize {
+    (linear / PAGE) as usize % FETCHED
 }
 
 #[inline(always)]

@@ -65,6 +65,9 @@ impl Cpu {
                     return Err(self.raise(PF, Some(code)));
                 }
             };
+        if page.large {
+            self.tlb.note_large(linear);
+        }
         match self.ram.offset_of(page.physical) {
             Some(offset) => Ok(CodePage {
                 offset,
@@ -86,6 +89,9 @@ impl Cpu {
             .paging
             .translate(&self.ram, linear, Access::Execute, self.fetch_context())
             .ok()?;
+        if page.large {
+            self.tlb.note_large(linear);
+        }
         let offset = self.ram.offset_of(page.physical)?;
         Some(CodePage {
             offset,

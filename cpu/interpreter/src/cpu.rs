@@ -9,6 +9,7 @@ use atoll_cpu_api::{
 use atoll_memory::Ram;
 use atoll_x86::flags::{Flags, STATUS};
 
+use crate::block::FetchedPages;
 use crate::fpu::FpuState;
 use crate::msr::Msrs;
 use crate::op::{Fault, RIP};
@@ -181,6 +182,8 @@ pub(crate) struct Cpu {
     pub(crate) global_generation: u32,
     /// The last generation given out.
     pub(crate) last_generation: u32,
+    /// Pages that blocks were found in by linear address.
+    pub(crate) fetched_pages: FetchedPages,
     /// A page whose blocks found by linear address are wrong.
     pub(crate) forgotten_page: Option<u64>,
 

@@ -99,6 +99,16 @@ impl Cpu {
         context: Context,
         address: u64,
     ) -> Result<T, Fault> {
+        if address % PAGE + T::BYTES <= PAGE {
+            match self.translate(context, address, Access::Read)? {
+                Target::Ram(offset) => return Ok(self.ram.load(offset)),
+                Target::Bus(physical) => {
+                    let mut bytes = [0; 8];
+                    self.bus_read(physical, &mut bytes[..T::BYTES as usize]);
+                    return Ok(T::low(u64::from_le_bytes(bytes)));
+                }
+            }
+        }
         let mut bytes = [0; 8];
         self.read_bytes(context, address, &mut bytes[..T::BYTES as usize])?;
         Ok(T::low(u64::from_le_bytes(bytes)))
@@ -113,7 +123,17 @@ impl Cpu {
         value: T,
     ) -> Result<(), Fault> {
         let bytes = value.zero_extended().to_le_bytes();
-        self.write_bytes(context, address, &bytes[..T::BYTES as usize])
+        if address % PAGE + T::BYTES > PAGE {
+            return self.write_bytes(context, address, &bytes[..T::BYTES as usize]);
+        }
+        match self.prepare_write(context, address, T::BYTES)? {
+            Target::Ram(offset) => {
+                self.ram.store(offset, value);
+                self.ram.code_pages().written(offset, T::BYTES);
+            }
+            Target::Bus(physical) => self.bus_write(physical, &bytes[..T::BYTES as usize]),
+        }
+        Ok(())
     }
 
     #[cold]
@@ -269,6 +289,7 @@ impl Cpu {
                 offset: start,
                 writable: page.writable && !self.ram.code_pages().has_code(start / PAGE),
                 global: page.global,
+                large: page.large,
             },
         );
         Ok(Target::Ram(offset))

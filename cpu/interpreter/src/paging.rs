@@ -54,6 +54,8 @@ pub(crate) struct Page {
     pub(crate) writable: bool,
     /// Whether it outlives a write of CR3.
     pub(crate) global: bool,
+    /// Whether it is a piece of a page of 2 MiB or 1 GiB.
+    pub(crate) large: bool,
 }
 
 /// The error code of a page fault (Intel SDM vol. 3 §4.7).
@@ -75,6 +77,7 @@ impl Paging {
                 physical: linear & !(PAGE - 1) & ((1 << atoll_x86::cpuid::PHYSICAL_BITS) - 1),
                 writable: true,
                 global: false,
+                large: false,
             });
         }
         let user = context == Context::User;
@@ -132,6 +135,7 @@ impl Paging {
                 physical,
                 writable: may_write && (entry | mark) & DIRTY != 0,
                 global: self.global && entry & GLOBAL != 0,
+                large: shift > 12,
             });
         }
     }

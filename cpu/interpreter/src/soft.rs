@@ -9,7 +9,7 @@ use atoll_cpu_api::{
 use atoll_memory::{GuestMemory, Ram};
 use atoll_x86::flags::Flags;
 
-use crate::block::Cache;
+use crate::block::{Cache, FetchedPages};
 use crate::cpu::{Cpu, Mode, Pending};
 use crate::fpu::FpuState;
 use crate::msr::Msrs;
@@ -179,6 +179,7 @@ impl Cpu {
             local_generation: 1,
             global_generation: 2,
             last_generation: 2,
+            fetched_pages: FetchedPages::default(),
             forgotten_page: None,
             segments: [NO_SEGMENT; 6],
             ldtr: NO_SEGMENT,

@@ -50,11 +50,28 @@ pub(crate) struct Mapping {
     pub(crate) writable: bool,
     /// Whether a write of CR3 keeps it.
     pub(crate) global: bool,
+    /// Whether it is a piece of a larger page.
+    pub(crate) large: bool,
 }
 
 /// Direct-mapped, one table a context.
 pub(crate) struct Tlb {
     entries: Box<[[Entry; ENTRIES]; 3]>,
+    /// Where entries that a write of CR3 removes may be; complete while it has room.
+    local: Vec<(Context, u16)>,
+    /// A bit for each region of 2 MiB, by its address modulo the bits: a piece of a larger page was entered there.
+    large: Box<[u64; REGIONS / 64]>,
+}
+
+/// Entries of [`Tlb::local`], beyond which all of the table is looked at.
+const LOCAL: usize = 1024;
+/// Bits of [`Tlb::large`]: of each half of the address space, the user's and the system's, one half.
+const REGIONS: usize = 4096;
+
+/// The word and bit of an address's region in [`Tlb::large`].
+fn region(address: u64) -> (usize, u64) {
+    let place = (address >> 21) as usize % (REGIONS / 2) + (address >> 63) as usize * (REGIONS / 2);
+    (place / 64, 1 << (place % 64))
 }
 
 #[inline(always)]
@@ -74,6 +91,8 @@ impl Tlb {
     pub(crate) fn new() -> Self {
         Self {
             entries: Box::new([[EMPTY; ENTRIES]; 3]),
+            local: Vec::with_capacity(LOCAL),
+            large: Box::new([0; REGIONS / 64]),
         }
     }
 
@@ -93,7 +112,17 @@ impl Tlb {
 
     /// Enters a page that may be read.
     pub(crate) fn enter(&mut self, context: Context, mapping: Mapping) {
-        self.entries[context as usize][slot(mapping.page)] = Entry {
+        let slot = slot(mapping.page);
+        let entry = &mut self.entries[context as usize][slot];
+        let is_listed = entry.read != NONE && !entry.global;
+        if !mapping.global && !is_listed && self.local.len() < LOCAL {
+            self.local.push((context, slot as u16));
+        }
+        if mapping.large {
+            let (word, bit) = region(mapping.page);
+            self.large[word] |= bit;
+        }
+        *entry = Entry {
             read: mapping.page,
             write: if mapping.writable { mapping.page } else { NONE },
             delta: mapping.offset.wrapping_sub(mapping.page),
@@ -112,12 +141,38 @@ impl Tlb {
         }
     }
 
+    /// Code is fetched from a piece of a larger page at `address`.
+    pub(crate) fn note_large(&mut self, address: u64) {
+        let (word, bit) = region(address);
+        self.large[word] |= bit;
+    }
+
+    /// Whether pieces of a larger page that `address` lies in may be known: INVLPG of one forgets them all.
+    pub(crate) fn may_know_large(&self, address: u64) -> bool {
+        let (word, bit) = region(address);
+        self.large[word] & bit != 0
+    }
+
     /// Forgets all pages, or all that are not global.
     pub(crate) fn forget_all(&mut self, keep_global: bool) {
+        if keep_global && self.local.len() < LOCAL {
+            // A system changes address spaces more often than it fills this table.
+            for (context, slot) in self.local.drain(..) {
+                let entry = &mut self.entries[context as usize][usize::from(slot)];
+                if !entry.global {
+                    *entry = EMPTY;
+                }
+            }
+            return;
+        }
         for entry in self.entries.iter_mut().flatten() {
             if !(keep_global && entry.global) {
                 *entry = EMPTY;
             }
+        }
+        self.local.clear();
+        if !keep_global {
+            self.large.fill(0);
         }
     }
 
@@ -155,6 +210,7 @@ mod tests {
                     offset: 0x9000 + page,
                     writable: page == 0x1000,
                     global: false,
+                    large: false,
                 },
             );
         }

@@ -159,8 +159,13 @@ pub(crate) fn swapgs(cpu: &mut Cpu, _op: &Op) -> Step {
 pub(crate) fn invlpg(cpu: &mut Cpu, op: &Op) -> Step {
     cpu.require_privilege()?;
     let address = cpu.address(op);
+    if cpu.tlb.may_know_large(address) {
+        // One INVLPG is for all of a larger page, of which the table holds pieces.
+        cpu.forget_translations(false);
+        return cpu.leave(op);
+    }
     cpu.tlb.forget_page(address);
-    if cpu.forgotten_page.replace(address).is_some() {
+    if cpu.fetched_pages.contains(address) && cpu.forgotten_page.replace(address).is_some() {
         // Only one page is remembered: two in one block forget everything.
         cpu.forget_translations(false);
     }

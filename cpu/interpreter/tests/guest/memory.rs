@@ -2,7 +2,7 @@
 
 use iced_x86::code_asm::*;
 
-use crate::machine::{CODE, Machine, PAGES, STACK};
+use crate::machine::{CODE, Machine, PAGES, STACK, TABLES};
 
 /// The error code and the address of the page fault that the guest halted in.
 fn page_fault(machine: &Machine) -> (u64, u64) {
@@ -151,6 +151,55 @@ fn code_moved_to_another_page_is_found_after_invlpg() {
         (state.registers[2] & 0xFF, state.registers[3] & 0xFF),
         (1, 2)
     );
+}
+
+#[test]
+fn invlpg_anywhere_in_a_large_page_forgets_all_of_it() {
+    let mut machine = Machine::new();
+    machine.ram.store(0x20_5000, 1u8);
+    machine.ram.store(0x5000, 2u8);
+    for (page, value) in [(0x20_6000u64, 3u8), (0x6000, 4)] {
+        machine.ram.write(page, &[0xB3, value, 0xC3]);
+    }
+    machine.put(CODE, |a| {
+        a.mov(rdi, 0x20_5000u64).unwrap();
+        a.mov(rsi, 0x20_6000u64).unwrap();
+        a.mov(al, byte_ptr(rdi)).unwrap();
+        a.call(rsi).unwrap();
+        a.mov(dl, bl).unwrap();
+        a.mov(dword_ptr(TABLES + 0x2008), 0x87).unwrap();
+        a.invlpg(byte_ptr(0x20_0000)).unwrap();
+        a.mov(cl, byte_ptr(rdi)).unwrap();
+        a.call(rsi).unwrap();
+        a.hlt().unwrap();
+    });
+    let state = machine.run_to_halt();
+    // AL and DL before, CL and BL after.
+    let seen = [0, 2, 1, 3].map(|register| state.registers[register] & 0xFF);
+    assert_eq!(seen, [1, 3, 2, 4]);
+}
+
+#[test]
+fn a_write_of_cr3_keeps_global_pages_and_only_those() {
+    let mut machine = Machine::new();
+    machine.change(|state| state.cr4 |= 1 << 7);
+    machine.ram.store(0x15_0000, 1u8);
+    machine.ram.store(0x16_0000, 2u8);
+    machine.ram.store(PAGES + 0x160 * 8, 0x16_0107u64);
+    machine.put(CODE, |a| {
+        a.mov(al, byte_ptr(0x15_0000)).unwrap();
+        a.mov(al, byte_ptr(0x16_0000)).unwrap();
+        a.mov(dword_ptr(PAGES + 0x150 * 8), 0x16_0007).unwrap();
+        a.mov(dword_ptr(PAGES + 0x160 * 8), 0x15_0107).unwrap();
+        a.mov(rdx, cr3).unwrap();
+        a.mov(cr3, rdx).unwrap();
+        a.mov(al, byte_ptr(0x15_0000)).unwrap();
+        a.mov(bl, byte_ptr(0x16_0000)).unwrap();
+        a.hlt().unwrap();
+    });
+    let state = machine.run_to_halt();
+    let seen = [0, 3].map(|register| state.registers[register] & 0xFF);
+    assert_eq!(seen, [2, 2]);
 }
 
 #[test]
