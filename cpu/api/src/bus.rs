@@ -55,6 +55,11 @@ pub trait InterruptController: Send + Sync {
     /// Ends the highest interrupt in service, as a write to the EOI register would.
     fn end_of_interrupt(&self);
 
+    /// Whether the end of the highest interrupt in service can be told later: it is edge-triggered, and no other waits.
+    fn end_can_wait(&self) -> bool {
+        false
+    }
+
     /// The task priority as CR8 shows it, 0 to 15.
     fn task_priority(&self) -> u8;
 

@@ -168,6 +168,8 @@ pub(crate) struct Cpu {
     pub(crate) budget: u32,
     /// The controller may have an interrupt.
     pub(crate) interrupt_hint: bool,
+    /// The guest may end the interrupt in service silently.
+    pub(crate) end_is_offered: bool,
     /// No interrupt before the next instruction.
     pub(crate) shadow: bool,
     /// An instruction executed alone ends in a debug trap when TF was set before it.

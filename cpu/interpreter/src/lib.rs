@@ -35,6 +35,7 @@ mod msr;
 mod op;
 mod operand;
 mod paging;
+mod paravirtual_eoi;
 mod peers;
 mod run;
 mod segment;

@@ -10,6 +10,9 @@ use crate::operand::Operand;
 use crate::paging::{Access, PageFault};
 use crate::tlb::{Context, Mapping};
 
+/// The page of the local APIC's registers, which no guest can move here.
+const LOCAL_APIC: u64 = 0xFEE0_0000;
+
 /// Where an address leads.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Target {
@@ -302,12 +305,18 @@ impl Cpu {
     }
 
     fn bus_read(&mut self, physical: u64, bytes: &mut [u8]) {
+        if physical & !(PAGE - 1) == LOCAL_APIC {
+            self.settle_end_of_interrupt();
+        }
         for (index, piece) in bytes.chunks_mut(8).enumerate() {
             self.bus.memory_read(physical + index as u64 * 8, piece);
         }
     }
 
     fn bus_write(&mut self, physical: u64, bytes: &[u8]) {
+        if physical & !(PAGE - 1) == LOCAL_APIC {
+            self.settle_end_of_interrupt();
+        }
         for (index, piece) in bytes.chunks(8).enumerate() {
             self.bus.memory_write(physical + index as u64 * 8, piece);
         }

@@ -32,7 +32,8 @@ const KVM_WALL_CLOCK_OLD: u32 = 0x11;
 const KVM_SYSTEM_TIME_OLD: u32 = 0x12;
 const KVM_WALL_CLOCK: u32 = 0x4B56_4D00;
 const KVM_SYSTEM_TIME: u32 = 0x4B56_4D01;
-const KVM_PV_EOI: u32 = 0x4B56_4D04;
+/// Where the guest has the word by which it ends interrupts silently.
+pub(crate) const KVM_PV_EOI: u32 = 0x4B56_4D04;
 
 /// Registers that are plain memory to software here: written and read back, no effect. Caching and its types are
 /// meaningless without caches.
@@ -85,6 +86,11 @@ impl Msrs {
     /// A register without a field of its own; 0 when never written.
     pub(crate) fn other(&self, msr: u32) -> u64 {
         self.plain.get(&msr).copied().unwrap_or(0)
+    }
+
+    /// Keeps a register without a field of its own.
+    pub(crate) fn set_other(&mut self, msr: u32, value: u64) {
+        self.plain.insert(msr, value);
     }
 
     /// All registers by number, as they are saved.
@@ -144,6 +150,9 @@ impl Cpu {
                 self.msrs.other(msr)
             }
             APIC_BASE | TSC_DEADLINE | 0x800..=0x8FF => {
+                if msr != TSC_DEADLINE {
+                    self.settle_end_of_interrupt();
+                }
                 let tsc = self.tsc();
                 let Some(controller) = self.controller.clone() else {
                     return Err(self.raise(GP, Some(0)));
@@ -194,6 +203,9 @@ impl Cpu {
                 }
             }
             APIC_BASE | TSC_DEADLINE | 0x800..=0x8FF => {
+                if msr != TSC_DEADLINE {
+                    self.settle_end_of_interrupt();
+                }
                 let tsc = self.tsc();
                 let written = self
                     .controller
@@ -207,6 +219,7 @@ impl Cpu {
                     self.look_at_events();
                 }
             }
+            KVM_PV_EOI => self.write_paravirtual_eoi(value)?,
             _ if is_plain(msr) => {
                 self.msrs.plain.insert(msr, value);
             }

@@ -17,6 +17,7 @@ const BLOCKS: u32 = 256;
 pub(crate) fn run(cpu: &mut Cpu, cache: &mut Cache) -> Result<Stop, CpuError> {
     cpu.see_epoch();
     let stop = run_on(cpu, cache);
+    cpu.settle_end_of_interrupt();
     cpu.be_idle();
     stop
 }
@@ -177,6 +178,7 @@ fn events(cpu: &mut Cpu) -> Result<Option<Stop>, CpuError> {
             continue;
         }
         if cpu.interrupt_hint && cpu.system_flags & IF != 0 {
+            cpu.settle_end_of_interrupt();
             let vector = cpu
                 .controller
                 .as_ref()
@@ -184,6 +186,7 @@ fn events(cpu: &mut Cpu) -> Result<Option<Stop>, CpuError> {
             match vector {
                 Some(vector) => {
                     cpu.activity = Activity::Running;
+                    cpu.offer_end_of_interrupt();
                     if let Some(stop) = deliver(cpu, Event::Interrupt(vector))? {
                         return Ok(Some(stop));
                     }

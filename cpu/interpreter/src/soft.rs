@@ -171,6 +171,7 @@ impl Cpu {
             non_canonical: false,
             alone: false,
             budget: 0,
+            end_is_offered: false,
             interrupt_hint: false,
             shadow: false,
             step_traps: false,

@@ -69,6 +69,7 @@ impl Cpu {
         self.update_fpu();
         self.set_tsc(state.tsc);
         self.msrs = Msrs::from_all(&state.msrs);
+        self.end_is_offered = false;
         self.activity = state.activity;
         self.shadow = state.interrupt_shadow;
         self.nmi_blocked = state.nmi_blocked;

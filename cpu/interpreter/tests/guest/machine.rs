@@ -1,5 +1,6 @@
 //! A machine for tests: identity-mapped memory, an IDT, a bus that records.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use atoll_cpu_api::{
@@ -23,14 +24,35 @@ pub(crate) const PAGES: u64 = TABLES + 0x3000;
 const IDT: u64 = 0x2000;
 const GDT: u64 = 0x1000;
 
+/// What happened at a [`Line`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Happened {
+    Taken(u8),
+    Ended,
+}
+
 /// A controller whose one interrupt the test raises.
 #[derive(Default)]
-pub(crate) struct Line(Mutex<Option<u8>>);
+pub(crate) struct Line {
+    raised: Mutex<Option<u8>>,
+    happened: Mutex<Vec<Happened>>,
+    end_can_wait: AtomicBool,
+}
 
 impl Line {
     /// Raises `vector`.
     pub(crate) fn raise(&self, vector: u8) {
-        *self.0.lock().unwrap() = Some(vector);
+        *self.raised.lock().unwrap() = Some(vector);
+    }
+
+    /// From now on, says so of the interrupts taken.
+    pub(crate) fn let_ends_wait(&self) {
+        self.end_can_wait.store(true, Ordering::Relaxed);
+    }
+
+    /// What happened so far.
+    pub(crate) fn happened(&self) -> Vec<Happened> {
+        self.happened.lock().unwrap().clone()
     }
 }
 
@@ -50,14 +72,22 @@ impl InterruptController for Line {
     fn tick(&self, _tsc: u64) {}
 
     fn is_pending(&self) -> bool {
-        self.0.lock().unwrap().is_some()
+        self.raised.lock().unwrap().is_some()
     }
 
     fn acknowledge(&self) -> Option<u8> {
-        self.0.lock().unwrap().take()
+        let vector = self.raised.lock().unwrap().take()?;
+        self.happened.lock().unwrap().push(Happened::Taken(vector));
+        Some(vector)
     }
 
-    fn end_of_interrupt(&self) {}
+    fn end_of_interrupt(&self) {
+        self.happened.lock().unwrap().push(Happened::Ended);
+    }
+
+    fn end_can_wait(&self) -> bool {
+        self.end_can_wait.load(Ordering::Relaxed)
+    }
 
     fn task_priority(&self) -> u8 {
         0

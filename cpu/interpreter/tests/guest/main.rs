@@ -7,3 +7,4 @@ mod events;
 mod machine;
 mod memory;
 mod modes;
+mod paravirtual_eoi;

@@ -383,12 +383,25 @@ impl LocalApic {
             return Effect::None;
         };
         self.set_vector(ISR, vector, false);
-        let level = self.get(TMR + u32::from(vector) / 32) & 1 << (vector % 32) != 0;
-        if level {
+        if self.is_level(vector) {
             Effect::EndOfLevel(vector)
         } else {
             Effect::None
         }
+    }
+
+    /// Whether the end of the highest interrupt in service can be told later: it is edge-triggered, and no other waits,
+    /// not even one of too low a priority.
+    pub fn end_can_wait(&self) -> bool {
+        self.highest(IRR).is_none()
+            && self
+                .highest(ISR)
+                .is_some_and(|vector| !self.is_level(vector))
+    }
+
+    /// Whether the interrupt of `vector` came level-triggered.
+    fn is_level(&self, vector: u8) -> bool {
+        self.get(TMR + u32::from(vector) / 32) & 1 << (vector % 32) != 0
     }
 
     /// The task priority as CR8 shows it.

@@ -12,6 +12,24 @@ fn x2apic() -> LocalApic {
 }
 
 #[test]
+fn an_end_can_wait_when_it_is_of_an_edge_and_nothing_waits() {
+    let mut apic = x2apic();
+    assert!(!apic.end_can_wait(), "nothing is in service");
+    apic.accept(0x50, false);
+    assert!(!apic.end_can_wait(), "nothing is in service yet");
+    apic.acknowledge();
+    assert!(apic.end_can_wait());
+    apic.accept(0x31, false);
+    assert!(!apic.end_can_wait(), "0x31 comes after it");
+    apic.end_of_interrupt();
+    apic.acknowledge();
+    assert!(apic.end_can_wait());
+    apic.accept(0x60, true);
+    apic.acknowledge();
+    assert!(!apic.end_can_wait(), "level-triggered");
+}
+
+#[test]
 fn a_deadline_fires_once() {
     let mut apic = x2apic();
     apic.write_msr(0x832, 2 << 17 | 0xEC, 0).unwrap();

@@ -69,6 +69,10 @@ impl InterruptController for Controller {
         self.apics.perform(self.index, effect);
     }
 
+    fn end_can_wait(&self) -> bool {
+        self.apics.lock(self.index).end_can_wait()
+    }
+
     fn task_priority(&self) -> u8 {
         self.apics.lock(self.index).task_priority()
     }
