@@ -52,7 +52,7 @@ const EBX_7: u32 = 1 | 1 << 7 | 1 << 9 | 1 << 20;
 const EDX_7: u32 = 1 << 26 | 1 << 29;
 /// IA32_ARCH_CAPABILITIES: a CPU in software speculates nothing, so none of the known leaks exist.
 /// RDCL_NO, IBRS_ALL, SKIP_L1DFL_VMENTRY, SSB_NO, MDS_NO, PSCHANGE_MC_NO, TAA_NO, SBDR_SSDP_NO, FBSDP_NO, PSDP_NO,
-/// BHI_NO, PBRSB_NO, GDS_NO, RFDS_NO.
+/// BHI_NO, PBRSB_NO, GDS_NO, RFDS_NO, ITS_NO.
 pub const ARCH_CAPABILITIES: u64 = 1
     | 1 << 1
     | 1 << 3
@@ -66,7 +66,11 @@ pub const ARCH_CAPABILITIES: u64 = 1
     | 1 << 20
     | 1 << 24
     | 1 << 26
-    | 1 << 27;
+    | 1 << 27
+    | 1 << 62;
+/// Leaf 7 subleaf 2 EDX: BHI_CTRL. Newer systems do not believe BHI_NO and clear the branch history by a loop at every
+/// entry, unless a bit of IA32_SPEC_CTRL does it.
+const EDX_7_2: u32 = 1 << 4;
 /// Physical address bits shown.
 pub const PHYSICAL_BITS: u32 = 40;
 
@@ -103,7 +107,11 @@ pub fn leaf(leaf: u32, subleaf: u32, identity: Identity) -> Leaf {
             _ => Leaf::default(),
         },
         6 => of(1 << 2, 0, 0, 0),
-        7 if subleaf == 0 => of(0, EBX_7, 0, EDX_7),
+        7 => match subleaf {
+            0 => of(2, EBX_7, 0, EDX_7),
+            2 => of(0, 0, 0, EDX_7_2),
+            _ => Leaf::default(),
+        },
         0xB => match subleaf {
             0 => of(0, 1, 0x100, u32::from(identity.apic_id)),
             1 => of(
