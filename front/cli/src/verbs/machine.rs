@@ -182,6 +182,11 @@ fn status(args: &ControlArgs) -> Result<u8, Error> {
 
 fn command_line(words: &[String]) -> String {
     let mut line = boot::DEFAULT_COMMAND_LINE.to_owned();
+    let is_own = |words: &String| words.contains("initcall_blacklist=");
+    if !words.iter().any(is_own) {
+        line.push(' ');
+        line.push_str(boot::WITHOUT_TRACEFS);
+    }
     for words in words {
         line.push(' ');
         line.push_str(words);
@@ -283,5 +288,8 @@ mod tests {
         assert_eq!(balloon("1M").unwrap(), 1 << 20);
         let line = command_line(&["quiet".to_owned(), "-- /bin/sh".to_owned()]);
         assert!(line.starts_with("console=ttyS0 ") && line.ends_with(" quiet -- /bin/sh"));
+        assert!(line.contains(boot::WITHOUT_TRACEFS));
+        let line = command_line(&["initcall_blacklist=".to_owned()]);
+        assert_eq!(line.matches("initcall_blacklist=").count(), 1);
     }
 }

@@ -33,6 +33,10 @@ const COMMAND_LINE_BYTES: usize = 0x1_0000;
 /// reset is a triple fault, and a panic a reset at once.
 pub const DEFAULT_COMMAND_LINE: &str = "console=ttyS0 cryptomgr.notests reboot=t panic=-1 pci=off no_timer_check tsc=reliable random.trust_cpu=on";
 
+/// Added unless the caller has an `initcall_blacklist=` of its own: no files in tracefs, 37 million instructions of the
+/// boot. Tracepoints, perf and kprobes through perf stay.
+pub const WITHOUT_TRACEFS: &str = "initcall_blacklist=tracer_init_tracefs";
+
 /// Puts kernel, ramdisk, command line, boot parameters and ACPI tables into zeroed memory. Gives the first CPU's state
 /// at the kernel's entry.
 ///
