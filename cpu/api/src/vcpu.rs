@@ -108,8 +108,7 @@ pub trait Vm: Send + Sync {
     fn tsc_khz(&self) -> u32;
 }
 
-/// Pins of a machine's I/O APIC that [`Accelerated::describe_pin`] takes, and the slots of
-/// [`Accelerated::connect_interrupt`] that are theirs.
+/// Pins of a machine's I/O APIC.
 pub const IO_APIC_PINS: u32 = 24;
 
 /// What a hardware-assisted backend does itself: local APICs, and events without leaving the kernel.
@@ -120,17 +119,18 @@ pub trait Accelerated: Send + Sync {
     /// [`CpuError::Host`] when the kernel refuses it.
     fn signal_msi(&self, msi: Msi) -> Result<(), CpuError>;
 
-    /// From now on, each event on `event` (borrowed for the call only) delivers `msi`. `slot` (0 to 255) names the
-    /// pair; a second call with the same slot and event replaces the message.
+    /// From now on, each event on `event` (borrowed for the call only) fires pin `pin` (below [`IO_APIC_PINS`]): what
+    /// [`Accelerated::describe_pin`] last said is delivered, without this process. While the pin is masked, events are
+    /// lost, as edges are at an I/O APIC. Once for each pin.
     ///
     /// # Errors
     /// [`CpuError::Host`] when the kernel refuses it.
-    fn connect_interrupt(&self, slot: u32, event: BorrowedFd<'_>, msi: Msi)
-    -> Result<(), CpuError>;
+    fn connect_pin(&self, pin: u8, event: BorrowedFd<'_>) -> Result<(), CpuError>;
 
     /// Pin `pin` (below [`IO_APIC_PINS`]) of the machine's I/O APIC sends `msi` when it fires; `None` when it is
     /// masked. The end of a level-triggered one is then reported to [`Bus::end_of_interrupt`]. Call when the guest
-    /// wrote the pin's redirection entry; messages are still sent by [`Accelerated::signal_msi`].
+    /// wrote the pin's redirection entry; the pins of lines that no event stands for are fired by
+    /// [`Accelerated::signal_msi`].
     ///
     /// # Errors
     /// [`CpuError::Host`] when the kernel refuses it.

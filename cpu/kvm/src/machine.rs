@@ -38,8 +38,8 @@ pub(crate) struct Machine {
     tsc_khz: u32,
     /// CPU 0, made with the machine to learn the TSC's frequency and the MSRs; handed out once.
     first: Mutex<Option<VcpuFd>>,
-    /// The message of each slot that has an event, and of each pin.
-    routes: Mutex<BTreeMap<u32, Msi>>,
+    /// The message of each pin that is not masked.
+    routes: Mutex<BTreeMap<u8, Msi>>,
 }
 
 impl Machine {
@@ -88,7 +88,7 @@ impl Machine {
 }
 
 impl Machine {
-    fn route(&self, routes: &BTreeMap<u32, Msi>) -> Result<(), CpuError> {
+    fn route(&self, routes: &BTreeMap<u8, Msi>) -> Result<(), CpuError> {
         self.fd
             .set_gsi_routing(&routing(routes)?)
             .map_err(host("KVM_SET_GSI_ROUTING"))
@@ -199,28 +199,17 @@ impl Accelerated for Machine {
         }
     }
 
-    fn connect_interrupt(
-        &self,
-        slot: u32,
-        event: BorrowedFd<'_>,
-        msi: Msi,
-    ) -> Result<(), CpuError> {
-        let event = event_fd(event)?;
-        let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
-        let replaced = routes.insert(slot, msi);
-        self.route(&routes)?;
-        match self.fd.register_irqfd(&event, slot) {
-            // The pair is connected already, and has its new message.
-            Err(error) if error.errno() == libc::EBUSY && replaced.is_some() => Ok(()),
-            result => result.map_err(host("KVM_IRQFD")),
-        }
+    fn connect_pin(&self, pin: u8, event: BorrowedFd<'_>) -> Result<(), CpuError> {
+        self.fd
+            .register_irqfd(&event_fd(event)?, pin.into())
+            .map_err(host("KVM_IRQFD"))
     }
 
     fn describe_pin(&self, pin: u8, msi: Option<Msi>) -> Result<(), CpuError> {
         let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
         let before = match msi {
-            Some(msi) => routes.insert(pin.into(), msi),
-            None => routes.remove(&pin.into()),
+            Some(msi) => routes.insert(pin, msi),
+            None => routes.remove(&pin),
         };
         if before == msi {
             return Ok(());
@@ -293,13 +282,13 @@ fn event_fd(event: BorrowedFd<'_>) -> Result<EventFd, CpuError> {
     Ok(unsafe { EventFd::from_raw_fd(owned.into_raw_fd()) })
 }
 
-fn routing(routes: &BTreeMap<u32, Msi>) -> Result<KvmIrqRouting, CpuError> {
+fn routing(routes: &BTreeMap<u8, Msi>) -> Result<KvmIrqRouting, CpuError> {
     let entries: Vec<_> = routes
         .iter()
-        .map(|(&gsi, msi)| {
+        .map(|(&pin, msi)| {
             let (address_lo, address_hi) = halves(msi.address);
             let mut entry = kvm_irq_routing_entry {
-                gsi,
+                gsi: pin.into(),
                 type_: KVM_IRQ_ROUTING_MSI,
                 ..kvm_irq_routing_entry::default()
             };

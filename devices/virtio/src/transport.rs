@@ -164,6 +164,11 @@ impl MmioTransport {
         }
     }
 
+    /// Queues that the device has; each has a doorbell of its own.
+    pub fn queues(&self) -> u32 {
+        self.lock().rings.len() as u32
+    }
+
     /// A duplicate of the descriptor to poll for input (level-triggered), if the device has a host end.
     ///
     /// # Errors

@@ -107,23 +107,26 @@ fn a_message_to_nobody_is_lost() {
 }
 
 #[test]
-fn an_event_delivers_the_message_of_its_slot_and_then_the_one_that_replaced_it() {
+fn an_event_fires_its_pin_as_the_pin_is_described_then() {
     let mut guest = Guest::new(64, take_interrupts);
     handle(&mut guest, 0x31, false);
     handle(&mut guest, 0x32, true);
     run_with(&mut guest, |machine, next| {
         let (event, other) = (event(), event());
-        let connect = |slot, event: &OwnedFd, vector| {
-            machine.connect_interrupt(slot, event.as_fd(), message(vector))
-        };
-        connect(40, &event, 0x31).unwrap();
-        connect(255, &other, 0x31).unwrap();
-        assert!(connect(41, &event, 0x31).is_err(), "an event has one slot");
+        machine.connect_pin(5, event.as_fd()).unwrap();
+        machine.connect_pin(23, other.as_fd()).unwrap();
+        assert!(machine.connect_pin(6, event.as_fd()).is_err(), "one pin");
+        machine.describe_pin(5, Some(message(0x31))).unwrap();
+        machine.describe_pin(23, Some(message(0x31))).unwrap();
         for each in [&event, &other, &event] {
             signal(each);
             assert_eq!(next(), said(0x31));
         }
-        connect(40, &event, 0x32).unwrap();
+        machine.describe_pin(5, None).unwrap();
+        signal(&event);
+        signal(&other);
+        assert_eq!(next(), said(0x31));
+        machine.describe_pin(5, Some(message(0x32))).unwrap();
         signal(&event);
         assert_eq!(next(), said(0x32));
     });

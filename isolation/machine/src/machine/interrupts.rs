@@ -1,11 +1,15 @@
 //! The way of an interrupt: device, pin of the I/O APIC, message, local APIC.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use atoll_cpu_api::{Msi, VcpuHandle, Vm};
-use atoll_platform::{InterruptLine, IoApic, IoApicState, LocalApics, Message, Processors};
+use atoll_platform::{InterruptLine, IoApic, IoApicState, LocalApics, Message, PINS, Processors};
+use atoll_virtio::Interrupt;
+use rustix::event::{EventfdFlags, eventfd};
 
 use super::control::Control;
+use crate::error::MachineError;
 
 /// The I/O APIC and what its messages go to.
 pub(super) struct Interrupts {
@@ -74,7 +78,12 @@ impl Interrupts {
 
     /// Writes a register of the I/O APIC.
     pub(super) fn write(&self, offset: u64, value: u32) {
-        let (_, messages) = self.ioapic().write(offset, value);
+        let mut ioapic = self.ioapic();
+        let (pin, messages) = ioapic.write(offset, value);
+        if let Some(pin) = pin {
+            self.describe(&ioapic, pin);
+        }
+        drop(ioapic);
         self.deliver(messages);
     }
 
@@ -91,7 +100,44 @@ impl Interrupts {
 
     /// Restores them.
     pub(super) fn restore(&self, state: IoApicState) {
-        self.ioapic().set_state(state);
+        let mut ioapic = self.ioapic();
+        ioapic.set_state(state);
+        (0..PINS).for_each(|pin| self.describe(&ioapic, pin));
+    }
+
+    /// The line of a device with events at `pin`: by the kernel alone where the backend can.
+    ///
+    /// # Errors
+    /// [`MachineError::Io`] without a descriptor left; [`MachineError::Cpu`] when the backend refuses.
+    pub(super) fn device_line(
+        self: &Arc<Self>,
+        pin: u8,
+    ) -> Result<Box<dyn Interrupt>, MachineError> {
+        let accelerated = match &self.target {
+            Target::Software(_) => None,
+            Target::Backend(vm) => vm.accelerated(),
+        };
+        let Some(accelerated) = accelerated else {
+            let interrupts = Arc::clone(self);
+            return Ok(Box::new(Edge { interrupts, pin }));
+        };
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|errno| MachineError::io("make an event")(errno.into()))?;
+        accelerated.connect_pin(pin, event.as_fd())?;
+        Ok(Box::new(Event(event)))
+    }
+
+    /// Tells the backend what `pin` sends. With the I/O APIC locked, so that the last entry written is the one told.
+    fn describe(&self, ioapic: &IoApic, pin: u8) {
+        let Target::Backend(vm) = &self.target else {
+            return;
+        };
+        if let Some(accelerated) = vm.accelerated() {
+            let message = ioapic.message(pin);
+            let msi = message.map(|Message { address, data }| Msi { address, data });
+            // Refused without memory for it in the kernel: the guest then misses interrupts, as of a broken board.
+            let _ = accelerated.describe_pin(pin, msi);
+        }
     }
 
     fn deliver(&self, messages: impl IntoIterator<Item = Message>) {
@@ -113,7 +159,29 @@ impl Interrupts {
     }
 }
 
-/// A pin as a device sees it.
+/// An edge at a pin of our I/O APIC.
+struct Edge {
+    interrupts: Arc<Interrupts>,
+    pin: u8,
+}
+
+impl Interrupt for Edge {
+    fn raise(&self) {
+        self.interrupts.pulse(self.pin);
+    }
+}
+
+/// An event that the backend takes for an edge.
+struct Event(OwnedFd);
+
+impl Interrupt for Event {
+    fn raise(&self) {
+        // It counts to 2^64 - 2 and the kernel takes it at once.
+        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+    }
+}
+
+/// A pin as a device with a level sees it.
 pub(super) struct Pin {
     pub(super) interrupts: Arc<Interrupts>,
     pub(super) number: u8,

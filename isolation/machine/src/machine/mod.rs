@@ -6,7 +6,7 @@
 //!                             ▲────────────────────────────────────────┘
 //!   CpuBus ─► Serial ─► Console ─► its thread ─► the owner's output
 //!          ─► Interrupts (I/O APIC ─► local APICs, ours or the backend's)
-//!          ─► MmioTransport ◄─ Watch: a thread, when devices have host ends to wait for
+//!          ─► MmioTransport ◄─ Watch: a thread for host ends and, with KVM, doorbells
 //! ```
 
 mod bus;
@@ -28,7 +28,7 @@ use atoll_cpu_api::{
 use atoll_memory::GuestMemory;
 use atoll_platform::acpi::{self, MmioDevice};
 use atoll_platform::{COM1_PIN, PINS, Rtc, Serial};
-use atoll_virtio::{Interrupt, MmioTransport, VirtioDevice, WINDOW};
+use atoll_virtio::{MmioTransport, VirtioDevice, WINDOW};
 
 pub use snapshot::{SNAPSHOT_VERSION, Snapshot};
 
@@ -70,18 +70,6 @@ pub enum End {
     Stopped,
 }
 
-/// The interrupt line of a virtio device: an edge.
-struct DeviceLine {
-    interrupts: Arc<Interrupts>,
-    pin: u8,
-}
-
-impl Interrupt for DeviceLine {
-    fn raise(&self) {
-        self.interrupts.pulse(self.pin);
-    }
-}
-
 type SharedVcpu = Arc<Mutex<Box<dyn Vcpu>>>;
 
 /// A virtual machine. Dropping it ends it.
@@ -94,7 +82,7 @@ pub struct Machine {
     vcpus: Vec<SharedVcpu>,
     handles: Vec<Arc<dyn VcpuHandle>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// The thread that waits for the devices' host ends; it ends when this is dropped.
+    /// The thread that works for the devices; it ends when this is dropped.
     _watch: Watch,
 }
 
@@ -135,12 +123,10 @@ impl Machine {
         let interrupts = Interrupts::new(&vm, config.cpus, &shared, &control);
         let mut transports = Vec::with_capacity(count);
         for (pin, device) in (FIRST_DEVICE_PIN..).zip(devices) {
-            let interrupts = Arc::clone(&interrupts);
-            let line = Box::new(DeviceLine { interrupts, pin });
+            let line = interrupts.device_line(pin)?;
             transports.push(Arc::new(MmioTransport::new(device, memory.clone(), line)));
         }
-        let watch =
-            Watch::new(&transports, &control).map_err(MachineError::io("watch the devices"))?;
+        let watch = Watch::new(&transports, vm.accelerated(), &control)?;
         let console = Console::new(output).map_err(MachineError::io("start a thread"))?;
         let pin = Pin {
             interrupts: Arc::clone(&interrupts),
@@ -229,7 +215,7 @@ impl Machine {
                 }
             }
         }
-        self.control.resume();
+        self.resume();
         Ok(())
     }
 
@@ -381,5 +367,7 @@ fn unix_seconds() -> u64 {
     now.unwrap_or_default().as_secs()
 }
 
+#[cfg(test)]
+mod device_tests;
 #[cfg(test)]
 mod tests;

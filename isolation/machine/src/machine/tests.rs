@@ -13,7 +13,7 @@ use crate::kernel::{KernelStore, tests_elf};
 const MEMORY: u64 = 32 << 20;
 
 #[derive(Clone, Default)]
-struct Output(Arc<Mutex<Vec<u8>>>);
+pub(super) struct Output(Arc<Mutex<Vec<u8>>>);
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -26,7 +26,7 @@ impl Write for Output {
 }
 
 impl Output {
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
     }
 }
@@ -49,7 +49,7 @@ fn loaded(code: &[u8], output: &Output) -> Machine {
     machine
 }
 
-fn save(machine: &Machine, folder: &Path) {
+pub(super) fn save(machine: &Machine, folder: &Path) {
     machine
         .save(fs::File::open(folder).unwrap().as_fd())
         .unwrap();
