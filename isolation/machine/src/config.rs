@@ -75,7 +75,7 @@ pub struct NetworkCard {
 #[serde(deny_unknown_fields)]
 pub struct Sockets {
     /// Where the host connects and sends `CONNECT PORT\n`; a guest's connection to port P goes to this path with `_P`
-    /// appended. It must be free.
+    /// appended. A socket there that nobody listens at any more is replaced.
     pub path: PathBuf,
     /// The guest's context ID.
     #[serde(default = "first_cid")]
