@@ -16,6 +16,7 @@ pub const DEFAULT_MODULES: &[&str] = &[
     "virtio_net",
     "virtio_rng",
     "virtio_balloon",
+    "virtio_console",
     "vmw_vsock_virtio_transport",
     "overlay",
     "erofs",
