@@ -8,6 +8,7 @@ use atoll_kvm::Kvm;
 use serde::{Deserialize, Serialize};
 
 use crate::error::MachineError;
+use crate::kernel::Protocol;
 
 /// Who executes the guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,6 +106,8 @@ pub struct Share {
 pub struct BootSource {
     /// A bzImage or plain ELF.
     pub kernel: PathBuf,
+    /// How the kernel is entered; by default as it is best.
+    pub protocol: Option<Protocol>,
     /// Folder for uncompressed kernels.
     pub kernel_store: PathBuf,
     /// Its initial ramdisk.
@@ -164,6 +167,8 @@ struct Flat {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     kernel: Option<PathBuf>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    protocol: Option<Protocol>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     kernel_store: Option<PathBuf>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     initrd: Option<PathBuf>,
@@ -203,6 +208,7 @@ impl TryFrom<Flat> for VmmConfig {
         let source = match flat.restore {
             None => Source::Boot(BootSource {
                 kernel: expected("kernel", flat.kernel)?,
+                protocol: flat.protocol,
                 kernel_store: expected("kernel_store", flat.kernel_store)?,
                 initrd: flat.initrd,
                 command_line: expected("command_line", flat.command_line)?,
@@ -212,6 +218,7 @@ impl TryFrom<Flat> for VmmConfig {
             Some(folder) => {
                 let given = [
                     ("kernel", flat.kernel.is_some()),
+                    ("protocol", flat.protocol.is_some()),
                     ("kernel_store", flat.kernel_store.is_some()),
                     ("initrd", flat.initrd.is_some()),
                     ("command_line", flat.command_line.is_some()),
@@ -249,6 +256,7 @@ impl From<VmmConfig> for Flat {
             backend: config.backend,
             restore,
             kernel: None,
+            protocol: None,
             kernel_store: None,
             initrd: None,
             command_line: None,
@@ -265,6 +273,7 @@ impl From<VmmConfig> for Flat {
         };
         if let Some(boot) = boot {
             flat.kernel = Some(boot.kernel);
+            flat.protocol = boot.protocol;
             flat.kernel_store = Some(boot.kernel_store);
             flat.initrd = boot.initrd;
             flat.command_line = Some(boot.command_line);

@@ -7,6 +7,8 @@ use atoll_cpu_api::CpuError;
 use atoll_memory::MemoryError;
 use thiserror::Error;
 
+use crate::kernel::Protocol;
+
 /// Why a file is no kernel for our machines.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[non_exhaustive]
@@ -65,6 +67,12 @@ pub enum MachineError {
         #[source]
         reason: NotAKernel,
     },
+    /// The kernel cannot be entered in the way that was asked for.
+    #[error("the kernel cannot be entered by {}", match .0 {
+        Protocol::Linux => "the Linux 64-bit boot protocol",
+        Protocol::Pvh => "PVH: it has no note that says where",
+    })]
+    Protocol(Protocol),
     /// The memory cannot hold kernel and initial ramdisk.
     #[error("{} MiB of memory are not enough: {} MiB are needed", has >> 20, needs.div_ceil(1 << 20))]
     MemoryTooSmall {
@@ -140,6 +148,7 @@ impl MachineError {
             Self::NotAKernel { .. } => {
                 "`atoll kernel list` shows the kernels that are installed".to_owned()
             }
+            Self::Protocol(_) => "leave out --boot-protocol".to_owned(),
             Self::MemoryTooSmall { needs, .. } => {
                 let mebibytes = needs.div_ceil(1 << 20).max(32).next_power_of_two();
                 format!("give it more, like --memory {mebibytes}M")

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use atoll_interpreter::Soft;
 use atoll_machine::initramfs::{self, Archive, ModuleFile};
-use atoll_machine::kernel::{Found, KernelStore, find, newest};
+use atoll_machine::kernel::{Found, KernelStore, Protocol, find, newest};
 use atoll_machine::{End, Machine, MachineConfig, Snapshot, boot};
 use atoll_memory::GuestMemory;
 use atoll_virtio::VirtioDevice;
@@ -105,6 +105,8 @@ pub(crate) struct Shape {
     pub cpus: u8,
     /// Memory.
     pub bytes: u64,
+    /// How the kernel is entered.
+    pub protocol: Protocol,
 }
 
 /// A machine that runs, and what it says.
@@ -115,6 +117,7 @@ pub(crate) fn start(
 ) -> (Machine, Transcript) {
     let store = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernels");
     let mut kernel = KernelStore::new(&store).open(&kernel().kernel).unwrap();
+    kernel.protocol = shape.protocol;
     let transcript = Transcript::default();
     let config = MachineConfig {
         cpus: shape.cpus,

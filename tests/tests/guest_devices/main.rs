@@ -13,6 +13,7 @@
 mod guest;
 mod host;
 
+use atoll_machine::kernel::Protocol;
 use atoll_machine::{End, MachineError};
 use sha2::{Digest, Sha256};
 
@@ -88,6 +89,7 @@ fn a_stock_kernel_drives_every_device_is_saved_and_restored_and_powers_off() {
     let shape = Shape {
         cpus: 2,
         bytes: 256 << 20,
+        protocol: Protocol::Linux,
     };
     let (mut machine, transcript) = guest::start(&shape, devices, archive);
     let mut good = Vec::new();
@@ -136,6 +138,7 @@ fn run(shape: &Shape, script: &str) -> (Result<End, MachineError>, String) {
 const SMALL: Shape = Shape {
     cpus: 1,
     bytes: 128 << 20,
+    protocol: Protocol::Linux,
 };
 
 #[test]
@@ -165,6 +168,7 @@ fn two_cpus_and_memory_on_both_sides_of_the_hole_are_used() {
     let shape = Shape {
         cpus: 2,
         bytes: 3584 << 20,
+        protocol: Protocol::Linux,
     };
     let script = "/bin/busybox echo cpus $(/bin/busybox nproc)\n\
                   /bin/busybox grep MemTotal /proc/meminfo\n\
@@ -179,4 +183,21 @@ fn two_cpus_and_memory_on_both_sides_of_the_hole_are_used() {
     let total = text.split_once("MemTotal:").unwrap().1;
     let total: u64 = total.split_whitespace().next().unwrap().parse().unwrap();
     assert!(total > 3_400_000, "{total} KiB");
+}
+
+#[test]
+fn a_stock_kernel_starts_at_its_pvh_entry() {
+    let shape = Shape {
+        cpus: 2,
+        protocol: Protocol::Pvh,
+        ..SMALL
+    };
+    let script = "/bin/busybox echo loader $(/bin/busybox cat /proc/sys/kernel/bootloader_type)\n\
+                  /bin/busybox echo cpus $(/bin/busybox nproc)\n\
+                  /bin/busybox poweroff -f";
+    let (end, text) = run(&shape, script);
+    assert_eq!(end.unwrap(), End::PowerOff, "{text}");
+    // Linux notes QEMU as the loader of whatever enters it so outside Xen.
+    assert!(text.contains("loader 176\r\n"), "{text}");
+    assert!(text.contains("cpus 2\r\n"), "{text}");
 }

@@ -46,6 +46,15 @@ pub(crate) enum BackendChoice {
     Soft,
 }
 
+/// How a kernel is entered.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum ProtocolChoice {
+    /// In long mode, as Linux wants it
+    Linux,
+    /// In protected mode, where the kernel's PVH note says
+    Pvh,
+}
+
 /// `machine boot`.
 #[derive(Debug, Args)]
 #[command(disable_help_flag = true)]
@@ -53,6 +62,9 @@ pub(crate) struct BootArgs {
     /// Kernel to boot: a bzImage or plain ELF; by default the newest installed one
     #[arg(long, value_name = "FILE")]
     pub(crate) kernel: Option<PathBuf>,
+    /// How to enter the kernel; by default PVH for an ELF with a PVH note that is not Linux, else Linux's
+    #[arg(long, value_name = "PROTOCOL", value_enum)]
+    pub(crate) boot_protocol: Option<ProtocolChoice>,
     /// Initial ramdisk; by default one is made of the guest's agent and the kernel's modules
     #[arg(long, value_name = "FILE")]
     pub(crate) initrd: Option<PathBuf>,

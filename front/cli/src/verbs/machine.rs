@@ -7,13 +7,15 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use atoll_machine::kernel::Protocol;
 use atoll_machine::protocol::{Client, Request, Status};
 use atoll_machine::{
     Backend, BootSource, Disk, NetworkCard, Share, Sockets, Source, VmmConfig, boot,
 };
 
 use crate::arguments::machine::{
-    BackendChoice, BootArgs, ControlArgs, HostArgs, MachineVerb, RestoreArgs, SaveArgs,
+    BackendChoice, BootArgs, ControlArgs, HostArgs, MachineVerb, ProtocolChoice, RestoreArgs,
+    SaveArgs,
 };
 use crate::error::Error;
 use crate::{kernels, print, values};
@@ -58,6 +60,10 @@ fn boot(args: &BootArgs) -> Result<u8, Error> {
         backend: Backend::Auto,
         source: Source::Boot(BootSource {
             kernel,
+            protocol: args.boot_protocol.map(|choice| match choice {
+                ProtocolChoice::Linux => Protocol::Linux,
+                ProtocolChoice::Pvh => Protocol::Pvh,
+            }),
             kernel_store: kernels::store(),
             initrd: Some(initrd),
             command_line: command_line(&args.append),

@@ -1,7 +1,7 @@
-//! What the kernel finds in memory and registers when it begins: the Linux 64-bit boot protocol.
+//! What the kernel finds in memory and registers when it begins: the Linux 64-bit boot protocol, or PVH.
 //!
 //! ```text
-//!   0x0500   GDT                     0x7000   zero page (boot_params)
+//!   0x0500   GDT                     0x7000   zero page (boot_params), or hvm_start_info
 //!   0x9000   page tables, 6 pages    0x20000  command line
 //!   0xE0000  ACPI tables             1 MiB..  kernel; initial ramdisk at the top of low memory
 //! ```
@@ -9,6 +9,8 @@
 //! Source: Linux Documentation/arch/x86/boot.rst ("64-bit Boot Protocol") and zero-page.rst.
 
 mod entry;
+mod memory_map;
+mod pvh;
 mod zero_page;
 
 use std::fs::File;
@@ -19,7 +21,7 @@ use atoll_platform::acpi::{Board, tables};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::error::MachineError;
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Protocol};
 
 /// Where the ACPI tables lie: in the BIOS area, which the kernel also searches.
 pub const ACPI_ADDRESS: u64 = 0xE_0000;
@@ -41,7 +43,7 @@ pub const WITHOUT_TRACEFS: &str = "initcall_blacklist=tracer_init_tracefs";
 /// at the kernel's entry.
 ///
 /// # Errors
-/// [`MachineError::MemoryTooSmall`], [`MachineError::CommandLine`], [`MachineError::Io`].
+/// [`MachineError::MemoryTooSmall`], [`MachineError::CommandLine`], [`MachineError::Io`], [`MachineError::Protocol`].
 pub fn prepare(
     memory: &GuestMemory,
     kernel: &mut Kernel,
@@ -57,7 +59,8 @@ pub fn prepare(
         let len = command_line.len();
         return Err(MachineError::CommandLine { len, limit });
     }
-    let loaded = kernel.elf.load(&mut kernel.file, memory)?;
+    let protocol = kernel.protocol;
+    let loaded = kernel.elf.load(&mut kernel.file, memory, protocol)?;
     let initrd = match initrd {
         Some(bytes) => Some(place_initrd(memory, kernel, loaded.end, bytes)?),
         None => None,
@@ -74,6 +77,11 @@ pub fn prepare(
         "256 CPUs and 19 devices fit"
     );
     put(&tables, ACPI_ADDRESS)?;
+    if protocol == Protocol::Pvh {
+        let info = pvh::start_info(COMMAND_LINE, initrd, memory.layout());
+        put(&info, pvh::START_INFO)?;
+        return Ok(pvh::state(loaded.entry));
+    }
     let parameters = zero_page::Parameters {
         header: &kernel.header,
         command_line: COMMAND_LINE,

@@ -1,17 +1,12 @@
 //! The zero page, `struct boot_params`.
 //!
-//! Source: Linux Documentation/arch/x86/zero-page.rst; e820 types from ACPI 6.5 table 15.4.
+//! Source: Linux Documentation/arch/x86/zero-page.rst.
 
 use atoll_memory::Region;
 
-use super::{ACPI_ADDRESS, ACPI_BYTES};
+use super::ACPI_ADDRESS;
+use super::memory_map::memory_map;
 use crate::kernel::SetupHeader;
-
-const USABLE: u32 = 1;
-const RESERVED: u32 = 2;
-/// First byte after the memory under 640 KiB; the last KiB is the extended BIOS data area of old.
-const LOW_END: u64 = 0x9_FC00;
-const HIGH_START: u64 = 0x10_0000;
 
 /// What the zero page tells.
 pub(super) struct Parameters<'a> {
@@ -41,7 +36,7 @@ impl Parameters<'_> {
             put(0x21C, &low(len));
         }
         put(0x228, &low(self.command_line));
-        let map = self.map();
+        let map = memory_map(self.memory);
         put(0x1E8, &[map.len() as u8]);
         for (number, (start, end, kind)) in map.into_iter().enumerate() {
             let at = 0x2D0 + number * 20;
@@ -50,23 +45,6 @@ impl Parameters<'_> {
             put(at + 16, &kind.to_le_bytes());
         }
         page
-    }
-
-    /// The e820 map: start, end, type.
-    fn map(&self) -> Vec<(u64, u64, u32)> {
-        let mut map = vec![
-            (0, LOW_END, USABLE),
-            (LOW_END, 0xA_0000, RESERVED),
-            (ACPI_ADDRESS, ACPI_ADDRESS + ACPI_BYTES, RESERVED),
-        ];
-        for region in self.memory {
-            let start = region.address.max(HIGH_START);
-            let end = region.address + region.len;
-            if start < end {
-                map.push((start, end, USABLE));
-            }
-        }
-        map
     }
 }
 

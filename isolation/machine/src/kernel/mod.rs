@@ -8,9 +8,9 @@ mod store;
 
 pub use bzimage::{BzImage, SetupHeader};
 pub(crate) use decompress::xz_file;
-pub use elf::{Elf, Loaded};
+pub use elf::{Elf, Loaded, Protocol};
 pub use find::{Found, find, newest};
 pub use store::{Kernel, KernelStore};
 
 #[cfg(test)]
-pub(crate) use elf::tests::elf as tests_elf;
+pub(crate) use elf::tests::{elf as tests_elf, with_notes as tests_elf_with_notes};

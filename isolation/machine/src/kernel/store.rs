@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::bzimage::{BzImage, SetupHeader};
 use super::decompress;
-use super::elf::Elf;
+use super::elf::{Elf, Protocol};
 use crate::error::{MachineError, NotAKernel};
 
 /// No kernel file is larger.
@@ -26,6 +26,8 @@ pub struct Kernel {
     pub header: SetupHeader,
     /// Its version text; empty for a plain ELF.
     pub version: String,
+    /// How it is to be entered.
+    pub protocol: Protocol,
 }
 
 /// A folder of uncompressed kernels: `SHA256-OF-THE-BZIMAGE.elf`.
@@ -70,6 +72,7 @@ impl KernelStore {
             let elf = Elf::parse(&file, metadata.len()).map_err(wrong)?;
             return Ok(Kernel {
                 file,
+                protocol: elf.protocol(),
                 elf,
                 header: SetupHeader::of_plain_elf(),
                 version: String::new(),
@@ -98,6 +101,7 @@ impl KernelStore {
             elf,
             header: parts.header,
             version: parts.version,
+            protocol: Protocol::Linux,
         })
     }
 

@@ -157,7 +157,7 @@ fn loaded(hypervisor: &dyn Hypervisor, output: &Output, stores: &[[u32; 2]]) -> 
     machine
 }
 
-fn backends() -> Vec<Box<dyn Hypervisor>> {
+pub(super) fn backends() -> Vec<Box<dyn Hypervisor>> {
     let mut backends: Vec<Box<dyn Hypervisor>> = vec![Box::new(Soft)];
     match Kvm::open() {
         Ok(kvm) => backends.push(Box::new(kvm)),

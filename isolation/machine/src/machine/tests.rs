@@ -8,7 +8,7 @@ use std::path::Path;
 use atoll_interpreter::Soft;
 
 use super::*;
-use crate::kernel::{KernelStore, tests_elf};
+use crate::kernel::{KernelStore, tests_elf, tests_elf_with_notes};
 
 const MEMORY: u64 = 32 << 20;
 
@@ -32,11 +32,22 @@ impl Output {
 }
 
 fn machine(memory: GuestMemory, output: &Output) -> Machine {
+    machine_on(&Soft, memory, output)
+}
+
+fn machine_on(backend: &dyn Hypervisor, memory: GuestMemory, output: &Output) -> Machine {
     let config = MachineConfig {
         cpus: 1,
         tsc_khz: None,
     };
-    Machine::new(config, &Soft, memory, Vec::new(), Box::new(output.clone())).unwrap()
+    Machine::new(
+        config,
+        backend,
+        memory,
+        Vec::new(),
+        Box::new(output.clone()),
+    )
+    .unwrap()
 }
 
 fn loaded(code: &[u8], output: &Output) -> Machine {
@@ -77,6 +88,34 @@ const TRIPLE_FAULT: [u8; 2] = [0x0F, 0x0B];
 fn a_guest_speaks_and_powers_off() {
     let (end, text) = run(&[say("hi\n"), POWER_OFF.to_vec()].concat());
     assert_eq!((end.unwrap(), &text[..]), (End::PowerOff, "hi\n"));
+}
+
+#[test]
+fn a_kernel_with_a_pvh_note_is_entered_in_protected_mode() {
+    // `dec eax` in 32 bits, a prefix in 64; then EBX must point to the start info.
+    let check = [0x48, 0x81, 0x3B, 0x78, 0xC5, 0x6E, 0x33, 0x75, 0xFE];
+    let code = [
+        &check[..],
+        &[0x85, 0xC0, 0x74, 0xFE],
+        &say("pvh\n"),
+        &POWER_OFF,
+    ]
+    .concat();
+    let entry = (&b"Xen\0"[..], 18, &[0, 0, 0, 1][..]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("kernel");
+    fs::write(&path, tests_elf_with_notes(&code, &[entry])).unwrap();
+    for backend in device_tests::backends() {
+        let mut kernel = KernelStore::new(folder.path()).open(&path).unwrap();
+        let output = Output::default();
+        let memory = GuestMemory::new(MEMORY).unwrap();
+        let machine = machine_on(&*backend, memory, &output);
+        machine.load(&mut kernel, Some(b"disk"), "words").unwrap();
+        machine.start().unwrap();
+        let name = backend.name();
+        assert_eq!(machine.wait().unwrap(), End::PowerOff, "{name}");
+        assert_eq!(output.text(), "pvh\n", "{name}");
+    }
 }
 
 #[test]

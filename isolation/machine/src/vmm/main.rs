@@ -119,6 +119,7 @@ fn boot_machine(
 ) -> Result<Machine, MachineError> {
     let hypervisor = backend.open()?;
     let mut kernel = KernelStore::new(&source.kernel_store).open(&source.kernel)?;
+    kernel.protocol = source.protocol.unwrap_or(kernel.protocol);
     let initrd = match &source.initrd {
         Some(path) => Some(boot::read_initrd(path)?),
         None => None,
