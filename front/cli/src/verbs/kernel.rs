@@ -49,11 +49,16 @@ pub(crate) fn initramfs(args: &InitramfsArgs) -> Result<(), Error> {
 /// Fetches a kernel's package and unpacks it into our cache.
 ///
 /// # Errors
-/// [`Error::Tool`] when apt, dpkg or depmod fail.
+/// [`Error::Value`] for a package that has no kernel; [`Error::Tool`] when apt, dpkg or depmod fail or are missing.
 pub(crate) fn install(args: &KernelInstallArgs) -> Result<(), Error> {
-    let package = kernel_package(&args.package)?;
+    check_name(&args.package)?;
     let root = kernels::installed();
     let failed = || Error::io(format!("write {}", root.display()));
+    fs::create_dir_all(&root).map_err(failed())?;
+    // One at a time; the lock goes with this process.
+    let lock = fs::File::open(&root).map_err(failed())?;
+    lock.lock().map_err(failed())?;
+    let package = kernel_package(&args.package)?;
     let download = root.join("download");
     let _ = fs::remove_dir_all(&download);
     fs::create_dir_all(&download).map_err(failed())?;
@@ -61,6 +66,20 @@ pub(crate) fn install(args: &KernelInstallArgs) -> Result<(), Error> {
     let _ = fs::remove_dir_all(&download);
     let release = fetched?;
     print::line(&release)
+}
+
+/// Refuses what is no name of a package, perhaps with `:architecture`, `=version` or `/suite` (Debian policy 5.6.7).
+fn check_name(package: &str) -> Result<(), Error> {
+    let is_inner = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.:=/~".contains(&byte);
+    let begins_well = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    if package.bytes().all(is_inner) && package.as_bytes().first().is_some_and(begins_well) {
+        return Ok(());
+    }
+    Err(Error::value(
+        "PACKAGE",
+        package,
+        "expected a package's name",
+    ))
 }
 
 /// Downloads `package` into `download` and unpacks it into `root`. Gives the kernel's release.
@@ -81,7 +100,7 @@ fn fetch(package: &str, download: &Path, root: &Path) -> Result<String, Error> {
         .arg("-x")
         .arg(&archive)
         .arg(&unpacked))?;
-    let release = only_release(&unpacked)?;
+    let release = only_release(package, &unpacked)?;
     // The package leaves this list to its installation script.
     run(Command::new("depmod")
         .arg("-b")
@@ -105,15 +124,16 @@ fn kernel_package(package: &str) -> Result<String, Error> {
     Ok(kernel.unwrap_or(package).to_owned())
 }
 
-/// The release of the one kernel under `root`.
-fn only_release(root: &Path) -> Result<String, Error> {
+/// The release of the one kernel under `root`, which is `package` unpacked.
+fn only_release(package: &str, root: &Path) -> Result<String, Error> {
     let found = atoll_machine::kernel::find(&[root.to_owned()]);
     match &found[..] {
         [kernel] => Ok(kernel.release.clone()),
-        _ => Err(Error::Tool {
-            tool: "apt-get".to_owned(),
-            message: Message("the package has no kernel in it".to_owned()),
-        }),
+        _ => Err(Error::value(
+            "PACKAGE",
+            package,
+            "there is no kernel in it\nhint: packages like linux-image-cloud-amd64 have one",
+        )),
     }
 }
 
@@ -132,16 +152,39 @@ fn replace(from: &Path, to: &Path) -> Result<(), Error> {
 /// Runs a tool and gives its output.
 fn run(command: &mut Command) -> Result<String, Error> {
     let tool = command.get_program().to_string_lossy().into_owned();
+    let failed = |words: String| Error::Tool {
+        tool: tool.clone(),
+        message: Message(words),
+    };
+    // depmod is where only root looks.
+    let mut path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
+    path.push(":/usr/sbin:/sbin");
     let output = command
+        .env("PATH", path)
         .stdin(Stdio::null())
         .output()
-        .map_err(Error::io(format!("run {tool}")))?;
+        .map_err(|why| match why.kind() {
+            std::io::ErrorKind::NotFound => failed(missing(&tool)),
+            _ => Error::io(format!("run {tool}"))(why),
+        })?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    let words = String::from_utf8_lossy(&output.stderr);
-    let message = Message(words.trim().to_owned());
-    Err(Error::Tool { tool, message })
+    Err(failed(
+        String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+    ))
+}
+
+/// What to say of a tool that is not there.
+fn missing(tool: &str) -> String {
+    let hint = match tool {
+        "depmod" => "install its package, kmod",
+        "dpkg-deb" => "install its package, dpkg",
+        _ => {
+            "this needs Debian's or Ubuntu's apt; `atoll machine boot --kernel FILE` takes any kernel"
+        }
+    };
+    format!("it is not installed here\nhint: {hint}")
 }
 
 #[cfg(test)]
@@ -156,9 +199,35 @@ mod tests {
         assert!(
             matches!(&error, Error::Tool { tool, message } if tool == "sh" && message.0 == "broken")
         );
-        assert!(matches!(
-            run(&mut Command::new("/no/tool")),
-            Err(Error::Io { .. })
-        ));
+        let error = run(&mut Command::new("no-such-tool")).unwrap_err();
+        assert!(
+            matches!(&error, Error::Tool { message, .. } if message.0.contains("not installed"))
+        );
+    }
+
+    #[test]
+    fn only_names_of_packages_reach_apt() {
+        for name in [
+            "linux-image-6.1.0-56-amd64",
+            "linux-image:i386",
+            "x=1.0~rc1",
+        ] {
+            check_name(name).unwrap();
+        }
+        for name in ["", "-o", "--help", "a b", "a;b", "A", "a\n", "ä"] {
+            let error = check_name(name).unwrap_err();
+            assert!(matches!(error, Error::Value { .. }), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_package_without_a_kernel_is_named_with_a_hint() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = only_release("coreutils", folder.path()).unwrap_err();
+        assert_eq!(error.to_string(), "invalid PACKAGE \"coreutils\"");
+        let Error::Value { message, .. } = error else {
+            panic!();
+        };
+        assert!(message.0.contains("hint: packages like"));
     }
 }
