@@ -182,7 +182,7 @@ mod tests {
     use crate::driver::{Driver, WRITE};
 
     fn blocks(driver: &Driver) -> u64 {
-        let stat = rustix::fs::fstat(driver.memory.file()).unwrap();
+        let stat = rustix::fs::fstat(driver.memory.file().unwrap()).unwrap();
         stat.st_blocks.cast_unsigned()
     }
 
