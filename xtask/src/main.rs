@@ -1,6 +1,7 @@
 //! Project chores, so that nothing lives only in a person's shell history.
 //!
-//! `cargo xtask check` holds the tree against its own rules, `dist` builds what is shipped,
+//! `cargo xtask check` holds the tree against its own rules, `dist` builds what is shipped, `fuzz` runs
+//! a fuzz target,
 //! `nested-kvm` and `nested-machine` prove the KVM backend in an emulated machine, `setup` installs what
 //! the tests need, `test` runs all tests. Chores stop at the first failure.
 
@@ -13,6 +14,7 @@
 
 mod architecture;
 mod dist;
+mod fuzz;
 mod house_rules;
 mod nested;
 mod setup;
@@ -23,9 +25,11 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
-const USAGE: &str = "usage: cargo xtask <check | dist | nested-kvm | nested-machine | setup | test>
+const USAGE: &str = "usage: cargo xtask <check | dist | fuzz | nested-kvm | nested-machine | setup | test>
   check           arrows between layers, file sizes, documented unsafe code and dependencies
   dist            build atoll, atoll-runtime and containerd-shim-atoll-v2 into target/atoll/bin
+  fuzz TARGET [SECONDS]
+                  run a target of fuzz/ (devices, kernels, states) by coverage, for a minute
   nested-kvm      run the KVM backend's tests in an emulated machine with SVM, under a stock kernel
   nested-machine  boot that kernel in atoll-vmm, on KVM, inside the same emulated machine
   setup           install the Debian packages the tests drive (docker CLI, containerd, …); needs root
@@ -44,6 +48,12 @@ fn main() -> ExitCode {
 fn run() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     let chore = arguments.next();
+    if chore.as_deref() == Some("fuzz") {
+        let Some(target) = arguments.next() else {
+            bail!("{USAGE}");
+        };
+        return fuzz::run(&target, arguments.next().as_deref());
+    }
     if let Some(extra) = arguments.next() {
         bail!("unexpected argument {extra}\n{USAGE}");
     }
