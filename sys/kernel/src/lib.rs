@@ -29,6 +29,7 @@ pub mod spawn;
 pub mod tap;
 pub mod task;
 pub mod terminal;
+pub mod trap;
 pub mod unix;
 pub mod vsock;
 

@@ -51,6 +51,11 @@ pub fn syscall_number(arch: Arch, name: &str) -> Option<u32> {
     }
 }
 
+/// The system calls of x86-64 by name, with their numbers, sorted by name.
+pub fn syscall_names() -> &'static [(&'static str, u16)] {
+    &numbers::X86_64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
