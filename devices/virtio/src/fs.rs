@@ -17,6 +17,7 @@ mod xattr;
 
 use std::os::fd::OwnedFd;
 
+use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use self::session::Session;
@@ -86,6 +87,22 @@ impl FsDevice {
     /// [`DeviceError::Name`] for a tag too long or empty; [`DeviceError::Kernel`] when it is no directory or `/proc` is
     /// missing.
     pub fn new(directory: OwnedFd, options: FsOptions) -> Result<Self, DeviceError> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let descriptors = rustix::fs::open(c"/proc/self/fd", flags, Mode::empty())
+            .map_err(|errno| DeviceError::Kernel("open /proc/self/fd", errno.into()))?;
+        Self::over(directory, descriptors, options)
+    }
+
+    /// As [`FsDevice::new`], with `/proc/self/fd` of the serving process as an open directory: for one that has lost
+    /// sight of `/proc`.
+    ///
+    /// # Errors
+    /// As [`FsDevice::new`].
+    pub fn over(
+        directory: OwnedFd,
+        descriptors: OwnedFd,
+        options: FsOptions,
+    ) -> Result<Self, DeviceError> {
         let mut config = [0; TAG_BYTES + 4];
         let tag = options.tag.as_bytes();
         if tag.is_empty() || tag.len() > TAG_BYTES {
@@ -95,7 +112,7 @@ impl FsDevice {
         config[TAG_BYTES] = 1;
         Ok(Self {
             config,
-            session: Session::new(directory, options)?,
+            session: Session::new(directory, descriptors, options)?,
         })
     }
 }

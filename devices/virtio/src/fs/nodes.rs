@@ -82,16 +82,13 @@ pub(super) struct Nodes {
 impl Nodes {
     pub(super) fn new(
         directory: OwnedFd,
+        descriptors: OwnedFd,
         max_nodes: usize,
         max_handles: usize,
     ) -> Result<Self, DeviceError> {
-        let failed =
-            |what| move |errno: Errno| DeviceError::Kernel(what, std::io::Error::from(errno));
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::openat(&directory, c".", flags, Mode::empty())
-            .map_err(failed("open the shared directory"))?;
-        let descriptors = rustix::fs::open(c"/proc/self/fd", flags, Mode::empty())
-            .map_err(failed("open /proc/self/fd"))?;
+            .map_err(|errno| DeviceError::Kernel("open the shared directory", errno.into()))?;
         Ok(Self {
             root: Arc::new(root),
             descriptors,

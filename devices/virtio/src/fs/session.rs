@@ -36,9 +36,18 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(directory: OwnedFd, options: FsOptions) -> Result<Self, DeviceError> {
+    pub(super) fn new(
+        directory: OwnedFd,
+        descriptors: OwnedFd,
+        options: FsOptions,
+    ) -> Result<Self, DeviceError> {
         Ok(Self {
-            nodes: Nodes::new(directory, options.max_nodes, options.max_handles)?,
+            nodes: Nodes::new(
+                directory,
+                descriptors,
+                options.max_nodes,
+                options.max_handles,
+            )?,
             options,
         })
     }
