@@ -1,5 +1,8 @@
 //! Entropy device (virtio 1.3 §5.4).
 
+use rustix::io::Errno;
+use rustix::rand::{GetRandomFlags, getrandom};
+
 use crate::device::{DeviceType, VirtioDevice};
 use crate::ring::{Broken, Queues};
 
@@ -41,11 +44,13 @@ impl VirtioDevice for RngDevice {
             let mut piece = [0; 4096];
             while !room.is_empty() {
                 let count = room.len().min(piece.len() as u64) as usize;
-                // Without entropy the rest stays unwritten, and is not reported as random.
-                if getrandom::fill(&mut piece[..count]).is_err() {
-                    break;
+                // The system call itself: libraries fall back on files, which a jailed monitor does not see. Without
+                // entropy the rest stays unwritten, and is not reported as random.
+                match getrandom(&mut piece[..count], GetRandomFlags::empty()) {
+                    Ok(count) => written += room.write(&piece[..count]) as u64,
+                    Err(Errno::INTR) => {}
+                    Err(_) => break,
                 }
-                written += room.write(&piece[..count]) as u64;
             }
             queues.push(queue, chain.head(), written)?;
         }
