@@ -1,6 +1,8 @@
 //! What `atoll-vmm` is told: one JSON object.
 
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
 
 use atoll_cpu_api::Hypervisor;
 use atoll_interpreter::Soft;
@@ -44,6 +46,21 @@ impl Backend {
             Self::Auto | Self::Soft => Ok(Box::new(Soft)),
         }
     }
+}
+
+/// How the monitor is shut in ([`jail`](crate::jail)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Jail {
+    /// Namespaces, an empty root, no rights, a filter of system calls. What of it cannot be had is an error.
+    #[default]
+    On,
+    /// All but namespaces and root, for hosts that allow neither.
+    Filter,
+    /// As [`Jail::On`], but forbidden system calls are made, and written to the kernel's log.
+    Log,
+    /// None of it.
+    Off,
 }
 
 /// A disk of a machine.
@@ -154,6 +171,36 @@ pub struct VmmConfig {
     pub control: Option<PathBuf>,
     /// Whether to say at the end how long it ran and how many instructions it executed.
     pub statistics: bool,
+    /// How the monitor is shut in.
+    pub jail: Jail,
+}
+
+impl VmmConfig {
+    /// Descriptors of the monitor that this names, as `/proc/self/fd/N` or `/dev/fd/N`: whoever starts it hands them on.
+    pub fn inherited(&self) -> Vec<RawFd> {
+        let mut paths = Vec::new();
+        match &self.source {
+            Source::Boot(source) => {
+                paths.push(&source.kernel);
+                paths.extend(&source.initrd);
+            }
+            Source::Restore(folder) => paths.push(folder),
+        }
+        paths.extend(&self.console);
+        paths.extend(self.disks.iter().map(|disk| &disk.path));
+        paths.extend(self.shares.iter().map(|share| &share.path));
+        paths.into_iter().filter_map(|path| number(path)).collect()
+    }
+}
+
+/// The number in a path that leads through the process' own descriptors.
+fn number(path: &Path) -> Option<RawFd> {
+    let folders = ["/proc/self/fd", "/dev/fd"];
+    let name = folders
+        .iter()
+        .find_map(|folder| path.strip_prefix(folder).ok())?;
+    let first = name.iter().next();
+    first.and_then(OsStr::to_str)?.parse().ok()
 }
 
 /// The object in the file: what [`Source`] tells apart is there or not.
@@ -194,6 +241,8 @@ struct Flat {
     control: Option<PathBuf>,
     #[serde(default)]
     statistics: bool,
+    #[serde(default)]
+    jail: Jail,
 }
 
 /// A field that is missing, or one too many.
@@ -242,6 +291,7 @@ impl TryFrom<Flat> for VmmConfig {
             console: flat.console,
             control: flat.control,
             statistics: flat.statistics,
+            jail: flat.jail,
         })
     }
 }
@@ -270,6 +320,7 @@ impl From<VmmConfig> for Flat {
             console: config.console,
             control: config.control,
             statistics: config.statistics,
+            jail: config.jail,
         };
         if let Some(boot) = boot {
             flat.kernel = Some(boot.kernel);
@@ -289,6 +340,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn descriptors_are_found_in_paths() {
+        let text = r#"{"kernel":"/dev/fd/3","initrd":"/proc/self/fd/10","kernel_store":"/dev/fd/4","command_line":"c",
+            "memory_bytes":4096,"cpus":1,"disks":[{"path":"/dev/fd/x"}],"shares":[{"path":"/dev/fd/7/a","tag":"t"}],
+            "jail":"log"}"#;
+        let config: VmmConfig = serde_json::from_str(text).unwrap();
+        assert_eq!(config.inherited(), [3, 10, 7]);
+        assert_eq!(config.jail, Jail::Log);
+    }
+
+    #[test]
     fn defaults_are_filled_in_and_unknown_fields_refused() {
         let text =
             r#"{"kernel":"k","kernel_store":"s","command_line":"c","memory_bytes":4096,"cpus":1}"#;
@@ -301,6 +362,7 @@ mod tests {
         assert_eq!(more.sockets.unwrap().cid, 3);
         let again = serde_json::to_string(&config).unwrap();
         assert_eq!(serde_json::from_str::<VmmConfig>(&again).unwrap(), config);
+        assert_eq!(config.jail, Jail::On);
         let refusal = |text: &str| {
             let refused = serde_json::from_str::<VmmConfig>(text);
             refused.unwrap_err().to_string()

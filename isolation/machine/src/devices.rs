@@ -1,80 +1,330 @@
-//! The virtio devices of a configured machine.
+//! The host ends of a configured machine's devices, opened once; and the devices, made of them for each boot.
 
-use std::fs::OpenOptions;
-use std::io;
-use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek, SeekFrom};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 
 use atoll_memory::PAGE;
-use atoll_sys::tap;
+use atoll_sys::{tap, unix};
 use atoll_virtio::{
     BalloonDevice, BlockDevice, BlockOptions, ConsoleDevice, DeviceError, FsDevice, FsOptions,
     NetDevice, NetOptions, RngDevice, VirtioDevice, VsockDevice, VsockOptions,
 };
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use sha2::{Digest, Sha256};
 
 use crate::config::{Disk, NetworkCard, Share, Sockets, VmmConfig};
 use crate::error::MachineError;
+use crate::jail::{Needs, Sharing, Walls};
 
 /// Connections between guest and host at once.
 const MAX_CONNECTIONS: usize = 1024;
 /// `struct virtio_net_hdr_v1` (virtio 1.3 §5.1.6).
 const NET_HEADER: u8 = 12;
+/// Descriptors of a machine without shares and sockets: streams, kernel, ramdisk, memory, disks and taps twice, epoll
+/// instances, and three for each of at most 254 CPUs.
+const DESCRIPTORS: u64 = 1024;
+/// What a saved machine has beside its memory, at most.
+const STATE_BYTES: u64 = 64 << 20;
 
-/// The devices that `config` asks for, in the order of their addresses: disks, entropy, network cards, sockets, shares,
-/// balloon, console.
-///
-/// # Errors
-/// [`MachineError::Io`] when a host end cannot be opened or is not fit for its device.
-pub fn of_config(config: &VmmConfig) -> Result<Vec<Box<dyn VirtioDevice>>, MachineError> {
-    let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
-    for disk in &config.disks {
-        devices.push(Box::new(block(disk)?));
-    }
-    devices.push(Box::new(RngDevice::new()));
-    for card in &config.networks {
-        devices.push(Box::new(network(card)?));
-    }
-    if let Some(sockets) = &config.sockets {
-        devices.push(Box::new(vsock(sockets)?));
-    }
-    for share in &config.shares {
-        devices.push(Box::new(file_system(share)?));
-    }
-    if let Some(bytes) = config.balloon_bytes {
-        devices.push(Box::new(balloon(bytes)));
-    }
-    if let Some(path) = &config.console {
-        devices.push(Box::new(console(path)?));
-    }
-    Ok(devices)
+/// A share: its directory.
+#[derive(Debug)]
+struct SharedDirectory {
+    share: Share,
+    directory: OwnedFd,
 }
 
-fn block(disk: &Disk) -> Result<BlockDevice, MachineError> {
-    let action = format!("attach disk {}", disk.path.display());
-    let file = OpenOptions::new()
+/// A socket that the host connects to. Its name goes with it.
+#[derive(Debug)]
+struct Listening {
+    listener: UnixListener,
+    /// Where it was made.
+    place: PathBuf,
+    /// The same, as the process sees it.
+    path: PathBuf,
+}
+
+impl Listening {
+    fn at(path: &Path) -> io::Result<Self> {
+        Ok(Self {
+            listener: unix::bind_at(path)?,
+            place: path.to_owned(),
+            path: path.to_owned(),
+        })
+    }
+
+    /// Shows its folder as `/NAME`.
+    fn detach(&mut self, walls: &mut Walls, name: &str) -> io::Result<()> {
+        let socket = self.place.file_name();
+        let socket = socket.ok_or(io::ErrorKind::InvalidInput)?;
+        let folder = self.place.parent();
+        let folder = folder.filter(|path| !path.as_os_str().is_empty());
+        let shown = walls.show(folder.unwrap_or(Path::new(".")), name)?;
+        self.path = shown.join(socket);
+        Ok(())
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        // Whoever removed it before did what was to be done.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// What the devices of a machine have of the host: open files, as long as the machine is there, over any number of
+/// resets.
+#[derive(Debug, Default)]
+pub struct HostEnds {
+    disks: Vec<(Disk, File)>,
+    cards: Vec<(NetworkCard, OwnedFd)>,
+    sockets: Option<(Sockets, Listening)>,
+    control: Option<Listening>,
+    shares: Vec<SharedDirectory>,
+    /// `/proc/self/fd`, when there are shares.
+    descriptors: Option<OwnedFd>,
+    balloon_bytes: Option<u64>,
+    console: Option<(PathBuf, OwnedFd)>,
+}
+
+impl HostEnds {
+    /// Opens what `config` names.
+    ///
+    /// # Errors
+    /// [`MachineError::Io`] when a host end cannot be opened.
+    pub fn open(config: &VmmConfig) -> Result<Self, MachineError> {
+        let mut ends = Self {
+            balloon_bytes: config.balloon_bytes,
+            ..Self::default()
+        };
+        for disk in &config.disks {
+            ends.disks.push((disk.clone(), open_disk(disk)?));
+        }
+        for card in &config.networks {
+            let tap = tap::open(&card.tap, NET_HEADER)
+                .map_err(|errno| MachineError::io(card_action(card))(errno.into()))?;
+            ends.cards.push((card.clone(), tap));
+        }
+        if let Some(sockets) = &config.sockets {
+            let listening = Listening::at(&sockets.path);
+            let listening = listening.map_err(MachineError::io(sockets_action(sockets)))?;
+            ends.sockets = Some((sockets.clone(), listening));
+        }
+        if let Some(path) = &config.control {
+            let listening = Listening::at(path).map_err(MachineError::io(control_action(path)))?;
+            ends.control = Some(listening);
+        }
+        for share in &config.shares {
+            let directory =
+                open_directory(&share.path).map_err(MachineError::io(share_action(share)))?;
+            ends.shares.push(SharedDirectory {
+                share: share.clone(),
+                directory,
+            });
+        }
+        if !config.shares.is_empty() {
+            let descriptors =
+                open_directory(Path::new(DESCRIPTORS_PATH)).map_err(MachineError::io(OPEN_PROC))?;
+            ends.descriptors = Some(descriptors);
+        }
+        if let Some(path) = &config.console {
+            let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+            let end = rustix::fs::open(path, flags, Mode::empty())
+                .map_err(|errno| MachineError::io(console_action(path))(errno.into()))?;
+            ends.console = Some((path.clone(), end));
+        }
+        Ok(ends)
+    }
+
+    /// New devices over these ends, in the order of their addresses: disks, entropy, network cards, sockets, shares,
+    /// balloon, console. Those made before must be gone.
+    ///
+    /// # Errors
+    /// [`MachineError::Io`] when an end is not fit for its device.
+    pub fn devices(&self) -> Result<Vec<Box<dyn VirtioDevice>>, MachineError> {
+        let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
+        for (disk, file) in &self.disks {
+            devices.push(Box::new(block(disk, file)?));
+        }
+        devices.push(Box::new(RngDevice::new()));
+        for (card, tap) in &self.cards {
+            devices.push(Box::new(network(card, tap)?));
+        }
+        if let Some((sockets, listening)) = &self.sockets {
+            devices.push(Box::new(vsock(sockets, listening)?));
+        }
+        for shared in &self.shares {
+            devices.push(Box::new(self.file_system(shared)?));
+        }
+        if let Some(bytes) = self.balloon_bytes {
+            devices.push(Box::new(balloon(bytes)));
+        }
+        if let Some((path, end)) = &self.console {
+            devices.push(Box::new(console(path, end)?));
+        }
+        Ok(devices)
+    }
+
+    /// The socket that the machine is controlled by.
+    ///
+    /// # Errors
+    /// [`MachineError::Io`] when descriptors ran out.
+    pub fn control(&self) -> Result<Option<UnixListener>, MachineError> {
+        let Some(listening) = &self.control else {
+            return Ok(None);
+        };
+        let listener = listening.listener.try_clone();
+        let failed = MachineError::io(control_action(&listening.place));
+        listener.map(Some).map_err(failed)
+    }
+
+    /// What these ends need while a machine with `memory_bytes` runs.
+    pub fn needs(&self, memory_bytes: u64) -> Needs {
+        let sharing = self.shares.iter().map(|shared| {
+            if shared.share.read_only {
+                Sharing::Reading
+            } else {
+                Sharing::Writing
+            }
+        });
+        let sharing = sharing.max().unwrap_or_default();
+        let sockets = self.sockets.is_some();
+        let share = FsOptions::new("");
+        let mut descriptors = DESCRIPTORS + 2 * (self.disks.len() + self.cards.len()) as u64;
+        descriptors += (self.shares.len() * (share.max_nodes + share.max_handles)) as u64;
+        if sockets {
+            descriptors += MAX_CONNECTIONS as u64;
+        }
+        // A file that the console goes to may have any length.
+        let may_grow = sharing == Sharing::Writing || self.writes_a_file();
+        let largest = self.disks.iter().map(|(_, file)| length(file)).max();
+        let longest = largest.unwrap_or(0).max(memory_bytes + STATE_BYTES);
+        Needs {
+            kvm: false,
+            taps: !self.cards.is_empty(),
+            sockets,
+            sharing,
+            control: self.control.is_some(),
+            descriptors,
+            file_bytes: (!may_grow).then_some(longest),
+        }
+    }
+
+    fn writes_a_file(&self) -> bool {
+        let is_file = |fd: BorrowedFd<'_>| {
+            rustix::fs::fstat(fd)
+                .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)
+        };
+        let console = self.console.iter().map(|(_, end)| end.as_fd());
+        let mut all = console.chain([rustix::stdio::stdout(), rustix::stdio::stderr()]);
+        all.any(is_file)
+    }
+
+    /// Exchanges directories of the host for detached mounts of them.
+    pub(crate) fn detach(&mut self, walls: &mut Walls) -> Result<(), MachineError> {
+        for shared in &mut self.shares {
+            let share = &shared.share;
+            shared.directory = walls
+                .detached(&share.path, share.read_only)
+                .map_err(MachineError::io(share_action(share)))?;
+        }
+        if self.descriptors.is_some() {
+            let descriptors = walls.detached(Path::new(DESCRIPTORS_PATH), true);
+            self.descriptors = Some(descriptors.map_err(MachineError::io(OPEN_PROC))?);
+        }
+        if let Some((sockets, listening)) = &mut self.sockets {
+            let shown = listening.detach(walls, "sockets");
+            shown.map_err(MachineError::io(sockets_action(sockets)))?;
+        }
+        if let Some(listening) = &mut self.control {
+            let shown = listening.detach(walls, "control");
+            shown.map_err(MachineError::io(control_action(&listening.place)))?;
+        }
+        Ok(())
+    }
+
+    fn file_system(&self, shared: &SharedDirectory) -> Result<FsDevice, MachineError> {
+        let share = &shared.share;
+        let failed = || MachineError::io(share_action(share));
+        let directory = shared.directory.try_clone().map_err(failed())?;
+        let descriptors = self.descriptors.as_ref();
+        // Opened whenever there are shares.
+        let descriptors = descriptors.ok_or_else(|| failed()(io::ErrorKind::NotFound.into()))?;
+        let descriptors = descriptors.try_clone().map_err(failed())?;
+        let mut options = FsOptions::new(&share.tag);
+        options.read_only = share.read_only;
+        FsDevice::over(directory, descriptors, options).map_err(unfit(share_action(share)))
+    }
+}
+
+const DESCRIPTORS_PATH: &str = "/proc/self/fd";
+const OPEN_PROC: &str = "open /proc/self/fd for shares";
+
+fn disk_action(disk: &Disk) -> String {
+    format!("attach disk {}", disk.path.display())
+}
+
+fn card_action(card: &NetworkCard) -> String {
+    format!("attach a network card to tap {}", card.tap)
+}
+
+fn sockets_action(sockets: &Sockets) -> String {
+    format!("attach sockets at {}", sockets.path.display())
+}
+
+fn control_action(path: &Path) -> String {
+    format!("listen at {}", path.display())
+}
+
+fn share_action(share: &Share) -> String {
+    format!("share {} as {}", share.path.display(), share.tag)
+}
+
+fn console_action(path: &Path) -> String {
+    format!("attach a console at {}", path.display())
+}
+
+fn open_disk(disk: &Disk) -> Result<File, MachineError> {
+    OpenOptions::new()
         .read(true)
         .write(!disk.read_only)
         .open(&disk.path)
-        .map_err(MachineError::io(action.clone()))?;
+        .map_err(MachineError::io(disk_action(disk)))
+}
+
+fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
+/// The bytes of a file or block device; 0 when that cannot be known.
+fn length(mut file: &File) -> u64 {
+    file.seek(SeekFrom::End(0)).unwrap_or(0)
+}
+
+fn block(disk: &Disk, file: &File) -> Result<BlockDevice, MachineError> {
     let options = BlockOptions {
         read_only: disk.read_only,
         id: String::new(),
     };
-    BlockDevice::new(file, &options).map_err(unfit(action))
+    let file = file
+        .try_clone()
+        .map_err(MachineError::io(disk_action(disk)))?;
+    BlockDevice::new(file, &options).map_err(unfit(disk_action(disk)))
 }
 
-fn network(card: &NetworkCard) -> Result<NetDevice, MachineError> {
-    let action = format!("attach a network card to tap {}", card.tap);
-    let tap = tap::open(&card.tap, NET_HEADER)
-        .map_err(|errno| MachineError::io(action.clone())(errno.into()))?;
+fn network(card: &NetworkCard, tap: &OwnedFd) -> Result<NetDevice, MachineError> {
     let options = NetOptions {
         mac: card.mac.unwrap_or_else(|| address_of(&card.tap)),
         mtu: card.mtu,
         offload: true,
     };
-    NetDevice::new(tap, &options).map_err(unfit(action))
+    let tap = tap
+        .try_clone()
+        .map_err(MachineError::io(card_action(card)))?;
+    NetDevice::new(tap, &options).map_err(unfit(card_action(card)))
 }
 
 /// A hardware address for a card on tap `name`: unicast, locally administered, the same for the same name.
@@ -83,24 +333,17 @@ fn address_of(name: &str) -> [u8; 6] {
     [0x02, hash[0], hash[1], hash[2], hash[3], hash[4]]
 }
 
-fn vsock(sockets: &Sockets) -> Result<VsockDevice, MachineError> {
+fn vsock(sockets: &Sockets, listening: &Listening) -> Result<VsockDevice, MachineError> {
     let options = VsockOptions {
         guest_cid: sockets.cid,
-        path: sockets.path.clone(),
+        path: listening.path.clone(),
         max_connections: MAX_CONNECTIONS,
     };
-    let action = format!("attach sockets at {}", sockets.path.display());
-    VsockDevice::new(options).map_err(unfit(action))
-}
-
-fn file_system(share: &Share) -> Result<FsDevice, MachineError> {
-    let action = format!("share {} as {}", share.path.display(), share.tag);
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory: OwnedFd = rustix::fs::open(&share.path, flags, Mode::empty())
-        .map_err(|errno| MachineError::io(action.clone())(errno.into()))?;
-    let mut options = FsOptions::new(&share.tag);
-    options.read_only = share.read_only;
-    FsDevice::new(directory, options).map_err(unfit(action))
+    let listener = listening
+        .listener
+        .try_clone()
+        .map_err(MachineError::io(sockets_action(sockets)))?;
+    VsockDevice::over(options, listener.into()).map_err(unfit(sockets_action(sockets)))
 }
 
 fn balloon(bytes: u64) -> BalloonDevice {
@@ -110,15 +353,11 @@ fn balloon(bytes: u64) -> BalloonDevice {
     device
 }
 
-fn console(path: &Path) -> Result<ConsoleDevice, MachineError> {
-    let action = format!("attach a console at {}", path.display());
-    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let failed = |errno: rustix::io::Errno| MachineError::io(action.clone())(errno.into());
-    let input = rustix::fs::open(path, flags, Mode::empty()).map_err(failed)?;
-    let output = input
-        .try_clone()
-        .map_err(MachineError::io(action.clone()))?;
-    ConsoleDevice::new(Some(input), Some(output)).map_err(unfit(action))
+fn console(path: &Path, end: &OwnedFd) -> Result<ConsoleDevice, MachineError> {
+    let failed = || MachineError::io(console_action(path));
+    let input = end.try_clone().map_err(failed())?;
+    let output = end.try_clone().map_err(failed())?;
+    ConsoleDevice::new(Some(input), Some(output)).map_err(unfit(console_action(path)))
 }
 
 /// The device's reason, with what was tried.
@@ -137,10 +376,8 @@ mod tests {
     }
 
     fn refusal(more: &str) -> String {
-        let Err(error) = of_config(&config(more)) else {
-            panic!("{more} was taken");
-        };
-        error.to_string()
+        let made = HostEnds::open(&config(more)).and_then(|ends| ends.devices().map(drop));
+        made.unwrap_err().to_string()
     }
 
     #[test]
@@ -151,10 +388,17 @@ mod tests {
             r#""sockets":{{"path":"{path}/v"}},"shares":[{{"path":"{path}","tag":"t"}}],
                "balloon_bytes":0,"console":"/dev/null""#
         );
-        let devices = of_config(&config(&more)).unwrap();
-        let kinds: Vec<_> = devices.iter().map(|device| device.device_type()).collect();
-        let kinds = format!("{kinds:?}");
-        assert_eq!(kinds, "[Rng, Vsock, Fs, Balloon, Console]");
+        let ends = HostEnds::open(&config(&more)).unwrap();
+        // A reset makes them anew.
+        for _ in 0..2 {
+            let devices = ends.devices().unwrap();
+            let kinds: Vec<_> = devices.iter().map(|device| device.device_type()).collect();
+            let kinds = format!("{kinds:?}");
+            assert_eq!(kinds, "[Rng, Vsock, Fs, Balloon, Console]");
+        }
+        assert!(folder.path().join("v").exists());
+        drop(ends);
+        assert!(!folder.path().join("v").exists());
     }
 
     #[test]
@@ -166,6 +410,26 @@ mod tests {
         let more = r#""networks":[{"tap":"a-name-of-16-byt"}]"#;
         assert!(refusal(more).contains("tap a-name-of-16-byt"));
         assert!(refusal(r#""console":"/none/c""#).contains("/none/c"));
+    }
+
+    #[test]
+    fn needs_are_those_of_the_ends() {
+        let none = HostEnds::open(&config(r#""balloon_bytes":0"#)).unwrap();
+        let none = none.needs(1 << 20);
+        assert!(!none.sockets && !none.taps && none.sharing == Sharing::Nothing);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().display().to_string();
+        let share = |read_only| format!(r#"{{"path":"{path}","tag":"t","read_only":{read_only}}}"#);
+        let more = format!(
+            r#""sockets":{{"path":"{path}/v"}},"shares":[{}]"#,
+            share(true)
+        );
+        let ends = HostEnds::open(&config(&more)).unwrap().needs(1 << 20);
+        assert!(ends.sockets && ends.descriptors > none.descriptors + 1024);
+        assert_eq!(ends.sharing, Sharing::Reading);
+        let more = format!(r#""shares":[{},{}]"#, share(true), share(false));
+        let ends = HostEnds::open(&config(&more)).unwrap().needs(1 << 20);
+        assert_eq!((ends.sharing, ends.file_bytes), (Sharing::Writing, None));
     }
 
     #[test]

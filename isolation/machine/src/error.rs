@@ -119,6 +119,15 @@ pub enum MachineError {
         /// Its console's last lines.
         console: Vec<String>,
     },
+    /// The monitor could not be shut in.
+    #[error("the monitor cannot {action} for its jail")]
+    Jail {
+        /// What was tried.
+        action: &'static str,
+        /// The reason.
+        #[source]
+        source: io::Error,
+    },
     /// A saved machine that cannot be restored here.
     #[error("cannot save or restore the machine: {0}")]
     Snapshot(String),
@@ -162,6 +171,10 @@ impl MachineError {
                 "run it in software with --backend soft".to_owned()
             }
             Self::Refused { hint, .. } => return hint.clone(),
+            Self::Jail { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                "start it as root or allow user namespaces; --jail filter does without namespaces"
+                    .to_owned()
+            }
             Self::Memory(_) => "ask for less --memory".to_owned(),
             _ => return None,
         })

@@ -24,10 +24,11 @@ mod config;
 pub mod devices;
 mod error;
 pub mod initramfs;
+pub mod jail;
 pub mod kernel;
 mod machine;
 pub mod protocol;
 
-pub use config::{Backend, BootSource, Disk, NetworkCard, Share, Sockets, Source, VmmConfig};
+pub use config::{Backend, BootSource, Disk, Jail, NetworkCard, Share, Sockets, Source, VmmConfig};
 pub use error::{MachineError, NotAKernel};
 pub use machine::{End, MAX_DEVICES, Machine, MachineConfig, SNAPSHOT_VERSION, Snapshot};

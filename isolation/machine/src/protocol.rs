@@ -1,11 +1,11 @@
 //! The monitor's control socket: what is asked and answered, and a client (docs/formats/monitor-control.md).
 
 use std::io::{self, Read};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use atoll_sys::unix;
+use atoll_sys::{mount, unix};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Backend;
@@ -106,6 +106,9 @@ impl Client {
         let failed = || MachineError::io("talk to the machine's monitor");
         let mut line = serde_json::to_vec(&request).map_err(|why| failed()(why.into()))?;
         line.push(b'\n');
+        // As a detached mount, where we may make one: a monitor that was taken over finds no way up from it.
+        let detached = folder.and_then(|folder| mount::clone_tree(folder, c"", false, false).ok());
+        let folder = detached.as_ref().map(AsFd::as_fd).or(folder);
         let fds: Vec<_> = folder.into_iter().collect();
         // A line is far shorter than a socket's buffer: it is sent whole.
         unix::send_fds(&self.socket, &line, &fds).map_err(failed())?;

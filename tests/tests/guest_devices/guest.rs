@@ -109,14 +109,23 @@ pub(crate) struct Shape {
     pub protocol: Protocol,
 }
 
+/// Where uncompressed kernels are kept.
+pub(crate) fn store() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernels")
+}
+
+/// What the kernel is told.
+pub(crate) fn command_line() -> String {
+    format!("{} quiet loglevel=1", boot::DEFAULT_COMMAND_LINE)
+}
+
 /// A machine that runs, and what it says.
 pub(crate) fn start(
     shape: &Shape,
     devices: Vec<Box<dyn VirtioDevice>>,
     archive: Archive,
 ) -> (Machine, Transcript) {
-    let store = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernels");
-    let mut kernel = KernelStore::new(&store).open(&kernel().kernel).unwrap();
+    let mut kernel = KernelStore::new(store()).open(&kernel().kernel).unwrap();
     kernel.protocol = shape.protocol;
     let transcript = Transcript::default();
     let config = MachineConfig {
@@ -126,9 +135,8 @@ pub(crate) fn start(
     let memory = GuestMemory::new(shape.bytes).unwrap();
     let output = Box::new(transcript.clone());
     let machine = Machine::new(config, &Soft, memory, devices, output).unwrap();
-    let command_line = format!("{} quiet loglevel=1", boot::DEFAULT_COMMAND_LINE);
     machine
-        .load(&mut kernel, Some(&archive.finish()), &command_line)
+        .load(&mut kernel, Some(&archive.finish()), &command_line())
         .unwrap();
     machine.start().unwrap();
     (machine, transcript)

@@ -7,13 +7,16 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use atoll_machine::{Disk, Machine, NetworkCard, Share, Sockets, VmmConfig, devices};
+use atoll_machine::devices::HostEnds;
+use atoll_machine::{Disk, Machine, NetworkCard, Share, Sockets, VmmConfig};
 use atoll_netlink::netns;
 use atoll_virtio::{BalloonControl, BalloonDevice, ConsoleDevice, VirtioDevice};
+use rustix::pty::{self, OpenptFlags};
+use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 
 const MIB: usize = 1 << 20;
 /// Pages the balloon is asked for: 64 MiB.
@@ -28,6 +31,7 @@ pub(crate) struct Host {
     pub(crate) pattern: Vec<u8>,
     /// To the guest's second console, and from it.
     console: Option<(File, File)>,
+    ends: HostEnds,
     balloon: (usize, BalloonControl),
     used_before: u64,
 }
@@ -73,13 +77,14 @@ impl Host {
             netns,
             pattern,
             console: None,
+            ends: HostEnds::default(),
             balloon: (0, BalloonControl::default()),
             used_before: 0,
         }
     }
 
-    /// The devices, as the monitor makes them, with a console and a balloon whose host ends are ours.
-    pub(crate) fn devices(&mut self) -> Vec<Box<dyn VirtioDevice>> {
+    /// What a monitor is told about the devices.
+    pub(crate) fn config(&self) -> VmmConfig {
         let at = |name: &str| self.folder.join(name);
         let disk = |name: &str, read_only| Disk {
             path: at(name),
@@ -92,7 +97,7 @@ impl Host {
         };
         let text =
             r#"{"kernel":"","kernel_store":"","command_line":"","memory_bytes":4096,"cpus":1}"#;
-        let config = VmmConfig {
+        VmmConfig {
             disks: vec![disk("vda", false), disk("vdb", false), disk("vdc", true)],
             networks: vec![NetworkCard {
                 tap: TAP.to_owned(),
@@ -105,16 +110,23 @@ impl Host {
             }),
             shares: vec![share("share", false), share("locked", true)],
             ..serde_json::from_str(text).unwrap()
-        };
-        let devices = self.inside(|| {
-            devices::of_config(&config)
-                .map_err(|why| format!("{why}: {:?}", std::error::Error::source(&why)))
+        }
+    }
+
+    /// The devices, as the monitor makes them, with a console and a balloon whose host ends are ours.
+    pub(crate) fn devices(&mut self) -> Vec<Box<dyn VirtioDevice>> {
+        let config = self.config();
+        // Those of the machine before, which is gone.
+        self.ends = HostEnds::default();
+        let opened = self.inside(|| {
+            let ends = HostEnds::open(&config)?;
+            ends.devices().map(|devices| (ends, devices))
         });
-        let mut devices = devices.unwrap();
-        // The guest remembers it when the machine is restored.
-        self.ip(&["link", "set", TAP, "address", "02:00:0a:63:00:01"]);
-        self.ip(&["addr", "add", "10.99.0.1/24", "dev", TAP]);
-        self.ip(&["link", "set", TAP, "up"]);
+        let (ends, mut devices) = opened
+            .map_err(|why| format!("{why}: {:?}", std::error::Error::source(&why)))
+            .unwrap();
+        self.ends = ends;
+        self.serve_network();
         let (input, to_guest) = rustix::pipe::pipe().unwrap();
         let (from_guest, output) = rustix::pipe::pipe().unwrap();
         self.console = Some((to_guest.into(), from_guest.into()));
@@ -127,8 +139,72 @@ impl Host {
         devices
     }
 
-    /// Does what the guest asks for.
-    pub(crate) fn act(&mut self, name: &str, machine: &Machine) -> Result<(), String> {
+    /// Gives the tap, which exists, its addresses.
+    pub(crate) fn serve_network(&self) {
+        // The guest remembers it when the machine is restored.
+        self.ip(&["link", "set", TAP, "address", "02:00:0a:63:00:01"]);
+        self.ip(&["addr", "add", "10.99.0.1/24", "dev", TAP]);
+        self.ip(&["link", "set", TAP, "up"]);
+    }
+
+    /// Makes a terminal the guest's console; gives the path of its other end.
+    pub(crate) fn console_terminal(&mut self) -> PathBuf {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let master = pty::openpt(flags).unwrap();
+        pty::unlockpt(&master).unwrap();
+        let path = pty::ptsname(&master, Vec::new()).unwrap();
+        let mut settings = tcgetattr(&master).unwrap();
+        settings.make_raw();
+        tcsetattr(&master, OptionalActions::Now, &settings).unwrap();
+        let master = File::from(master);
+        self.console = Some((master.try_clone().unwrap(), master));
+        PathBuf::from(path.into_string().unwrap())
+    }
+
+    /// Starts `program` where the tap is to be.
+    pub(crate) fn spawn(&self, program: &mut Command) -> Child {
+        self.inside(|| program.spawn().unwrap())
+    }
+
+    /// Waits for the tap.
+    pub(crate) fn await_tap(&self) {
+        let path = "/proc/thread-self/net/dev";
+        retry(|| {
+            let devices = self.inside(|| fs::read_to_string(path).unwrap());
+            devices.contains(TAP).then_some(())
+        });
+    }
+
+    /// Does what the guest asks for. Of a machine in another process, the balloon is left as it is.
+    pub(crate) fn act(&mut self, name: &str, machine: Option<&Machine>) -> Result<(), String> {
+        let Some(machine) = machine else {
+            return match name {
+                "balloon-before" | "balloon-inflate" | "balloon-deflate" => Ok(()),
+                _ => self.act_here(name),
+            };
+        };
+        match name {
+            "balloon-before" => {
+                self.used_before = used(machine);
+                expect(self.used_before > 64 << 20, "the guest uses too little")
+            }
+            "balloon-inflate" => {
+                self.blow(PAGES, machine);
+                let (before, now) = (self.used_before, used(machine));
+                let given = before.saturating_sub(now);
+                let much = format!("{before} bytes became {now}");
+                // A restored machine has no pages of its own for what the guest did not write since.
+                if given > 16 << 20 { Ok(()) } else { Err(much) }
+            }
+            "balloon-deflate" => {
+                self.blow(0, machine);
+                Ok(())
+            }
+            _ => self.act_here(name),
+        }
+    }
+
+    fn act_here(&mut self, name: &str) -> Result<(), String> {
         match name {
             "block-written" => {
                 let disk = fs::read(self.folder.join("vdb")).unwrap();
@@ -175,22 +251,6 @@ impl Host {
                 })
             }
             "fs-seen" => self.seen(),
-            "balloon-before" => {
-                self.used_before = used(machine);
-                expect(self.used_before > 64 << 20, "the guest uses too little")
-            }
-            "balloon-inflate" => {
-                self.blow(PAGES, machine);
-                let (before, now) = (self.used_before, used(machine));
-                let given = before.saturating_sub(now);
-                let much = format!("{before} bytes became {now}");
-                // A restored machine has no pages of its own for what the guest did not write since.
-                if given > 16 << 20 { Ok(()) } else { Err(much) }
-            }
-            "balloon-deflate" => {
-                self.blow(0, machine);
-                Ok(())
-            }
             _ => Err("nobody knows what to do".to_owned()),
         }
     }

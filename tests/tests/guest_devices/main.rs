@@ -7,17 +7,22 @@
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::print_stdout,
     reason = "a test that meets an error fails, and tells how far it came"
 )]
 
 mod guest;
 mod host;
+mod jailed;
 
+use std::path::Path;
+
+use atoll_machine::initramfs::Archive;
 use atoll_machine::kernel::Protocol;
 use atoll_machine::{End, MachineError};
 use sha2::{Digest, Sha256};
 
-use guest::Shape;
+use guest::{Shape, Transcript};
 use host::Host;
 
 const MODULES: &[&str] = &[
@@ -81,17 +86,45 @@ fn a_stock_kernel_drives_every_device_is_saved_and_restored_and_powers_off() {
     let folder = tempfile::tempdir().unwrap();
     let mut host = Host::new(folder.path());
     let devices = host.devices();
-    let mut archive = guest::ramdisk(folder.path(), include_str!("init.sh"), MODULES);
-    guest::add_program(&mut archive, "guest-peer", env!("CARGO_BIN_EXE_guest-peer"));
-    let sum = Sha256::digest(&host.pattern[..1 << 20]);
-    let sum: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
-    archive.file("pattern.sha256", 0o644, sum.as_bytes());
+    let archive = ramdisk(folder.path(), &host);
     let shape = Shape {
         cpus: 2,
         bytes: 256 << 20,
         protocol: Protocol::Linux,
     };
-    let (mut machine, transcript) = guest::start(&shape, devices, archive);
+    let (machine, transcript) = guest::start(&shape, devices, archive);
+    let mut machine = Some(machine);
+    converse(&transcript, |name| {
+        let answer = host.act(name, machine.as_ref());
+        if SAVED_AT.contains(&name) {
+            let saved = folder.path().join(format!("saved-{name}"));
+            guest::save(machine.take().unwrap(), &saved);
+            machine = Some(guest::restore(&saved, host.devices(), &transcript));
+        }
+        let line = format!("{}\n", said(answer));
+        machine.as_ref().unwrap().input(line.as_bytes());
+    });
+    assert_eq!(machine.unwrap().wait().unwrap(), End::PowerOff);
+}
+
+/// The ramdisk with the script that tries all devices.
+fn ramdisk(folder: &Path, host: &Host) -> Archive {
+    let mut archive = guest::ramdisk(folder, include_str!("init.sh"), MODULES);
+    guest::add_program(&mut archive, "guest-peer", env!("CARGO_BIN_EXE_guest-peer"));
+    let sum = Sha256::digest(&host.pattern[..1 << 20]);
+    let sum: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
+    archive.file("pattern.sha256", 0o644, sum.as_bytes());
+    archive
+}
+
+/// What the guest is told of an act's outcome.
+fn said(outcome: Result<(), String>) -> String {
+    outcome.err().unwrap_or_else(|| "good".to_owned())
+}
+
+/// Reads what the guest says until it has tried everything, lets `act` do and answer what it asks for, and checks that
+/// all was well.
+fn converse(transcript: &Transcript, mut act: impl FnMut(&str)) {
     let mut good = Vec::new();
     let mut bad = Vec::new();
     let started = std::time::Instant::now();
@@ -101,16 +134,7 @@ fn a_stock_kernel_drives_every_device_is_saved_and_restored_and_powers_off() {
         match line.split_once(' ') {
             Some(("ok", name)) => good.push(name.to_owned()),
             Some(("bad", _)) => bad.push(line),
-            Some(("do", name)) => {
-                let answer = host.act(name, &machine).err();
-                if SAVED_AT.contains(&name) {
-                    let saved = folder.path().join(format!("saved-{name}"));
-                    guest::save(machine, &saved);
-                    machine = guest::restore(&saved, host.devices(), &transcript);
-                }
-                let answer = answer.unwrap_or_else(|| "good".to_owned());
-                machine.input(format!("{answer}\n").as_bytes());
-            }
+            Some(("do", name)) => act(name),
             _ if line == "done" => break,
             _ => {}
         }
@@ -118,7 +142,6 @@ fn a_stock_kernel_drives_every_device_is_saved_and_restored_and_powers_off() {
     let text = transcript.text();
     assert!(bad.is_empty(), "{bad:#?}\nof all:\n{text}");
     assert_eq!(good, CHECKS, "{text}");
-    assert_eq!(machine.wait().unwrap(), End::PowerOff);
 }
 
 /// Runs `script` as the guest's only process to the end of its machine.

@@ -55,6 +55,19 @@ pub(crate) enum ProtocolChoice {
     Pvh,
 }
 
+/// How a monitor is shut in.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum JailChoice {
+    /// Own namespaces, an empty root, no rights, a filter of system calls
+    On,
+    /// All but namespaces and root, for hosts that allow neither
+    Filter,
+    /// As on, but forbidden system calls are made, and written to the kernel's log
+    Log,
+    /// None of it
+    Off,
+}
+
 /// `machine boot`.
 #[derive(Debug, Args)]
 #[command(disable_help_flag = true)]
@@ -111,6 +124,9 @@ pub(crate) struct HostArgs {
     /// Listen at PATH for `atoll machine save`, `pause`, `resume`, `stop` and `status`
     #[arg(long, value_name = "PATH")]
     pub(crate) control: Option<PathBuf>,
+    /// How the monitor is shut in, so that a guest that breaks out finds nothing; by default on
+    #[arg(long, value_name = "JAIL", value_enum)]
+    pub(crate) jail: Option<JailChoice>,
     /// Say at the end how long it ran and how many instructions it executed
     #[arg(long)]
     pub(crate) statistics: bool,

@@ -10,12 +10,12 @@ use std::process::Command;
 use atoll_machine::kernel::Protocol;
 use atoll_machine::protocol::{Client, Request, Status};
 use atoll_machine::{
-    Backend, BootSource, Disk, NetworkCard, Share, Sockets, Source, VmmConfig, boot,
+    Backend, BootSource, Disk, Jail, NetworkCard, Share, Sockets, Source, VmmConfig, boot,
 };
 
 use crate::arguments::machine::{
-    BackendChoice, BootArgs, ControlArgs, HostArgs, MachineVerb, ProtocolChoice, RestoreArgs,
-    SaveArgs,
+    BackendChoice, BootArgs, ControlArgs, HostArgs, JailChoice, MachineVerb, ProtocolChoice,
+    RestoreArgs, SaveArgs,
 };
 use crate::error::Error;
 use crate::{kernels, print, values};
@@ -78,6 +78,7 @@ fn boot(args: &BootArgs) -> Result<u8, Error> {
         console: None,
         control: None,
         statistics: false,
+        jail: Jail::default(),
     };
     attach(&mut config, &args.host)?;
     become_monitor(&config)
@@ -137,6 +138,13 @@ fn attach(config: &mut VmmConfig, host: &HostArgs) -> Result<(), Error> {
         config.control = Some(absolute(path)?);
     }
     config.statistics |= host.statistics;
+    match host.jail {
+        None => {}
+        Some(JailChoice::On) => config.jail = Jail::On,
+        Some(JailChoice::Filter) => config.jail = Jail::Filter,
+        Some(JailChoice::Log) => config.jail = Jail::Log,
+        Some(JailChoice::Off) => config.jail = Jail::Off,
+    }
     Ok(())
 }
 

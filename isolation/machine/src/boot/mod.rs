@@ -14,6 +14,8 @@ mod pvh;
 mod zero_page;
 
 use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::path::{Path, PathBuf};
 
 use atoll_cpu_api::VcpuState;
 use atoll_memory::{GuestMemory, PAGE};
@@ -30,6 +32,9 @@ const ACPI_BYTES: u64 = 0x2_0000;
 const COMMAND_LINE: u64 = 0x2_0000;
 /// The longest command line we have room for, with its NUL.
 const COMMAND_LINE_BYTES: usize = 0x1_0000;
+
+/// The longest ramdisk: beyond that it could not be addressed.
+const RAMDISK_BYTES: u64 = 1 << 31;
 
 /// What the kernel is told when nobody adds anything: no self-tests of ciphers, which are two thirds of the boot; a
 /// reset is a triple fault, and a panic a reset at once.
@@ -118,20 +123,45 @@ fn place_initrd(
     Ok((start, len))
 }
 
-/// Reads a ramdisk from a file.
-///
-/// # Errors
-/// [`MachineError::Io`].
-pub fn read_initrd(path: &std::path::Path) -> Result<Vec<u8>, MachineError> {
-    use std::io::Read;
-    let failed = || MachineError::io(format!("read {}", path.display()));
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(failed())?;
-    // Beyond that it could not be addressed.
-    file.take(1 << 31)
-        .read_to_end(&mut bytes)
-        .map_err(failed())?;
-    Ok(bytes)
+/// A ramdisk's file, read anew at each boot: its bytes need not lie in memory while a guest runs.
+#[derive(Debug)]
+pub struct Ramdisk {
+    file: File,
+    path: PathBuf,
+}
+
+impl Ramdisk {
+    /// Opens the ramdisk at `path`. What can be read only once, like a pipe, is kept in a file in memory.
+    ///
+    /// # Errors
+    /// [`MachineError::Io`].
+    pub fn open(path: &Path) -> Result<Self, MachineError> {
+        let failed = || MachineError::io(format!("read {}", path.display()));
+        let mut file = File::open(path).map_err(failed())?;
+        if !file.metadata().map_err(failed())?.is_file() {
+            let flags = rustix::fs::MemfdFlags::CLOEXEC;
+            let kept = rustix::fs::memfd_create("ramdisk", flags)
+                .map_err(|errno| failed()(errno.into()))?;
+            let mut kept = File::from(kept);
+            io::copy(&mut file.take(RAMDISK_BYTES), &mut kept).map_err(failed())?;
+            file = kept;
+        }
+        let path = path.to_owned();
+        Ok(Self { file, path })
+    }
+
+    /// Its bytes.
+    ///
+    /// # Errors
+    /// [`MachineError::Io`].
+    pub fn read(&mut self) -> Result<Vec<u8>, MachineError> {
+        let failed = || MachineError::io(format!("read {}", self.path.display()));
+        let mut bytes = Vec::new();
+        self.file.rewind().map_err(failed())?;
+        let mut file = (&mut self.file).take(RAMDISK_BYTES);
+        file.read_to_end(&mut bytes).map_err(failed())?;
+        Ok(bytes)
+    }
 }
 
 #[cfg(test)]
@@ -173,6 +203,24 @@ mod tests {
         assert_eq!(&signature, b"RSD PTR ");
         let offset = SetupHeader::OFFSET as u64;
         assert_eq!(ram.load::<u8>(entry::ZERO_PAGE + offset + 0x1F), 0xFF);
+    }
+
+    #[test]
+    fn a_ramdisk_is_read_at_each_boot_even_from_a_pipe() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        std::fs::write(&path, b"ramdisk").unwrap();
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        std::io::Write::write_all(&mut writer, b"ramdisk").unwrap();
+        drop(writer);
+        let pipe = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&reader));
+        for path in [path, PathBuf::from(pipe)] {
+            let mut ramdisk = Ramdisk::open(&path).unwrap();
+            assert_eq!(ramdisk.read().unwrap(), b"ramdisk");
+            assert_eq!(ramdisk.read().unwrap(), b"ramdisk");
+        }
+        let error = Ramdisk::open(Path::new("/none")).unwrap_err();
+        assert_eq!(error.to_string(), "cannot read /none");
     }
 
     #[test]

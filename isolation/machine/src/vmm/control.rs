@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::thread;
@@ -12,7 +11,7 @@ use std::thread;
 use atoll_machine::protocol::{Activity, Answer, LONGEST_LINE, PROTOCOL_VERSION, Request, Status};
 use atoll_machine::{Backend, Machine, MachineError, VmmConfig};
 use atoll_sys::unix;
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 
 use crate::Current;
 
@@ -21,40 +20,12 @@ const MAX_CONNECTIONS: usize = 16;
 /// How the machine was configured, in the folder of a saved one.
 const CONFIG_FILE: &str = "config.json";
 
-/// The socket's file, removed when this is dropped.
-pub(crate) struct SocketFile {
-    folder: OwnedFd,
-    name: PathBuf,
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        // Whoever removed it before did what was to be done.
-        let _ = rustix::fs::unlinkat(&self.folder, &self.name, AtFlags::empty());
-    }
-}
-
 /// What the connections share.
 struct Server {
     current: Current,
     config: VmmConfig,
     backend: Backend,
     connections: AtomicUsize,
-}
-
-/// Listens at `path`.
-pub(crate) fn bind(path: &Path) -> Result<(UnixListener, SocketFile), MachineError> {
-    let failed = || MachineError::io(format!("listen at {}", path.display()));
-    let name = path.file_name().map(PathBuf::from);
-    let name = name.ok_or_else(|| failed()(io::ErrorKind::InvalidInput.into()))?;
-    let parent = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let folder = rustix::fs::open(parent.unwrap_or(Path::new(".")), flags, Mode::empty())
-        .map_err(|errno| failed()(errno.into()))?;
-    let listener = unix::bind_at(path).map_err(failed())?;
-    Ok((listener, SocketFile { folder, name }))
 }
 
 /// Serves the machine that is current, on threads of their own.
@@ -148,8 +119,8 @@ impl Server {
             Err(why) => return refused(format!("this is no request: {why}"), None),
         };
         let machine = {
-            let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-            current.clone()
+            let seat = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+            seat.machine.clone()
         };
         let Some(machine) = machine else {
             return refused("the machine is being started".to_owned(), Some("ask again"));

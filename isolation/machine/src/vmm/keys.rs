@@ -48,13 +48,13 @@ pub(crate) fn read_input(current: &Current) -> Result<(), MachineError> {
                     Err(_) => return,
                 };
                 let (bytes, leaves) = keys.typed(&buffer[..count]);
-                let current = current.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut seat = current.lock().unwrap_or_else(PoisonError::into_inner);
                 // Between two machines nobody listens.
-                if let Some(machine) = &*current {
+                if let Some(machine) = &seat.machine {
                     machine.input(&bytes);
-                    if leaves {
-                        machine.stop();
-                    }
+                }
+                if leaves {
+                    seat.leave();
                 }
             }
         })

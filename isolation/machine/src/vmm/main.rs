@@ -1,12 +1,12 @@
 //! `atoll-vmm`: the process of one virtual machine, its serial console on the standard streams.
 //!
 //! ```text
-//!   --config FILE (VmmConfig) ─► kernel, ramdisk, devices ─► Machine ─► exit code
+//!   --config FILE (VmmConfig) ─► Host: kernel, ramdisk, host ends ─► jail ─► Machine ─► exit code
 //!   stdin ─► Keys (Ctrl-A x leaves) ─► Machine::input;  console ─► stdout;  errors ─► stderr
 //! ```
 //!
 //! Exit codes: 0 when the guest powered off or the user left, 1 for errors of ours and for guests that died. A reset
-//! begins the machine anew.
+//! begins the machine anew, of what was opened before the jail closed.
 //!
 //! Threads: the machine's, one that reads the standard input, one for signals: SIGTERM, SIGINT and SIGHUP end the
 //! machine. When our parent dies we go on; when our terminal goes, SIGHUP ends us.
@@ -15,31 +15,50 @@
 #![expect(clippy::print_stderr, reason = "a program that reports to its user")]
 
 mod control;
+mod host;
 mod keys;
 mod terminal;
 
 use std::error::Error;
-use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use atoll_machine::{
-    Backend, BootSource, End, Machine, MachineConfig, MachineError, Snapshot, Source, VmmConfig,
-    boot, devices, kernel::KernelStore,
-};
-use atoll_memory::GuestMemory;
+use atoll_machine::{End, Machine, MachineError, Source, VmmConfig};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+
+use host::Host;
 
 const USAGE: &str = "usage: atoll-vmm --config FILE\n\
     \n\
     Runs the virtual machine that FILE describes, its console on the terminal; Ctrl-A x leaves.\n\
     `atoll machine boot` writes such a file and starts this program.";
 
+/// What fails when there can be no handlers, or no thread for them.
+const AWAIT: &str = "wait for signals";
+
 /// The machine that runs at present: a reset replaces it.
-type Current = Arc<Mutex<Option<Arc<Machine>>>>;
+type Current = Arc<Mutex<Seat>>;
+
+/// Its place.
+#[derive(Debug, Default)]
+struct Seat {
+    machine: Option<Arc<Machine>>,
+    /// Whether the end was asked for, maybe between two machines.
+    leaves: bool,
+}
+
+impl Seat {
+    /// Ends the machine, and any that would follow.
+    fn leave(&mut self) {
+        self.leaves = true;
+        if let Some(machine) = &self.machine {
+            machine.stop();
+        }
+    }
+}
 
 fn main() -> ExitCode {
     let words: Vec<_> = std::env::args_os().skip(1).collect();
@@ -67,27 +86,21 @@ fn read_config(path: &Path) -> Result<VmmConfig, MachineError> {
 }
 
 fn run(config: &VmmConfig) -> Result<(), MachineError> {
+    let mut host = Host::open(config)?;
+    // Handlers and their pipe are made outside, threads inside: they would stay outside.
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(MachineError::io(AWAIT))?;
+    host.shut_in(config)?;
     let current = Current::default();
-    let backend = config.backend.choose();
-    // Removed on every way out of this function.
-    let _socket = match &config.control {
-        Some(path) => {
-            let (listener, file) = control::bind(path)?;
-            control::serve(listener, &current, config, backend)?;
-            Some(file)
-        }
-        None => None,
-    };
-    watch_signals(&current)?;
+    if let Some(listener) = host.control()? {
+        control::serve(listener, &current, config, host.backend())?;
+    }
+    watch_signals(signals, &current)?;
     // As it was again on every way out.
     let raw = terminal::RawMode::enter();
     let mut reads_input = false;
     loop {
         let started = Instant::now();
-        let machine = Arc::new(match &config.source {
-            Source::Boot(source) => boot_machine(config, source, backend)?,
-            Source::Restore(folder) => restore_machine(config, folder, backend)?,
-        });
+        let machine = Arc::new(host.machine()?);
         replace(&current, Some(Arc::clone(&machine)));
         if !std::mem::replace(&mut reads_input, true) {
             // Not before there is somebody to read it.
@@ -112,67 +125,26 @@ fn run(config: &VmmConfig) -> Result<(), MachineError> {
     }
 }
 
-fn boot_machine(
-    config: &VmmConfig,
-    source: &BootSource,
-    backend: Backend,
-) -> Result<Machine, MachineError> {
-    let hypervisor = backend.open()?;
-    let mut kernel = KernelStore::new(&source.kernel_store).open(&source.kernel)?;
-    kernel.protocol = source.protocol.unwrap_or(kernel.protocol);
-    let initrd = match &source.initrd {
-        Some(path) => Some(boot::read_initrd(path)?),
-        None => None,
-    };
-    // Each page that it touches first costs a guest of KVM an exit; the CPU in software has none.
-    let memory = match hypervisor.name() {
-        "kvm" => GuestMemory::in_huge_pages(source.memory_bytes)?,
-        _ => GuestMemory::new(source.memory_bytes)?,
-    };
-    let shape = MachineConfig {
-        cpus: source.cpus,
-        tsc_khz: None,
-    };
-    let devices = devices::of_config(config)?;
-    let output = Box::new(io::stdout());
-    let machine = Machine::new(shape, &*hypervisor, memory, devices, output)?;
-    machine.load(&mut kernel, initrd.as_deref(), &source.command_line)?;
-    Ok(machine)
-}
-
-fn restore_machine(
-    config: &VmmConfig,
-    folder: &Path,
-    backend: Backend,
-) -> Result<Machine, MachineError> {
-    let hypervisor = backend.open()?;
-    let (snapshot, memory) = Snapshot::open(folder)?;
-    let devices = devices::of_config(config)?;
-    let output = Box::new(io::stdout());
-    let machine = Machine::new(snapshot.shape()?, &*hypervisor, memory, devices, output)?;
-    machine.restore(&snapshot)?;
-    Ok(machine)
-}
-
 fn replace(current: &Current, machine: Option<Arc<Machine>>) {
-    *current.lock().unwrap_or_else(PoisonError::into_inner) = machine;
+    let mut seat = current.lock().unwrap_or_else(PoisonError::into_inner);
+    seat.machine = machine;
+    if seat.leaves {
+        seat.leave();
+    }
 }
 
 /// Signals end the machine that runs, as if it had been switched off.
-fn watch_signals(current: &Current) -> Result<(), MachineError> {
-    let failed = || MachineError::io("wait for signals");
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed())?;
+fn watch_signals(mut signals: Signals, current: &Current) -> Result<(), MachineError> {
     let current = Arc::clone(current);
     std::thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
             for _ in signals.forever() {
-                if let Some(machine) = &*current.lock().unwrap_or_else(PoisonError::into_inner) {
-                    machine.stop();
-                }
+                let mut seat = current.lock().unwrap_or_else(PoisonError::into_inner);
+                seat.leave();
             }
         })
-        .map_err(failed())?;
+        .map_err(MachineError::io(AWAIT))?;
     Ok(())
 }
 

@@ -1,0 +1,86 @@
+//! The same guest in a monitor of its own, which is jailed: `atoll-vmm`, as `cargo xtask dist` builds it.
+
+use std::fs;
+use std::io::{self, Write};
+use std::process::{Child, Command, Stdio};
+
+use atoll_machine::{Backend, BootSource, Jail, Source, VmmConfig};
+use atoll_tests::programs;
+
+use super::guest::{self, Transcript};
+use super::host::Host;
+
+/// A process that ends with the test.
+struct Monitor(Child);
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn every_device_works_from_inside_the_jail() {
+    programs::require_root();
+    let folder = tempfile::tempdir().unwrap();
+    let mut host = Host::new(folder.path());
+    let initrd = folder.path().join("initrd");
+    fs::write(&initrd, super::ramdisk(folder.path(), &host).finish()).unwrap();
+    let config = VmmConfig {
+        backend: Backend::Soft,
+        source: Source::Boot(BootSource {
+            protocol: None,
+            kernel: guest::kernel().kernel,
+            kernel_store: guest::store(),
+            initrd: Some(initrd),
+            command_line: guest::command_line(),
+            memory_bytes: 256 << 20,
+            cpus: 2,
+        }),
+        console: Some(host.console_terminal()),
+        balloon_bytes: Some(0),
+        jail: Jail::On,
+        ..host.config()
+    };
+    let file = folder.path().join("config");
+    fs::write(&file, serde_json::to_vec(&config).unwrap()).unwrap();
+    let mut program = Command::new(programs::ours("atoll-vmm"));
+    program.arg("--config").arg(&file);
+    program.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut monitor = Monitor(host.spawn(&mut program));
+    let mut stdin = monitor.0.stdin.take().unwrap();
+    let mut stdout = monitor.0.stdout.take().unwrap();
+    let transcript = Transcript::default();
+    let mut writer = transcript.clone();
+    std::thread::spawn(move || io::copy(&mut stdout, &mut writer));
+    host.await_tap();
+    host.serve_network();
+    let id = monitor.0.id();
+    super::converse(&transcript, |name| {
+        if name == "fs-seen" {
+            look_at(id);
+        }
+        let answer = super::said(host.act(name, None));
+        writeln!(stdin, "{answer}").unwrap();
+    });
+    assert!(monitor.0.wait().unwrap().success(), "{}", transcript.text());
+    assert!(!folder.path().join("vsock").exists());
+}
+
+/// What the monitor of this guest has kept: the socket's folder in sight, rights over files.
+fn look_at(id: u32) {
+    let of = |name: &str| format!("/proc/{id}/{name}");
+    let root = fs::read_dir(of("root")).unwrap();
+    let names: Vec<_> = root.map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["sockets"]);
+    let status = fs::read_to_string(of("status")).unwrap();
+    // CHOWN, DAC_OVERRIDE, FOWNER, FSETID.
+    for line in [
+        "CapEff:\t000000000000001b",
+        "CapBnd:\t000000000000001b",
+        "Seccomp:\t2",
+    ] {
+        assert!(status.contains(line), "no {line:?} in\n{status}");
+    }
+}
