@@ -26,7 +26,7 @@ const PAGE_SLOTS: usize = 128;
 /// Entries that one page has.
 const PLACE_SLOTS: usize = 128;
 /// Operations in the cache before it is emptied.
-const MAX_OPS: usize = 160_000;
+const MAX_OPS: usize = 64_000;
 
 /// A run of instructions that is entered at its first only.
 pub(crate) struct Block {

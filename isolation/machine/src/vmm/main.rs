@@ -61,6 +61,8 @@ impl Seat {
 }
 
 fn main() -> ExitCode {
+    // A monitor lives as long as its machine, and what it needs to begin it does not need again.
+    atoll_sys::allocator::keep_small();
     let words: Vec<_> = std::env::args_os().skip(1).collect();
     let config = match &words[..] {
         [flag, file] if flag == "--config" => file,
