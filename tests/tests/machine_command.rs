@@ -160,6 +160,11 @@ fn a_machine_is_paused_saved_cloned_and_stopped() {
     bench.told(&["resume", "control"]).ok();
     machine.says("line 1 first");
 
+    let none = bench.told(&["balloon", "control", "1M"]);
+    none.complains(&[
+        "the machine has no balloon",
+        "hint: start it with --balloon 0",
+    ]);
     bench.told(&["save", "control", "kept"]).ok();
     machine.types("second");
     machine.says("line 2 second");

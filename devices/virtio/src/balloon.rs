@@ -68,6 +68,11 @@ impl BalloonDevice {
         Self::default()
     }
 
+    /// One that `control` is the hand on; what that wants stays wanted.
+    pub fn over(control: BalloonControl) -> Self {
+        Self { control }
+    }
+
     /// The monitor's hand on it.
     pub fn control(&self) -> BalloonControl {
         self.control.clone()

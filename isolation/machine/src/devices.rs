@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 use atoll_memory::PAGE;
 use atoll_sys::{tap, unix};
 use atoll_virtio::{
-    BalloonDevice, BlockDevice, BlockOptions, ConsoleDevice, DeviceError, FsDevice, FsOptions,
-    NetDevice, NetOptions, RngDevice, VirtioDevice, VsockDevice, VsockOptions,
+    BalloonControl, BalloonDevice, BlockDevice, BlockOptions, ConsoleDevice, DeviceError, FsDevice,
+    FsOptions, NetDevice, NetOptions, RngDevice, VirtioDevice, VsockDevice, VsockOptions,
 };
 use rustix::fs::{FileType, Mode, OFlags};
 use sha2::{Digest, Sha256};
 
+use crate::Machine;
 use crate::config::{Disk, NetworkCard, Share, Sockets, VmmConfig};
 use crate::error::MachineError;
 use crate::jail::{Needs, Sharing, Walls};
@@ -85,8 +86,29 @@ pub struct HostEnds {
     shares: Vec<SharedDirectory>,
     /// `/proc/self/fd`, when there are shares.
     descriptors: Option<OwnedFd>,
-    balloon_bytes: Option<u64>,
+    balloon: Option<BalloonControl>,
     console: Option<(PathBuf, OwnedFd)>,
+}
+
+/// A hand on a machine's balloon.
+#[derive(Clone, Debug)]
+pub struct Balloon {
+    /// The device's place among the machine's.
+    index: usize,
+    control: BalloonControl,
+}
+
+impl Balloon {
+    /// Asks the guest of `machine` to give `bytes` of its memory, or to take back what is more.
+    pub fn resize(&self, machine: &Machine, bytes: u64) {
+        self.control.want(pages(bytes));
+        machine.config_changed(self.index);
+    }
+
+    /// Bytes the guest says to have given.
+    pub fn bytes(&self) -> u64 {
+        u64::from(self.control.actual()) * PAGE
+    }
 }
 
 impl HostEnds {
@@ -96,7 +118,7 @@ impl HostEnds {
     /// [`MachineError::Io`] when a host end cannot be opened.
     pub fn open(config: &VmmConfig) -> Result<Self, MachineError> {
         let mut ends = Self {
-            balloon_bytes: config.balloon_bytes,
+            balloon: config.balloon_bytes.map(balloon),
             ..Self::default()
         };
         for disk in &config.disks {
@@ -158,13 +180,21 @@ impl HostEnds {
         for shared in &self.shares {
             devices.push(Box::new(self.file_system(shared)?));
         }
-        if let Some(bytes) = self.balloon_bytes {
-            devices.push(Box::new(balloon(bytes)));
+        if let Some(control) = &self.balloon {
+            devices.push(Box::new(BalloonDevice::over(control.clone())));
         }
         if let Some((path, end)) = &self.console {
             devices.push(Box::new(console(path, end)?));
         }
         Ok(devices)
+    }
+
+    /// The balloon of every machine with these devices.
+    pub fn balloon(&self) -> Option<Balloon> {
+        let sockets = usize::from(self.sockets.is_some());
+        let index = self.disks.len() + 1 + self.cards.len() + sockets + self.shares.len();
+        let control = self.balloon.clone()?;
+        Some(Balloon { index, control })
     }
 
     /// The socket that the machine is controlled by.
@@ -346,11 +376,15 @@ fn vsock(sockets: &Sockets, listening: &Listening) -> Result<VsockDevice, Machin
     VsockDevice::over(options, listener.into()).map_err(unfit(sockets_action(sockets)))
 }
 
-fn balloon(bytes: u64) -> BalloonDevice {
-    let device = BalloonDevice::new();
-    let pages = u32::try_from(bytes / PAGE).unwrap_or(u32::MAX);
-    device.control().want(pages);
-    device
+fn balloon(bytes: u64) -> BalloonControl {
+    let control = BalloonControl::default();
+    control.want(pages(bytes));
+    control
+}
+
+/// How many pages of a balloon `bytes` are.
+fn pages(bytes: u64) -> u32 {
+    u32::try_from(bytes / PAGE).unwrap_or(u32::MAX)
 }
 
 fn console(path: &Path, end: &OwnedFd) -> Result<ConsoleDevice, MachineError> {

@@ -131,6 +131,9 @@ pub enum MachineError {
     /// A saved machine that cannot be restored here.
     #[error("cannot save or restore the machine: {0}")]
     Snapshot(String),
+    /// A balloon was to be resized and there is none.
+    #[error("the machine has no balloon")]
+    NoBalloon,
     /// A monitor could not do what it was asked for.
     #[error("{message}")]
     Refused {
@@ -170,6 +173,7 @@ impl MachineError {
             Self::Cpu(CpuError::Unavailable { backend: "kvm", .. }) => {
                 "run it in software with --backend soft".to_owned()
             }
+            Self::NoBalloon => "start it with --balloon 0".to_owned(),
             Self::Refused { hint, .. } => return hint.clone(),
             Self::Jail { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 "start it as root or allow user namespaces; --jail filter does without namespaces"

@@ -28,6 +28,11 @@ pub enum Request {
     Resume,
     /// Save it into the folder whose descriptor comes with the request. It goes on afterwards if it ran before.
     Save,
+    /// Ask the guest to give this much of its memory to its balloon, or to take back what is more.
+    Balloon {
+        /// Bytes, in whole pages.
+        bytes: u64,
+    },
     /// End the machine as if it were switched off.
     Stop,
 }
@@ -57,6 +62,9 @@ pub struct Status {
     pub memory_bytes: u64,
     /// Its CPUs.
     pub cpus: u8,
+    /// Bytes its balloon has of the guest, when there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balloon_bytes: Option<u64>,
 }
 
 /// An answer: one JSON object on a line of its own.
@@ -141,7 +149,17 @@ mod tests {
     fn requests_and_answers_have_the_form_of_the_document() {
         let text = serde_json::to_string(&Request::Save).unwrap();
         assert_eq!(text, r#"{"do":"save"}"#);
-        for bad in [r#"{"do":"fly"}"#, r#"{"do":1}"#, "{}", "[]", ""] {
+        let text = serde_json::to_string(&Request::Balloon { bytes: 8 }).unwrap();
+        assert_eq!(text, r#"{"do":"balloon","bytes":8}"#);
+        for bad in [
+            r#"{"do":"fly"}"#,
+            r#"{"do":1}"#,
+            r#"{"do":"balloon"}"#,
+            r#"{"do":"balloon","bytes":-1}"#,
+            "{}",
+            "[]",
+            "",
+        ] {
             assert!(serde_json::from_str::<Request>(bad).is_err(), "{bad}");
         }
         let status = Status {
@@ -150,6 +168,7 @@ mod tests {
             backend: Backend::Soft,
             memory_bytes: 4096,
             cpus: 2,
+            balloon_bytes: None,
         };
         let text = serde_json::to_string(&Answer::Ok(status)).unwrap();
         let expected = r#"{"ok":{"version":1,"activity":"paused","backend":"soft","memory_bytes":4096,"cpus":2}}"#;

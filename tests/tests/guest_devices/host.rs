@@ -15,6 +15,7 @@ use atoll_machine::devices::HostEnds;
 use atoll_machine::{Disk, Machine, NetworkCard, Share, Sockets, VmmConfig};
 use atoll_netlink::netns;
 use atoll_virtio::{BalloonControl, BalloonDevice, ConsoleDevice, VirtioDevice};
+use rustix::fs::{FileType, Mode, XattrFlags};
 use rustix::pty::{self, OpenptFlags};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 
@@ -45,6 +46,7 @@ impl Host {
         fs::write(folder.join("vda"), &pattern).unwrap();
         fs::write(folder.join("vdb"), vec![0; 8 * MIB]).unwrap();
         fs::write(folder.join("vdc"), vec![7; MIB]).unwrap();
+        layers(folder, &pattern);
         fs::create_dir(folder.join("share")).unwrap();
         fs::create_dir(folder.join("locked")).unwrap();
         fs::write(folder.join("secret"), "of the host").unwrap();
@@ -98,7 +100,13 @@ impl Host {
         let text =
             r#"{"kernel":"","kernel_store":"","command_line":"","memory_bytes":4096,"cpus":1}"#;
         VmmConfig {
-            disks: vec![disk("vda", false), disk("vdb", false), disk("vdc", true)],
+            disks: vec![
+                disk("vda", false),
+                disk("vdb", false),
+                disk("vdc", true),
+                disk("vdd", true),
+                disk("vde", true),
+            ],
             networks: vec![NetworkCard {
                 tap: TAP.to_owned(),
                 mac: None,
@@ -316,6 +324,32 @@ impl Host {
 
     fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         netns::run_inside(self.netns.as_fd(), work).unwrap()
+    }
+}
+
+/// Images of two layers, `vdd` below and `vde` above it, which hides some of it.
+fn layers(folder: &Path, pattern: &[u8]) {
+    let [below, above] = ["below", "above"].map(|name| folder.join(name));
+    for layer in [&below, &above] {
+        fs::create_dir_all(layer.join("folder")).unwrap();
+        fs::create_dir(layer.join("opaque")).unwrap();
+    }
+    fs::write(below.join("folder/below"), "below").unwrap();
+    fs::write(below.join("folder/both"), "below").unwrap();
+    fs::write(below.join("hidden"), "").unwrap();
+    fs::write(below.join("opaque/old"), "").unwrap();
+    fs::write(below.join("large"), &pattern[..3 * MIB]).unwrap();
+    symlink("folder/both", below.join("link")).unwrap();
+    fs::write(above.join("folder/both"), "above").unwrap();
+    fs::write(above.join("opaque/new"), "").unwrap();
+    let (device, mode) = (FileType::CharacterDevice, Mode::empty());
+    rustix::fs::mknodat(rustix::fs::CWD, above.join("hidden"), device, mode, 0).unwrap();
+    let (name, flags) = ("trusted.overlay.opaque", XattrFlags::empty());
+    rustix::fs::setxattr(above.join("opaque"), name, b"y", flags).unwrap();
+    for (layer, image) in [(below, "vdd"), (above, "vde")] {
+        let image = File::create(folder.join(image)).unwrap();
+        let layer = File::open(layer).unwrap();
+        atoll_erofs::write_image(layer.as_fd(), &image, [1; 16]).unwrap();
     }
 }
 

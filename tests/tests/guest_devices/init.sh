@@ -45,6 +45,19 @@ ext4() {
         umount /disk && mount -t ext4 /dev/vdb /disk && cmp -n 100000 /dev/vda /disk/file && umount /disk
 }
 check block-ext4 ext4
+# Two layers that are EROFS images of ours, and a writable one above them.
+layers() {
+    mkdir -p /lower /upper /layer &&
+        mount -t erofs -o ro /dev/vdd /lower && mount -t erofs -o ro /dev/vde /upper &&
+        mount -t ext4 /dev/vdb /disk && mkdir -p /disk/files /disk/work &&
+        mount -t overlay -o lowerdir=/upper:/lower,upperdir=/disk/files,workdir=/disk/work layer /layer &&
+        [ "$(cat /layer/folder/below)" = below ] && [ "$(cat /layer/folder/both)" = above ] &&
+        fails test -e /layer/hidden && [ "$(ls /layer/opaque)" = new ] && [ "$(readlink /layer/link)" = folder/both ] &&
+        cmp -n 100000 /layer/large /dev/vda && fails touch /lower/folder/new && echo changed >/layer/folder/below &&
+        [ "$(cat /lower/folder/below)" = below ] && umount /layer && [ "$(cat /disk/files/folder/below)" = changed ] &&
+        umount /disk && umount /upper && umount /lower
+}
+check block-layers layers
 
 rng() {
     grep -q virtio /sys/class/misc/hw_random/rng_current && dd if=/dev/hwrng bs=64 count=1 2>/dev/null | wc -c | grep -qx 64

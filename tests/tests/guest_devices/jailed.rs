@@ -2,8 +2,11 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
+use atoll_machine::protocol::{Client, Request};
 use atoll_machine::{Backend, BootSource, Jail, Source, VmmConfig};
 use atoll_tests::programs;
 
@@ -27,6 +30,8 @@ fn every_device_works_from_inside_the_jail() {
     let mut host = Host::new(folder.path());
     let initrd = folder.path().join("initrd");
     fs::write(&initrd, super::ramdisk(folder.path(), &host).finish()).unwrap();
+    let control = folder.path().join("c/control");
+    fs::create_dir(folder.path().join("c")).unwrap();
     let config = VmmConfig {
         backend: Backend::Soft,
         source: Source::Boot(BootSource {
@@ -40,6 +45,7 @@ fn every_device_works_from_inside_the_jail() {
         }),
         console: Some(host.console_terminal()),
         balloon_bytes: Some(0),
+        control: Some(control.clone()),
         jail: Jail::On,
         ..host.config()
     };
@@ -61,19 +67,36 @@ fn every_device_works_from_inside_the_jail() {
         if name == "fs-seen" {
             look_at(id);
         }
+        match name {
+            "balloon-inflate" => blow(&control, 64 << 20),
+            "balloon-deflate" => blow(&control, 0),
+            _ => {}
+        }
         let answer = super::said(host.act(name, None));
         writeln!(stdin, "{answer}").unwrap();
     });
     assert!(monitor.0.wait().unwrap().success(), "{}", transcript.text());
     assert!(!folder.path().join("vsock").exists());
+    assert!(!control.exists());
 }
 
-/// What the monitor of this guest has kept: the socket's folder in sight, rights over files.
+/// Has the guest give `bytes` to its balloon in all.
+fn blow(control: &Path, bytes: u64) {
+    let mut monitor = Client::connect(control).unwrap();
+    let mut status = monitor.ask(Request::Balloon { bytes }, None).unwrap();
+    while status.balloon_bytes != Some(bytes) {
+        std::thread::sleep(Duration::from_millis(20));
+        status = monitor.ask(Request::Status, None).unwrap();
+    }
+}
+
+/// What the monitor of this guest has kept: the sockets' folders in sight, rights over files.
 fn look_at(id: u32) {
     let of = |name: &str| format!("/proc/{id}/{name}");
     let root = fs::read_dir(of("root")).unwrap();
-    let names: Vec<_> = root.map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(names, ["sockets"]);
+    let mut names: Vec<_> = root.map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["control", "sockets"]);
     let status = fs::read_to_string(of("status")).unwrap();
     // CHOWN, DAC_OVERRIDE, FOWNER, FSETID.
     for line in [

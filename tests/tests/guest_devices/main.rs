@@ -35,6 +35,8 @@ const MODULES: &[&str] = &[
     "vmw_vsock_virtio_transport",
     "virtiofs",
     "ext4",
+    "erofs",
+    "overlay",
 ];
 
 /// What the guest must have found well.
@@ -45,6 +47,7 @@ const CHECKS: &[&str] = &[
     "block-written",
     "block-read-only",
     "block-ext4",
+    "block-layers",
     "rng",
     "console",
     "net-ping",

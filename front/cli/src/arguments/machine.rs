@@ -29,6 +29,8 @@ pub(crate) enum MachineVerb {
     Pause(ControlArgs),
     /// Let a paused machine go on
     Resume(ControlArgs),
+    /// Ask a machine's guest for memory, or give some back; it must have been started with --balloon
+    Balloon(BalloonArgs),
     /// End a machine as if it were switched off
     Stop(ControlArgs),
     /// Say how a machine is, as JSON
@@ -158,6 +160,20 @@ pub(crate) struct SaveArgs {
     /// End the machine once it is saved
     #[arg(long)]
     pub(crate) stop: bool,
+    #[command(flatten)]
+    help: HelpFlag,
+}
+
+/// `machine balloon`.
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct BalloonArgs {
+    /// The machine's control socket
+    #[arg(value_name = "CONTROL")]
+    pub(crate) control: PathBuf,
+    /// How much of its memory the guest is to give in all; the guest takes its time, and may give less
+    #[arg(value_name = "BYTES")]
+    pub(crate) bytes: String,
     #[command(flatten)]
     help: HelpFlag,
 }

@@ -28,13 +28,17 @@ const GUEST_CID: u64 = 3;
 /// # Errors
 /// Whatever keeps it from being done.
 pub(crate) fn perform(verb: &MachineVerb) -> Result<u8, Error> {
-    let told = |args, request| ask(args, request).map(|_| 0);
+    let told = |args: &ControlArgs, request| ask(&args.control, request).map(|_| 0);
     match verb {
         MachineVerb::Boot(args) => boot(args),
         MachineVerb::Restore(args) => restore(args),
         MachineVerb::Save(args) => save(args),
         MachineVerb::Pause(args) => told(args, Request::Pause),
         MachineVerb::Resume(args) => told(args, Request::Resume),
+        MachineVerb::Balloon(args) => {
+            let bytes = balloon(&args.bytes)?;
+            ask(&args.control, Request::Balloon { bytes }).map(|_| 0)
+        }
         MachineVerb::Stop(args) => told(args, Request::Stop),
         MachineVerb::Status(args) => status(args),
     }
@@ -183,12 +187,12 @@ fn save(args: &SaveArgs) -> Result<u8, Error> {
 }
 
 /// Asks a machine's monitor for something.
-fn ask(args: &ControlArgs, request: Request) -> Result<Status, Error> {
-    Ok(Client::connect(&args.control)?.ask(request, None)?)
+fn ask(control: &Path, request: Request) -> Result<Status, Error> {
+    Ok(Client::connect(control)?.ask(request, None)?)
 }
 
 fn status(args: &ControlArgs) -> Result<u8, Error> {
-    let status = ask(args, Request::Status)?;
+    let status = ask(&args.control, Request::Status)?;
     let text = serde_json::to_string(&status).map_err(|why| Error::io("write JSON")(why.into()))?;
     print::line(&text)?;
     Ok(0)

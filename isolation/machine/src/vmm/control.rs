@@ -8,12 +8,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::thread;
 
+use atoll_machine::devices::Balloon;
 use atoll_machine::protocol::{Activity, Answer, LONGEST_LINE, PROTOCOL_VERSION, Request, Status};
 use atoll_machine::{Backend, Machine, MachineError, VmmConfig};
 use atoll_sys::unix;
 use rustix::fs::{Mode, OFlags};
 
 use crate::Current;
+use crate::host::Host;
 
 /// Connections at once; more are closed at once.
 const MAX_CONNECTIONS: usize = 16;
@@ -25,6 +27,7 @@ struct Server {
     current: Current,
     config: VmmConfig,
     backend: Backend,
+    balloon: Option<Balloon>,
     connections: AtomicUsize,
 }
 
@@ -33,12 +36,13 @@ pub(crate) fn serve(
     listener: UnixListener,
     current: &Current,
     config: &VmmConfig,
-    backend: Backend,
+    host: &Host,
 ) -> Result<(), MachineError> {
     let server = Arc::new(Server {
         current: Arc::clone(current),
         config: config.clone(),
-        backend,
+        backend: host.backend(),
+        balloon: host.balloon(),
         connections: AtomicUsize::new(0),
     });
     thread::Builder::new()
@@ -139,6 +143,7 @@ impl Server {
             backend: self.backend,
             memory_bytes: machine.memory().len(),
             cpus: machine.cpus(),
+            balloon_bytes: self.balloon.as_ref().map(Balloon::bytes),
         };
         (Answer::Ok(status), ended)
     }
@@ -155,6 +160,11 @@ impl Server {
             Request::Pause => pause(machine),
             Request::Resume => {
                 machine.resume();
+                Ok(())
+            }
+            Request::Balloon { bytes } => {
+                let balloon = self.balloon.as_ref().ok_or(MachineError::NoBalloon)?;
+                balloon.resize(machine, bytes);
                 Ok(())
             }
             Request::Save => {

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixListener;
 
 use atoll_cpu_api::Hypervisor;
 use atoll_machine::boot::Ramdisk;
-use atoll_machine::devices::HostEnds;
+use atoll_machine::devices::{Balloon, HostEnds};
 use atoll_machine::kernel::{Kernel, KernelStore};
 use atoll_machine::{
     Backend, BootSource, Machine, MachineConfig, MachineError, Snapshot, Source, VmmConfig, jail,
@@ -78,6 +78,11 @@ impl Host {
     /// As [`HostEnds::control`].
     pub(crate) fn control(&self) -> Result<Option<UnixListener>, MachineError> {
         self.ends.control()
+    }
+
+    /// The balloon of its machines.
+    pub(crate) fn balloon(&self) -> Option<Balloon> {
+        self.ends.balloon()
     }
 
     /// A machine that is ready to start.

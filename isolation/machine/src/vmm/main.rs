@@ -94,7 +94,7 @@ fn run(config: &VmmConfig) -> Result<(), MachineError> {
     host.shut_in(config)?;
     let current = Current::default();
     if let Some(listener) = host.control()? {
-        control::serve(listener, &current, config, host.backend())?;
+        control::serve(listener, &current, config, &host)?;
     }
     watch_signals(signals, &current)?;
     // As it was again on every way out.
