@@ -507,6 +507,15 @@ mod tests {
     }
 
     #[test]
+    fn only_zeros_are_all_zero() {
+        let ram = GuestMemory::new(2 * PAGE).unwrap().ram();
+        assert!(ram.is_zero(0, 2 * PAGE));
+        ram.store(PAGE + 7, 1u8);
+        assert!(ram.is_zero(0, PAGE) && ram.is_zero(PAGE + 8, PAGE - 8));
+        assert!(!ram.is_zero(PAGE, 8) && !ram.is_zero(0, 2 * PAGE));
+    }
+
+    #[test]
     fn values_of_every_size_are_loaded_stored_and_exchanged_at_any_alignment() {
         let ram = GuestMemory::new(PAGE).unwrap().ram();
         for offset in [0, 1, 7, 63, PAGE - 8] {

@@ -157,6 +157,16 @@ impl Ram {
         unsafe { copy(from, data.as_mut_ptr(), data.len()) }
     }
 
+    /// Whether `len` bytes from `offset` are all zero; `len` is a multiple of 8.
+    ///
+    /// # Panics
+    /// When they end beyond the memory.
+    pub fn is_zero(&self, offset: u64, len: u64) -> bool {
+        (offset..offset + len)
+            .step_by(8)
+            .all(|word| self.load::<u64>(word) == 0)
+    }
+
     /// Copies `data` in, to `offset`.
     ///
     /// # Panics

@@ -2,8 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::BorrowedFd;
-use std::os::unix::fs::FileExt;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use atoll_cpu_api::VcpuState;
@@ -12,6 +11,7 @@ use atoll_platform::{APIC_BASE_MSR, IoApicState, RtcState, SerialState, TSC_DEAD
 use atoll_virtio::{RestoreError, TransportState};
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
+use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 use super::{Machine, MachineConfig};
 use crate::error::MachineError;
@@ -23,7 +23,7 @@ const STATE_FILE: &str = "state.json";
 const NEW_STATE_FILE: &str = "state.new";
 const MEMORY_FILE: &str = "memory";
 /// Bytes copied at once; a stretch of zeros this long becomes a hole.
-const CHUNK: usize = 64 * 1024;
+const CHUNK: u64 = 64 * 1024;
 
 /// Everything about a machine but its memory.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -203,15 +203,36 @@ impl Machine {
     fn write_memory(&self, file: &File) -> io::Result<()> {
         let ram = self.memory.ram();
         file.set_len(self.memory.len())?;
-        let mut buffer = vec![0; CHUNK];
         for stretch in self.memory.touched().map_err(io::Error::other)? {
-            for offset in stretch.clone().step_by(CHUNK) {
-                let left = usize::try_from(stretch.end - offset).unwrap_or(CHUNK);
-                let chunk = &mut buffer[..CHUNK.min(left)];
-                ram.read(offset, chunk);
-                if chunk.iter().any(|byte| *byte != 0) {
-                    file.write_all_at(chunk, offset)?;
+            let mut offset = stretch.start;
+            while offset < stretch.end {
+                // Chunks end at multiples of their length, so none lies in two regions.
+                let end = (offset / CHUNK + 1) * CHUNK;
+                let len = end.min(stretch.end) - offset;
+                if !ram.is_zero(offset, len) {
+                    self.write_chunk(file, offset, len)?;
                 }
+                offset += len;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the `len` bytes at `offset`, all of one region, to the same place of the file.
+    fn write_chunk(&self, file: &File, offset: u64, len: u64) -> io::Result<()> {
+        let mut regions = self.memory.layout().iter().rev();
+        let region = regions.find(|region| region.offset <= offset);
+        let address = region.map_or(0, |region| region.address + (offset - region.offset));
+        let mut done = 0;
+        while done < len {
+            let left = usize::try_from(len - done).map_err(io::Error::other)?;
+            let slice = self.memory.get_slice(GuestAddress(address + done), left);
+            let slice = slice.map_err(io::Error::other)?;
+            match atoll_memory::write_vectored_at(file.as_fd(), &[slice], offset + done) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => done += written as u64,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use atoll_interpreter::Soft;
+use atoll_memory::{LOW_LIMIT, PAGE};
 
 use super::*;
 use crate::kernel::{KernelStore, tests_elf, tests_elf_with_notes};
@@ -203,6 +204,23 @@ fn a_snapshot_of_another_version_or_size_is_refused() {
     fs::remove_file(&state).unwrap();
     let gone = Snapshot::open(folder.path());
     assert!(matches!(gone, Err(MachineError::Io { .. })));
+}
+
+#[test]
+fn memory_above_the_hole_for_devices_is_saved_at_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let memory = GuestMemory::new(LOW_LIMIT + MEMORY).unwrap();
+    let places = [PAGE, LOW_LIMIT - 8, LOW_LIMIT, LOW_LIMIT + MEMORY - 8];
+    for (value, place) in (1u64..).zip(places) {
+        memory.ram().store(place, value);
+    }
+    save(&machine(memory, &Output::default()), folder.path());
+    let (_, memory) = Snapshot::open(folder.path()).unwrap();
+    for (value, place) in (1u64..).zip(places) {
+        assert_eq!(memory.ram().load::<u64>(place), value);
+    }
+    let file = fs::metadata(folder.path().join("memory")).unwrap();
+    assert!(std::os::unix::fs::MetadataExt::blocks(&file) < 2048);
 }
 
 #[test]
