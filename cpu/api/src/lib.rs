@@ -16,12 +16,14 @@
 mod attention;
 mod bus;
 mod clock;
+mod processor;
 mod state;
 mod vcpu;
 
 pub use attention::{Attention, Request};
 pub use bus::{Bus, GeneralProtection, InterruptController};
 pub use clock::TscClock;
+pub use processor::{CpuidLeaf, Mismatch, Processor};
 pub use state::{Activity, DescriptorTable, Fpu, Segment, Segments, VcpuState, X87};
 pub use vcpu::{
     Accelerated, CpuError, Hypervisor, IO_APIC_PINS, Msi, Stop, Vcpu, VcpuHandle, Vm, VmConfig,

@@ -7,6 +7,7 @@ use atoll_memory::GuestMemory;
 use thiserror::Error;
 
 use crate::bus::{Bus, InterruptController};
+use crate::processor::Processor;
 use crate::state::VcpuState;
 
 /// Why a backend could not do what it was asked.
@@ -37,6 +38,16 @@ pub enum CpuError {
         rip: u64,
         /// What.
         what: String,
+    },
+    /// The guest's TSC cannot run as fast as it has to.
+    #[error(
+        "the guest's TSC runs at {wanted_khz} kHz, this processor's at {host_khz} kHz, and it cannot scale it"
+    )]
+    Tsc {
+        /// What the guest needs.
+        wanted_khz: u32,
+        /// What there is.
+        host_khz: u32,
     },
     /// A state that no processor can have.
     #[error("not a CPU state: {0}")]
@@ -106,6 +117,9 @@ pub trait Vm: Send + Sync {
 
     /// Frequency of the guest's TSC in kHz.
     fn tsc_khz(&self) -> u32;
+
+    /// What CPUID tells the guest.
+    fn processor(&self) -> Processor;
 }
 
 /// Pins of a machine's I/O APIC.

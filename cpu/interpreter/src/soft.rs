@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use atoll_cpu_api::{
-    Activity, Attention, Bus, CpuError, Fpu, Hypervisor, InterruptController, Request, Stop,
-    TscClock, Vcpu, VcpuHandle, VcpuState, Vm, VmConfig,
+    Activity, Attention, Bus, CpuError, CpuidLeaf, Fpu, Hypervisor, InterruptController, Processor,
+    Request, Stop, TscClock, Vcpu, VcpuHandle, VcpuState, Vm, VmConfig,
 };
 use atoll_memory::{GuestMemory, Ram};
+use atoll_x86::cpuid::{self, Identity};
 use atoll_x86::flags::Flags;
 
 use crate::block::{Cache, FetchedPages};
@@ -81,6 +82,25 @@ impl Vm for SoftVm {
 
     fn tsc_khz(&self) -> u32 {
         self.clock.khz()
+    }
+
+    fn processor(&self) -> Processor {
+        let identity = Identity {
+            apic_id: 0,
+            cpus: self.config.vcpus,
+            tsc_khz: self.clock.khz(),
+            osxsave: false,
+        };
+        let leaf = |&(function, index): &(u32, u32)| {
+            let leaf = cpuid::leaf(function, index, identity);
+            let registers = [leaf.eax, leaf.ebx, leaf.ecx, leaf.edx];
+            CpuidLeaf {
+                function,
+                index,
+                registers,
+            }
+        };
+        Processor(cpuid::LEAVES.iter().map(leaf).collect())
     }
 }
 

@@ -5,7 +5,8 @@ use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use atoll_cpu_api::{
-    Accelerated, CpuError, IO_APIC_PINS, InterruptController, Msi, Vcpu, Vm, VmConfig,
+    Accelerated, CpuError, CpuidLeaf, IO_APIC_PINS, InterruptController, Msi, Processor, Vcpu, Vm,
+    VmConfig,
 };
 use atoll_memory::{GuestMemory, PAGE, Region};
 use kvm_bindings::{
@@ -14,7 +15,7 @@ use kvm_bindings::{
     kvm_cpuid_entry2, kvm_enable_cap, kvm_irq_routing_entry, kvm_irq_routing_msi, kvm_msi,
     kvm_userspace_memory_region,
 };
-use kvm_ioctls::{IoEventAddress, Kvm as Device, VcpuFd, VmFd};
+use kvm_ioctls::{Cap, IoEventAddress, Kvm as Device, VcpuFd, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::error::host;
@@ -25,6 +26,8 @@ use crate::{cpuid, kick};
 
 /// How often making a VM is tried again after a signal.
 const TRIES: u32 = 8;
+/// How far apart, in millionths, the kernel calls two frequencies of a TSC the same: it is measured at each boot.
+const TSC_TOLERANCE_PPM: u64 = 250;
 
 /// A virtual machine of the kernel.
 #[derive(Debug)]
@@ -148,10 +151,29 @@ fn vcpu(
     fd.set_cpuid2(&cpuid::list(&leaves)?)
         .map_err(host("KVM_SET_CPUID2"))?;
     if let Some(khz) = config.tsc_khz {
-        fd.set_tsc_khz(khz).map_err(host("KVM_SET_TSC_KHZ"))?;
+        set_tsc_khz(vm, &fd, khz)?;
     }
     set_reset_values(&fd)?;
     Ok(fd)
+}
+
+/// Gives the TSC the frequency a guest is used to.
+fn set_tsc_khz(vm: &VmFd, vcpu: &VcpuFd, wanted_khz: u32) -> Result<(), CpuError> {
+    let host_khz = vcpu.get_tsc_khz().map_err(host("KVM_GET_TSC_KHZ"))?;
+    let refused = CpuError::Tsc {
+        wanted_khz,
+        host_khz,
+    };
+    // Without scaling the kernel takes what is slower than wanted, and lets the TSC jump at exits to make up for it.
+    let apart = u64::from(wanted_khz.abs_diff(host_khz)) * 1_000_000;
+    let scales = vm.check_extension(Cap::TscControl);
+    if !scales && apart > u64::from(host_khz) * TSC_TOLERANCE_PPM {
+        return Err(refused);
+    }
+    match vcpu.set_tsc_khz(wanted_khz) {
+        Err(error) if error.errno() == libc::EINVAL => Err(refused),
+        result => result.map_err(host("KVM_SET_TSC_KHZ")),
+    }
 }
 
 impl Vm for Machine {
@@ -180,6 +202,16 @@ impl Vm for Machine {
 
     fn tsc_khz(&self) -> u32 {
         self.tsc_khz
+    }
+
+    fn processor(&self) -> Processor {
+        let leaves = cpuid::filter(&self.supported, 0, self.config.vcpus);
+        let leaf = |entry: &kvm_cpuid_entry2| CpuidLeaf {
+            function: entry.function,
+            index: entry.index,
+            registers: [entry.eax, entry.ebx, entry.ecx, entry.edx],
+        };
+        Processor(leaves.iter().map(leaf).collect())
     }
 }
 

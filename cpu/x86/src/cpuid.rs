@@ -85,6 +85,23 @@ fn word(bytes: &[u8], at: usize) -> u32 {
 /// Bytes of the XSAVE area: legacy region and header, no extended state.
 pub const XSAVE_BYTES: u32 = 576;
 
+/// The questions, leaf and subleaf, to which [`leaf`] has an answer that says what the processor can do.
+pub const LEAVES: [(u32, u32); 13] = [
+    (0, 0),
+    (1, 0),
+    (6, 0),
+    (7, 0),
+    (7, 1),
+    (7, 2),
+    (0xD, 0),
+    (0xD, 1),
+    (0x4000_0000, 0),
+    (0x4000_0001, 0),
+    (0x8000_0001, 0),
+    (0x8000_0007, 0),
+    (0x8000_0008, 0),
+];
+
 /// CPUID's answer (Intel SDM vol. 2 CPUID; hypervisor leaves: Linux Documentation/virt/kvm/x86/cpuid.rst).
 pub fn leaf(leaf: u32, subleaf: u32, identity: Identity) -> Leaf {
     let of = |eax, ebx, ecx, edx| Leaf { eax, ebx, ecx, edx };

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use atoll_cpu_api::CpuError;
+use atoll_cpu_api::{CpuError, Mismatch};
 use atoll_memory::MemoryError;
 use thiserror::Error;
 
@@ -41,6 +41,11 @@ pub enum NotAKernel {
     #[error("what is compressed in it is damaged: {0}")]
     Corrupt(String),
 }
+
+/// What does not fit.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("its processor is another: {0}")]
+pub struct OtherProcessor(pub Mismatch);
 
 /// Why a machine could not be made or kept running.
 #[derive(Debug, Error)]
@@ -134,6 +139,9 @@ pub enum MachineError {
     /// A balloon was to be resized and there is none.
     #[error("the machine has no balloon")]
     NoBalloon,
+    /// A saved machine whose guest uses what the processor here does not have.
+    #[error("the machine cannot go on here")]
+    OtherProcessor(#[source] OtherProcessor),
     /// A monitor could not do what it was asked for.
     #[error("{message}")]
     Refused {
@@ -174,6 +182,10 @@ impl MachineError {
                 "run it in software with --backend soft".to_owned()
             }
             Self::NoBalloon => "start it with --balloon 0".to_owned(),
+            Self::OtherProcessor(_) | Self::Cpu(CpuError::Tsc { .. }) => {
+                "restore it with the backend and on a processor like those it was saved on"
+                    .to_owned()
+            }
             Self::Refused { hint, .. } => return hint.clone(),
             Self::Jail { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 "start it as root or allow user namespaces; --jail filter does without namespaces"

@@ -30,5 +30,5 @@ mod machine;
 pub mod protocol;
 
 pub use config::{Backend, BootSource, Disk, Jail, NetworkCard, Share, Sockets, Source, VmmConfig};
-pub use error::{MachineError, NotAKernel};
+pub use error::{MachineError, NotAKernel, OtherProcessor};
 pub use machine::{End, MAX_DEVICES, Machine, MachineConfig, SNAPSHOT_VERSION, Snapshot};

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use atoll_cpu_api::{Activity, CpuError, Stop, VcpuState};
+use atoll_cpu_api::{Activity, CpuError, Hypervisor, Mismatch, Stop, VcpuState, VmConfig};
+use atoll_kvm::Kvm;
+use atoll_memory::GuestMemory;
 use iced_x86::code_asm::*;
 
-use crate::guest::{CODE, DATA, DONE, Guest, state};
+use crate::guest::{CODE, DATA, DONE, Guest, MEMORY_BYTES, state};
 use crate::usable::accelerates;
 
 #[test]
@@ -29,6 +31,38 @@ fn programs_begin_in_16_32_and_64_bit_mode() {
         };
         assert_eq!((counted, moved), expected, "{bits} bits");
     }
+}
+
+#[test]
+fn a_tsc_that_cannot_be_had_is_refused_with_both_frequencies() {
+    let memory = GuestMemory::new(MEMORY_BYTES).unwrap();
+    let wanted = VmConfig {
+        vcpus: 1,
+        tsc_khz: Some(u32::MAX),
+    };
+    match Kvm::open().unwrap().create_vm(wanted, memory) {
+        Ok(vm) => assert_eq!(vm.tsc_khz(), u32::MAX),
+        Err(CpuError::Tsc {
+            wanted_khz,
+            host_khz,
+        }) => assert!(wanted_khz == u32::MAX && host_khz > 100_000),
+        Err(other) => panic!("{other}"),
+    }
+}
+
+#[test]
+fn a_machine_fits_its_own_processor_and_says_who_made_it() {
+    let guest = Guest::new(64, |a| a.out(DONE, al));
+    let own = guest.vm.processor();
+    assert_eq!(own.fits(&own), Ok(()));
+    let mut richer = own.clone();
+    let features = richer.0.iter_mut().find(|leaf| leaf.function == 1);
+    features.unwrap().registers[2] |= 1 << 3;
+    let why = richer.fits(&own).unwrap_err();
+    assert_eq!(why.to_string(), "it has CPUID 0x1.0 ECX bit 3");
+    let mut other = own.clone();
+    other.0[0].registers[1] ^= 1;
+    assert!(matches!(other.fits(&own), Err(Mismatch::Vendor { .. })));
 }
 
 /// A state in 64-bit mode with something in every field.

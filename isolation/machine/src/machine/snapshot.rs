@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-use atoll_cpu_api::VcpuState;
+use atoll_cpu_api::{Processor, VcpuState};
 use atoll_memory::GuestMemory;
 use atoll_platform::{APIC_BASE_MSR, IoApicState, RtcState, SerialState, TSC_DEADLINE_MSR};
 use atoll_virtio::{RestoreError, TransportState};
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 use super::{Machine, MachineConfig};
-use crate::error::MachineError;
+use crate::error::{MachineError, OtherProcessor};
 
 /// Version of the format; a reader takes its own only.
 pub const SNAPSHOT_VERSION: u32 = 1;
@@ -38,6 +38,9 @@ pub struct Snapshot {
     pub devices: Vec<TransportState>,
     /// Nanoseconds of the paravirtual clock; `None` from a backend that derives it from the TSC.
     pub guest_clock: Option<u64>,
+    /// What the guest has been told of its processor; empty in snapshots of earlier programs.
+    #[serde(default)]
+    pub processor: Processor,
     /// The CPUs, with their local APICs.
     pub cpus: Vec<VcpuState>,
     /// The I/O APIC.
@@ -123,7 +126,8 @@ impl Machine {
     /// Puts a machine that was just made, with the memory [`Snapshot::open`] gave, into a saved state.
     ///
     /// # Errors
-    /// [`MachineError::Snapshot`] when the machine is another; [`MachineError::Cpu`] when the backend refuses a state.
+    /// [`MachineError::Snapshot`] when the machine is another, [`MachineError::OtherProcessor`] when the guest needs what
+    /// is not here; [`MachineError::Cpu`] when the backend refuses a state.
     pub fn restore(&self, snapshot: &Snapshot) -> Result<(), MachineError> {
         let (cpus, saved) = (self.vcpus.len(), snapshot.cpus.len());
         if cpus != saved {
@@ -135,6 +139,10 @@ impl Machine {
             let why = format!("it has {saved} devices, this machine {devices}");
             return Err(MachineError::Snapshot(why));
         }
+        snapshot
+            .processor
+            .fits(&self.vm.processor())
+            .map_err(|why| MachineError::OtherProcessor(OtherProcessor(why)))?;
         if snapshot.tsc_khz != self.vm.tsc_khz() {
             let why = format!("its TSC runs at {} kHz", snapshot.tsc_khz);
             return Err(MachineError::Snapshot(why));
@@ -192,6 +200,7 @@ impl Machine {
                 .map(|device| device.save())
                 .collect(),
             guest_clock,
+            processor: self.vm.processor(),
             cpus,
             ioapic: self.board.interrupts.save(),
             serial: self.board.serial().state().clone(),

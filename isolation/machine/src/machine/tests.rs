@@ -1,5 +1,6 @@
 //! Machines with guests of a few instructions, on the CPU in software.
 
+use std::error::Error;
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
@@ -204,6 +205,28 @@ fn a_snapshot_of_another_version_or_size_is_refused() {
     fs::remove_file(&state).unwrap();
     let gone = Snapshot::open(folder.path());
     assert!(matches!(gone, Err(MachineError::Io { .. })));
+}
+
+#[test]
+fn a_guest_of_another_processor_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = loaded(&echo(), &Output::default());
+    save(&first, folder.path());
+    let (mut snapshot, memory) = Snapshot::open(folder.path()).unwrap();
+    let second = machine(memory, &Output::default());
+    second.restore(&snapshot).unwrap();
+    for leaf in &mut snapshot.processor.0 {
+        if leaf.function == 7 && leaf.index == 0 {
+            leaf.registers[1] |= 1 << 5;
+        }
+    }
+    let error = second.restore(&snapshot).unwrap_err();
+    let reason = error.source().unwrap().to_string();
+    assert_eq!(reason, "its processor is another: it has AVX2");
+    assert!(error.hint().unwrap().contains("backend"));
+    // Earlier programs did not write it.
+    snapshot.processor.0.clear();
+    second.restore(&snapshot).unwrap();
 }
 
 #[test]
