@@ -2,11 +2,13 @@
 //!
 //! ```text
 //!   --config FILE (VmmConfig) ─► Host: kernel, ramdisk, host ends ─► jail ─► Machine ─► exit code
+//!   --ask SOCKET REQUEST ─► another monitor's control socket ─► its answer on stdout
 //!   stdin ─► Keys (Ctrl-A x leaves) ─► Machine::input;  console ─► stdout;  errors ─► stderr
 //! ```
 //!
 //! Exit codes: 0 when the guest powered off or the user left, 1 for errors of ours and for guests that died. A reset
-//! begins the machine anew, of what was opened before the jail closed.
+//! begins the machine anew, of what was opened before the jail closed. With `--ask`: 0 when it was done, else 1. 125 for
+//! a command line that is none.
 //!
 //! Threads: the machine's, one that reads the standard input, one for signals: SIGTERM, SIGINT and SIGHUP end the
 //! machine. When our parent dies we go on; when our terminal goes, SIGHUP ends us.
@@ -14,6 +16,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stderr, reason = "a program that reports to its user")]
 
+mod ask;
 mod control;
 mod host;
 mod keys;
@@ -29,12 +32,15 @@ use atoll_machine::{End, Machine, MachineError, Source, VmmConfig};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use ask::Question;
 use host::Host;
 
 const USAGE: &str = "usage: atoll-vmm --config FILE\n\
+    \x20      atoll-vmm --ask SOCKET <status | pause | resume | stop | save FOLDER | balloon BYTES>\n\
     \n\
     Runs the virtual machine that FILE describes, its console on the terminal; Ctrl-A x leaves.\n\
-    `atoll machine boot` writes such a file and starts this program.";
+    `atoll machine boot` writes such a file and starts this program.\n\
+    With --ask, asks the monitor whose control socket is SOCKET, and prints its answer.";
 
 /// What fails when there can be no handlers, or no thread for them.
 const AWAIT: &str = "wait for signals";
@@ -64,21 +70,29 @@ fn main() -> ExitCode {
     // A monitor lives as long as its machine, and what it needs to begin it does not need again.
     atoll_sys::allocator::keep_small();
     let words: Vec<_> = std::env::args_os().skip(1).collect();
-    let config = match &words[..] {
-        [flag, file] if flag == "--config" => file,
-        _ => {
-            eprintln!("{USAGE}");
-            return ExitCode::from(125);
-        }
+    let ended = match &words[..] {
+        [flag, file] if flag == "--config" => read_config(Path::new(file))
+            .and_then(|config| run(&config))
+            .map(|()| true),
+        [flag, question @ ..] if flag == "--ask" => match Question::parse(question) {
+            Some(question) => question.ask(),
+            None => return usage(),
+        },
+        _ => return usage(),
     };
-    let ended = read_config(Path::new(config)).and_then(|config| run(&config));
     match ended {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             report(&error);
             ExitCode::FAILURE
         }
     }
+}
+
+fn usage() -> ExitCode {
+    eprintln!("{USAGE}");
+    ExitCode::from(125)
 }
 
 fn read_config(path: &Path) -> Result<VmmConfig, MachineError> {
