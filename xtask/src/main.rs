@@ -31,7 +31,7 @@ const USAGE: &str = "usage: cargo xtask <check | dist | fuzz | nested-kvm | nest
   fuzz TARGET [SECONDS]
                   run a target of fuzz/ (devices, kernels, states) by coverage, for a minute
   nested-kvm      run the KVM backend's tests in an emulated machine with SVM, under a stock kernel
-  nested-machine  boot that kernel in atoll-vmm, on KVM, inside the same emulated machine
+  nested-machine  boot that kernel in atoll-vmm, on KVM, inside the same emulated machine; save and restore it
   setup           install the Debian packages the tests drive (docker CLI, containerd, …); needs root
   test            setup, dist, every test, then nested-kvm and nested-machine; needs root";
 

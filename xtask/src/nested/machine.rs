@@ -1,4 +1,5 @@
-//! The second proof: our monitor boots the stock kernel to its user space, on KVM, inside the emulated machine.
+//! The second proof: our monitor boots the stock kernel to its user space, on KVM, inside the emulated machine, saves and
+//! restores it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,6 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result};
 
 use super::archive::Archive;
+use super::restoring;
 use super::{BUSYBOX, Kernel, Payload, build, folder, prove, read, write};
 
 /// What the guest's init says when it runs.
@@ -32,34 +34,41 @@ pub(crate) fn boot_machine() -> Result<()> {
     let mut archive = Archive::default();
     archive.program("atoll-vmm", &read(&program)?);
     archive.file("vmlinux", &read(&uncompressed(&program, &kernel.image)?)?);
-    archive.file("guest", &guest()?);
+    archive.file("guest", &guest(&kernel)?);
+    archive.file("disk", &restoring::content(1));
+    archive.folder("share");
+    archive.file("share/data", &restoring::content(2));
     archive.file(
         "config",
-        config("auto", "/vmlinux", "/tmp", "/guest", 256 << 20).as_bytes(),
+        config("auto", "/vmlinux", "/tmp", "/guest", 128 << 20).as_bytes(),
     );
+    for (name, backend) in [("restore", "kvm"), ("other", "soft")] {
+        let text = format!(
+            "{{\"restore\": \"/saved\", \"backend\": \"{backend}\", {}}}",
+            restoring::DEVICES
+        );
+        archive.file(name, text.as_bytes());
+    }
+    archive.program("script", restoring::host_script(READY).as_bytes());
     let payload = Payload {
         archive,
-        command: "/atoll-vmm --config /config",
+        command: "/script",
         proof: READY,
     };
-    prove(&kernel, payload)
+    restoring::check(&prove(&kernel, payload)?)
 }
 
-/// The guest's root: an init that says that it runs, and powers off.
-fn guest() -> Result<Vec<u8>> {
+/// The guest's root.
+fn guest(kernel: &Kernel) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
-    for folder in ["bin", "proc"] {
+    for folder in ["bin", "dev", "modules", "proc", "share"] {
         archive.folder(folder);
     }
     archive.program("bin/busybox", &read(Path::new(BUSYBOX))?);
-    let init = format!(
-        "#!/bin/busybox sh\n\
-         export PATH=/bin\n\
-         busybox mount -t proc proc /proc\n\
-         echo \"{READY} after $(busybox cut -d' ' -f1 /proc/uptime) s\"\n\
-         busybox poweroff -f\n"
-    );
-    archive.program("init", init.as_bytes());
+    for (number, module) in restoring::GUEST_MODULES.iter().enumerate() {
+        archive.file(&format!("modules/{number}.ko"), &kernel.module(module)?);
+    }
+    archive.program("init", restoring::guest_init(READY).as_bytes());
     Ok(archive.finish())
 }
 
@@ -98,14 +107,14 @@ fn uncompressed(program: &Path, image: &Path) -> Result<PathBuf> {
     Ok(kernel.path())
 }
 
-/// What `atoll-vmm` is told; no `initrd` when it is empty.
+/// What `atoll-vmm` is told; neither `initrd` nor devices when that is empty.
 fn config(backend: &str, kernel: &str, store: &str, initrd: &str, memory_bytes: u64) -> String {
     let initrd = match initrd {
         "" => String::new(),
-        path => format!("\"initrd\": \"{path}\", "),
+        path => format!("\"initrd\": \"{path}\", {}, ", restoring::DEVICES),
     };
     format!(
         "{{\"backend\": \"{backend}\", \"kernel\": \"{kernel}\", \"kernel_store\": \"{store}\", {initrd}\
-         \"command_line\": \"{APPEND}\", \"memory_bytes\": {memory_bytes}, \"cpus\": 1, \"statistics\": true}}"
+         \"command_line\": \"{APPEND}\", \"memory_bytes\": {memory_bytes}, \"cpus\": 2, \"statistics\": true}}"
     )
 }
