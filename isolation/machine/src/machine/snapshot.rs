@@ -158,6 +158,10 @@ impl Machine {
                 self.handles[index].interrupt();
             }
         }
+        // At once, as it was read: the guest compares it with the TSCs, which go on since they were set.
+        if let (Some(clock), Some(accelerated)) = (snapshot.guest_clock, self.vm.accelerated()) {
+            accelerated.set_guest_clock(clock)?;
+        }
         self.board.interrupts.restore(snapshot.ioapic.clone());
         for (device, state) in self.board.devices.iter().zip(&snapshot.devices) {
             let failed = |why: RestoreError| MachineError::Snapshot(why.to_string());
@@ -166,9 +170,6 @@ impl Machine {
         }
         self.board.serial().set_state(snapshot.serial.clone());
         self.board.rtc().set_state(&snapshot.rtc);
-        if let (Some(clock), Some(accelerated)) = (snapshot.guest_clock, self.vm.accelerated()) {
-            accelerated.set_guest_clock(clock)?;
-        }
         Ok(())
     }
 
