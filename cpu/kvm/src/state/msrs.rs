@@ -87,11 +87,9 @@ impl SavedMsrs {
             others.filter(|(index, _)| !ELSEWHERE.contains(index) && *index != TSC_DEADLINE);
         let deadline = state.msrs.get(&TSC_DEADLINE).copied();
         let deadline = deadline.map(|value| (TSC_DEADLINE, value));
-        let all: Vec<_> = [(TSC, state.tsc)]
-            .into_iter()
-            .chain(others)
-            .chain(deadline)
-            .collect();
+        // The TSC goes on once it is set: late, so that it is not ahead of kvmclock, which is set after all CPUs.
+        let tsc = [(TSC, state.tsc)];
+        let all: Vec<_> = others.chain(tsc).chain(deadline).collect();
         let mut rest = all.as_slice();
         while !rest.is_empty() {
             let part = &rest[..rest.len().min(KVM_MAX_MSR_ENTRIES)];
