@@ -143,10 +143,13 @@ fn dockerd_runs_containers_with_our_runtime() {
         |command| dockerd.point(command),
     );
     terminal.expect("#");
-    // The CLI gives up when this dockerd is late with the start, so the first size may be lost; a resize of a running
-    // container is not.
-    terminal.resize((31, 99));
     terminal.type_in("until stty size | grep '31 [9]9'; do sleep 0.1; done; exit 5\r");
-    terminal.expect("31 99");
+    // The CLI gives up when this dockerd is late with the start, and only then waits for SIGWINCH: a size may be lost.
+    waiting::until("the container's terminal had the new size", || {
+        terminal.resize((31, 98));
+        terminal.resize((31, 99));
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        terminal.text().contains("31 99")
+    });
     assert_eq!(terminal.exit_code(), 5);
 }
