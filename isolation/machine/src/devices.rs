@@ -50,7 +50,7 @@ struct Listening {
 impl Listening {
     fn at(path: &Path) -> io::Result<Self> {
         Ok(Self {
-            listener: unix::bind_at(path)?,
+            listener: unix::listen_at(path)?,
             place: path.to_owned(),
             path: path.to_owned(),
         })
@@ -433,6 +433,19 @@ mod tests {
         assert!(folder.path().join("v").exists());
         drop(ends);
         assert!(!folder.path().join("v").exists());
+    }
+
+    #[test]
+    fn sockets_that_a_killed_monitor_left_are_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().display().to_string();
+        let more = format!(r#""sockets":{{"path":"{path}/v"}},"control":"{path}/c""#);
+        for name in ["v", "c"] {
+            drop(UnixListener::bind(folder.path().join(name)).unwrap());
+        }
+        let _ends = HostEnds::open(&config(&more)).unwrap();
+        let second = HostEnds::open(&config(&more)).unwrap_err().to_string();
+        assert!(second.contains(&path), "{second}");
     }
 
     #[test]

@@ -4,13 +4,14 @@ use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::FlockOperation;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 
 /// Listens at `path`, however long it is.
@@ -23,6 +24,40 @@ use rustix::net::{
 pub fn bind_at(path: &Path) -> io::Result<UnixListener> {
     let (_folder, short) = shorten(path)?;
     UnixListener::bind(short)
+}
+
+/// Listens at `path`, however long it is; a socket there that nobody listens at, as a killed process leaves, is replaced.
+///
+/// Everything else that is there stays.
+///
+/// # Errors
+/// The kernel's; `EADDRINUSE` when something is at `path` that is in use or no socket.
+pub fn listen_at(path: &Path) -> io::Result<UnixListener> {
+    // Whoever binds in this folder does so alone, from looking for a listener to being one.
+    let _alone = File::open(folder_of(path)).and_then(|folder| {
+        rustix::fs::flock(&folder, FlockOperation::LockExclusive)?;
+        Ok(folder)
+    })?;
+    match bind_at(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_abandoned(path)? => {
+            std::fs::remove_file(path)?;
+            bind_at(path)
+        }
+        bound => bound,
+    }
+}
+
+/// Whether `path` is a socket that nobody listens at.
+fn is_abandoned(path: &Path) -> io::Result<bool> {
+    // Other files refuse a connection, too.
+    if !path.symlink_metadata()?.file_type().is_socket() {
+        return Ok(false);
+    }
+    let (_folder, short) = shorten(path)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let connected = rustix::net::connect(socket, &SocketAddrUnix::new(short)?);
+    Ok(connected == Err(rustix::io::Errno::CONNREFUSED))
 }
 
 /// Connects to the socket at `path`, however long it is.
@@ -78,6 +113,12 @@ pub fn recv_fds(socket: impl AsFd, bytes: &mut [u8]) -> io::Result<(usize, Vec<O
     Ok((message.bytes, fds))
 }
 
+/// The folder `path` is in.
+fn folder_of(path: &Path) -> &Path {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+    folder.unwrap_or(Path::new("."))
+}
+
 /// `path` itself when it fits into a socket address, else a short equivalent and the folder that
 /// must stay open while it is used.
 fn shorten(path: &Path) -> io::Result<(Option<File>, PathBuf)> {
@@ -86,11 +127,10 @@ fn shorten(path: &Path) -> io::Result<(Option<File>, PathBuf)> {
         return Ok((None, path.to_owned()));
     }
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
     let folder = File::options()
         .read(true)
         .custom_flags(libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC)
-        .open(folder.unwrap_or(Path::new(".")))?;
+        .open(folder_of(path))?;
     let short = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())).join(name);
     Ok((Some(folder), short))
 }
@@ -137,5 +177,56 @@ mod tests {
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
         assert_eq!(text, "through");
+    }
+
+    #[test]
+    fn a_socket_that_was_left_behind_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let deep = folder.path().join("x".repeat(200));
+        std::fs::create_dir(&deep).unwrap();
+        for path in [folder.path().join("v"), deep.join("v")] {
+            // Dropped, the standard library's leaves its file, as a process that is killed.
+            drop(bind_at(&path).unwrap());
+            assert!(connect_at(&path).is_err());
+            let _listener = listen_at(&path).unwrap();
+            connect_at(&path).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_is_in_use_or_no_socket_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("v");
+        let other = UnixListener::bind(&path).unwrap();
+        assert!(listen_at(&path).is_err());
+        assert!(other.accept().is_ok(), "asked, and still there");
+        let file = folder.path().join("f");
+        std::fs::write(&file, "text").unwrap();
+        assert!(listen_at(&file).is_err());
+        assert_eq!(std::fs::read(&file).unwrap(), b"text");
+        let link = folder.path().join("l");
+        drop(UnixListener::bind(folder.path().join("stale")).unwrap());
+        std::os::unix::fs::symlink("stale", &link).unwrap();
+        assert!(listen_at(&link).is_err());
+        assert!(link.is_symlink());
+    }
+
+    #[test]
+    fn of_several_that_come_at_once_one_listens() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("v");
+        drop(UnixListener::bind(&path).unwrap());
+        // Each round leaves what the next one finds.
+        for _ in 0..20 {
+            let bound: Vec<_> = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| listen_at(&path))).collect();
+                threads
+                    .into_iter()
+                    .filter_map(|thread| thread.join().unwrap().ok())
+                    .collect()
+            });
+            assert_eq!(bound.len(), 1);
+            UnixStream::connect(&path).unwrap();
+        }
     }
 }
