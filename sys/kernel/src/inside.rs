@@ -92,6 +92,25 @@ pub fn proc_fd_path<'a>(fd: BorrowedFd<'_>, text: &'a mut [u8; 32]) -> Result<&'
     numbered_path(text, b"/proc/self/fd/", fd.as_raw_fd().unsigned_abs(), b"")
 }
 
+/// The most digits of a 32-bit number.
+pub(crate) const DIGITS: usize = 10;
+
+/// `number` in decimal, at the end of `room`. Child-safe and async-signal-safe.
+pub(crate) fn decimal(number: u32, room: &mut [u8; DIGITS]) -> &[u8] {
+    let mut first = room.len();
+    let mut rest = number;
+    loop {
+        first -= 1;
+        // A remainder by ten fits a byte.
+        room[first] = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    &room[first..]
+}
+
 /// `before`, the number, `after`, written into `text`. Child-safe.
 ///
 /// # Errors
@@ -102,20 +121,10 @@ pub fn numbered_path<'a>(
     number: u32,
     after: &[u8],
 ) -> Result<&'a CStr> {
-    let mut digits = [0_u8; 10];
-    let mut first = digits.len();
-    let mut rest = number;
-    loop {
-        first -= 1;
-        // A remainder by ten fits a byte.
-        digits[first] = b'0' + u8::try_from(rest % 10).unwrap_or(0);
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
+    let mut digits = [0; DIGITS];
+    let digits = decimal(number, &mut digits);
     let mut end = 0;
-    for part in [before, &digits[first..], after, b"\0"] {
+    for part in [before, digits, after, b"\0"] {
         let place = text
             .get_mut(end..end + part.len())
             .ok_or(Errno::NAMETOOLONG)?;

@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use crate::inside::{DIGITS, decimal};
 use crate::{Result, check};
 
 /// System calls by name; numbers as the kernel counts them.
@@ -88,7 +89,8 @@ impl Line {
             self.push(name.as_bytes());
             self.push(b" (");
         }
-        self.number(call.unsigned_abs());
+        let mut digits = [0; DIGITS];
+        self.push(decimal(call.unsigned_abs(), &mut digits));
         if named.is_some() {
             self.push(b")");
         }
@@ -101,21 +103,6 @@ impl Line {
             *slot = *byte;
             self.len += 1;
         }
-    }
-
-    fn number(&mut self, number: u32) {
-        let mut digits = [0; 10];
-        let mut first = digits.len();
-        let mut rest = number;
-        loop {
-            first -= 1;
-            digits[first] = b'0' + u8::try_from(rest % 10).unwrap_or(0);
-            rest /= 10;
-            if rest == 0 {
-                break;
-            }
-        }
-        self.push(&digits[first..]);
     }
 }
 
@@ -141,7 +128,7 @@ mod tests {
     fn a_line_too_long_is_cut() {
         let mut line = Line::default();
         line.push(&[b'x'; 2 * LINE]);
-        line.number(7);
+        line.push(b"7");
         assert_eq!(line.len, LINE);
     }
 
