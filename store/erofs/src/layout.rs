@@ -93,23 +93,13 @@ pub(crate) fn layout(tree: &Tree) -> Result<Layout, ErofsError> {
 
 fn size_of(node: &Node) -> u64 {
     match &node.kind {
-        Kind::Directory { entries, .. } => directory::size(lengths(entries)),
+        Kind::Directory { entries } => {
+            directory::size(entries.iter().map(|entry| entry.name.len()))
+        }
         Kind::Regular { bytes } => *bytes,
         Kind::Symlink { target } => target.len() as u64,
         Kind::Device { .. } | Kind::Other => 0,
     }
-}
-
-/// Lengths of a directory's names in their order, with `.` and `..`: see [`crate::write::names`].
-fn lengths(entries: &[crate::tree::Entry]) -> impl Iterator<Item = usize> {
-    let before = entries.partition_point(|entry| &entry.name[..] < b".");
-    let between = entries.partition_point(|entry| &entry.name[..] < b"..");
-    let own = |entry: &crate::tree::Entry| entry.name.len();
-    let first = entries[..before].iter().map(own).chain([1]);
-    let second = entries[before..between].iter().map(own).chain([2]);
-    first
-        .chain(second)
-        .chain(entries[between..].iter().map(own))
 }
 
 /// Bytes of the node's attributes, when the format can hold them.

@@ -80,7 +80,8 @@ impl Scanner {
             }
         }
         names.sort_unstable();
-        let mut entries = Vec::with_capacity(names.len());
+        let entry = |name: Vec<u8>, node| Entry { name, node };
+        let mut entries = vec![entry(b".".to_vec(), index), entry(b"..".to_vec(), parent)];
         let mut links = 2;
         for name in names {
             let before = self.path.len();
@@ -91,14 +92,12 @@ impl Scanner {
             let node = self.entry(folder, &name, index)?;
             self.path.truncate(before);
             links += u32::from(matches!(self.tree.nodes[node].kind, Kind::Directory { .. }));
-            entries.push(Entry {
-                name: name.into_bytes(),
-                node,
-            });
+            entries.push(entry(name.into_bytes(), node));
         }
+        entries.sort_unstable_by(|left, right| left.name.cmp(&right.name));
         let node = &mut self.tree.nodes[index];
         node.links = links;
-        node.kind = Kind::Directory { entries, parent };
+        node.kind = Kind::Directory { entries };
         self.depth -= 1;
         Ok(())
     }

@@ -40,11 +40,11 @@ fn facts(tree: &Tree) -> Vec<String> {
         let (mode, xattrs, modified) = (node.mode, &node.xattrs, node.modified);
         let (uid, gid, links) = (node.uid, node.gid, node.links);
         let kind = match &node.kind {
-            Kind::Directory { entries, parent } => {
+            Kind::Directory { entries } => {
                 let names = entries
                     .iter()
                     .map(|e| (String::from_utf8_lossy(&e.name), e.node));
-                format!("{parent} {:?}", names.collect::<Vec<_>>())
+                format!("{:?}", names.collect::<Vec<_>>())
             }
             kind => format!("{kind:?}"),
         };

@@ -29,9 +29,8 @@ pub(crate) struct Node {
 #[derive(Debug)]
 pub(crate) enum Kind {
     Directory {
-        /// Sorted by name; without `.` and `..`.
+        /// Sorted by name, with `.` and `..`.
         entries: Vec<Entry>,
-        parent: Index,
     },
     Regular {
         bytes: u64,

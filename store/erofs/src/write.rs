@@ -13,7 +13,7 @@ use crate::directory::{self, Name};
 use crate::error::{ErofsError, shown};
 use crate::format::{self, SUPERBLOCK_AT};
 use crate::layout::{Layout, Place};
-use crate::tree::{Index, Kind, Node, Tree};
+use crate::tree::{Entry, Kind, Node, Tree};
 
 pub(crate) fn write(
     folder: BorrowedFd<'_>,
@@ -34,8 +34,8 @@ pub(crate) fn write(
         let inode = format::inode(node, index as u32 + 1, place.contents);
         inodes.put(place.inode, &inode)?;
         let (blocks, rest) = match &node.kind {
-            Kind::Directory { entries, parent } => {
-                let names = names(tree, layout, index, *parent, entries);
+            Kind::Directory { entries } => {
+                let names = names(tree, layout, entries);
                 in_memory(place, image, directory::encode(&names))?
             }
             Kind::Symlink { target } => in_memory(place, image, target.clone())?,
@@ -48,26 +48,14 @@ pub(crate) fn write(
     inodes.finish()
 }
 
-/// A directory's names, sorted, with `.` and `..` among them.
-fn names<'a>(
-    tree: &'a Tree,
-    layout: &Layout,
-    index: Index,
-    parent: Index,
-    entries: &'a [crate::tree::Entry],
-) -> Vec<Name<'a>> {
-    let name = |name: &'a [u8], node: Index| Name {
-        name,
-        nid: layout.places[node].nid(),
-        file_type: format::file_type(&tree.nodes[node]),
+/// A directory's names and what they name.
+fn names<'a>(tree: &Tree, layout: &Layout, entries: &'a [Entry]) -> Vec<Name<'a>> {
+    let name = |entry: &'a Entry| Name {
+        name: &entry.name,
+        nid: layout.places[entry.node].nid(),
+        file_type: format::file_type(&tree.nodes[entry.node]),
     };
-    let mut names: Vec<_> = entries
-        .iter()
-        .map(|entry| name(&entry.name, entry.node))
-        .chain([name(b".", index), name(b"..", parent)])
-        .collect();
-    names.sort_unstable_by(|left, right| left.name.cmp(right.name));
-    names
+    entries.iter().map(name).collect()
 }
 
 /// Writes the blocks of what is in memory; gives how many bytes that were, and the rest for behind the inode.
