@@ -1,7 +1,8 @@
 //! What `atoll-vmm` is told: one JSON object.
 
 use std::ffi::OsStr;
-use std::os::fd::RawFd;
+use std::io::{self, Write};
+use std::os::fd::{BorrowedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use atoll_cpu_api::Hypervisor;
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::MachineError;
 use crate::kernel::Protocol;
+use crate::machine::{create_at, remove_state};
 
 /// Who executes the guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -201,6 +203,44 @@ fn number(path: &Path) -> Option<RawFd> {
         .find_map(|folder| path.strip_prefix(folder).ok())?;
     let first = name.iter().next();
     first.and_then(OsStr::to_str)?.parse().ok()
+}
+
+/// How a machine was configured, in the folder it is saved in.
+const SAVED_FILE: &str = "config.json";
+
+impl VmmConfig {
+    /// Writes it into `folder`, before a machine with it is saved there.
+    ///
+    /// # Errors
+    /// [`MachineError::Io`].
+    pub fn save(&self, folder: BorrowedFd<'_>) -> Result<(), MachineError> {
+        let text = serde_json::to_vec(self).map_err(io::Error::from);
+        remove_state(folder)
+            .and_then(|()| create_at(folder, SAVED_FILE)?.write_all(&text?))
+            .map_err(MachineError::io(format!(
+                "write {SAVED_FILE} of the saved machine"
+            )))
+    }
+
+    /// That of the machine saved in `folder`, to be restored from there.
+    ///
+    /// # Errors
+    /// [`MachineError::Io`].
+    pub fn of_saved(folder: &Path) -> Result<Self, MachineError> {
+        let mut config = Self::read(&folder.join(SAVED_FILE))?;
+        config.source = Source::Restore(folder.to_owned());
+        Ok(config)
+    }
+
+    /// The one in the file at `path`.
+    ///
+    /// # Errors
+    /// [`MachineError::Io`], also when it is none.
+    pub fn read(path: &Path) -> Result<Self, MachineError> {
+        let failed = || MachineError::io(format!("read {}", path.display()));
+        let text = std::fs::read(path).map_err(failed())?;
+        serde_json::from_slice(&text).map_err(|why| failed()(why.into()))
+    }
 }
 
 /// The object in the file: what [`Source`] tells apart is there or not.

@@ -1,6 +1,6 @@
 //! The monitor's control socket: what is asked and answered, and a client (docs/formats/monitor-control.md).
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -127,17 +127,18 @@ impl Client {
         }
     }
 
-    fn read_line(&mut self) -> io::Result<Vec<u8>> {
+    fn read_line(&self) -> io::Result<Vec<u8>> {
+        // One answer comes for one request, so nothing behind it is lost.
         let mut line = Vec::new();
-        let mut byte = [0];
-        while line.len() < LONGEST_LINE {
-            self.socket.read_exact(&mut byte)?;
-            if byte == *b"\n" {
-                return Ok(line);
+        let limited = (&self.socket).take(LONGEST_LINE as u64);
+        BufReader::new(limited).read_until(b'\n', &mut line)?;
+        match line.pop() {
+            Some(b'\n') => Ok(line),
+            Some(_) if line.len() + 1 == LONGEST_LINE => {
+                Err(io::Error::other("its answer is too long"))
             }
-            line.extend(byte);
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
         }
-        Err(io::Error::other("its answer is too long"))
     }
 }
 

@@ -90,12 +90,7 @@ fn boot(args: &BootArgs) -> Result<u8, Error> {
 
 /// Becomes the monitor of a machine that goes on where it was saved.
 fn restore(args: &RestoreArgs) -> Result<u8, Error> {
-    let path = args.folder.join("config.json");
-    let failed = || Error::io(format!("read {}", path.display()));
-    let text = std::fs::read(&path).map_err(failed())?;
-    let mut config: VmmConfig =
-        serde_json::from_slice(&text).map_err(|why| failed()(why.into()))?;
-    config.source = Source::Restore(args.folder.clone());
+    let mut config = VmmConfig::of_saved(&args.folder)?;
     config.statistics = false;
     // The saved machine may live on and listen there.
     config.control = None;

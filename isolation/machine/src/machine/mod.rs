@@ -31,6 +31,7 @@ use atoll_platform::{COM1_PIN, PINS, Rtc, Serial};
 use atoll_virtio::{MmioTransport, VirtioDevice, WINDOW};
 
 pub use snapshot::{SNAPSHOT_VERSION, Snapshot};
+pub(crate) use snapshot::{create_at, remove_state};
 
 use crate::boot;
 use crate::error::MachineError;

@@ -103,13 +103,15 @@ impl Snapshot {
 impl Machine {
     /// Saves the machine, which is paused, into `folder`.
     ///
-    /// The state is written last and renamed into place: a folder with a state is whole.
+    /// A state that was there goes first, and the new one is written last and renamed into place: a folder with a state
+    /// is whole.
     ///
     /// # Errors
     /// [`MachineError::Io`], [`MachineError::Cpu`].
     pub fn save(&self, folder: BorrowedFd<'_>) -> Result<(), MachineError> {
         let snapshot = self.snapshot()?;
         let failed = |name: &str| MachineError::io(format!("write {name} of the saved machine"));
+        remove_state(folder).map_err(failed(STATE_FILE))?;
         create_at(folder, MEMORY_FILE)
             .and_then(|file| self.write_memory(&file))
             .map_err(failed(MEMORY_FILE))?;
@@ -249,13 +251,22 @@ impl Machine {
     }
 }
 
-/// An empty file `name`, in place of one that may be there, that its owner only can read.
-fn create_at(folder: BorrowedFd<'_>, name: &str) -> io::Result<File> {
-    // A memory file that a machine lives on must not change: it loses its name only.
+/// Removes the state that may be in `folder`: what is written there from now on belongs to another.
+pub(crate) fn remove_state(folder: BorrowedFd<'_>) -> io::Result<()> {
+    remove_at(folder, STATE_FILE)
+}
+
+fn remove_at(folder: BorrowedFd<'_>, name: &str) -> io::Result<()> {
     match rustix::fs::unlinkat(folder, name, rustix::fs::AtFlags::empty()) {
-        Ok(()) | Err(rustix::io::Errno::NOENT) => {}
-        Err(errno) => return Err(errno.into()),
+        Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+        Err(errno) => Err(errno.into()),
     }
+}
+
+/// An empty file `name`, in place of one that may be there, that its owner only can read.
+pub(crate) fn create_at(folder: BorrowedFd<'_>, name: &str) -> io::Result<File> {
+    // A memory file that a machine lives on must not change: it loses its name only.
+    remove_at(folder, name)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let mode = Mode::RUSR | Mode::WUSR;
     Ok(rustix::fs::openat(folder, name, flags, mode)?.into())

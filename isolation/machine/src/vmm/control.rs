@@ -1,6 +1,5 @@
 //! The control socket: its server, a thread for each connection.
 
-use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -12,15 +11,12 @@ use atoll_machine::devices::Balloon;
 use atoll_machine::protocol::{Activity, Answer, LONGEST_LINE, PROTOCOL_VERSION, Request, Status};
 use atoll_machine::{Backend, Machine, MachineError, VmmConfig};
 use atoll_sys::unix;
-use rustix::fs::{Mode, OFlags};
 
 use crate::Current;
 use crate::host::Host;
 
 /// Connections at once; more are closed at once.
 const MAX_CONNECTIONS: usize = 16;
-/// How the machine was configured, in the folder of a saved one.
-const CONFIG_FILE: &str = "config.json";
 
 /// What the connections share.
 struct Server {
@@ -173,25 +169,15 @@ impl Server {
                 })?;
                 let runs = machine.activity() == Activity::Running;
                 pause(machine)?;
-                let saved = self.save(machine, folder);
+                // A folder with a state is whole, so that is last.
+                let folder = folder.as_fd();
+                let saved = self.config.save(folder).and_then(|()| machine.save(folder));
                 if runs {
                     machine.resume();
                 }
                 saved
             }
         }
-    }
-
-    /// The configuration first: a folder with a state is whole.
-    fn save(&self, machine: &Machine, folder: &OwnedFd) -> Result<(), MachineError> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
-        let mode = Mode::RUSR | Mode::WUSR;
-        let text = serde_json::to_vec(&self.config).map_err(io::Error::from);
-        rustix::fs::openat(folder, CONFIG_FILE, flags | OFlags::NOFOLLOW, mode)
-            .map_err(io::Error::from)
-            .and_then(|file| File::from(file).write_all(&text?))
-            .map_err(MachineError::io("write config.json of the saved machine"))?;
-        machine.save(folder.as_fd())
     }
 }
 

@@ -71,7 +71,7 @@ fn main() -> ExitCode {
     atoll_sys::allocator::keep_small();
     let words: Vec<_> = std::env::args_os().skip(1).collect();
     let ended = match &words[..] {
-        [flag, file] if flag == "--config" => read_config(Path::new(file))
+        [flag, file] if flag == "--config" => VmmConfig::read(Path::new(file))
             .and_then(|config| run(&config))
             .map(|()| true),
         [flag, question @ ..] if flag == "--ask" => match Question::parse(question) {
@@ -93,12 +93,6 @@ fn main() -> ExitCode {
 fn usage() -> ExitCode {
     eprintln!("{USAGE}");
     ExitCode::from(125)
-}
-
-fn read_config(path: &Path) -> Result<VmmConfig, MachineError> {
-    let action = format!("read {}", path.display());
-    let text = std::fs::read(path).map_err(MachineError::io(action.clone()))?;
-    serde_json::from_slice(&text).map_err(|why| MachineError::io(action)(why.into()))
 }
 
 fn run(config: &VmmConfig) -> Result<(), MachineError> {
