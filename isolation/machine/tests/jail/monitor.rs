@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -57,13 +58,11 @@ impl Stage {
             }
         }
         fs::write(self.path("config"), format!("{{{text}}}")).unwrap();
-        // The user may not be able to reach the place where cargo put it.
-        let program = self.path("atoll-vmm");
-        if !program.exists() {
-            fs::copy(env!("CARGO_BIN_EXE_atoll-vmm"), &program).unwrap();
-        }
+        // By a descriptor: the user may not be able to reach the place where cargo put it, and a copy of ours is busy
+        // while another test's child has it open for writing, until that executes.
+        let program = File::open(env!("CARGO_BIN_EXE_atoll-vmm")).unwrap();
         let errors = File::create(self.path("errors")).unwrap();
-        let mut command = Command::new(program);
+        let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
         command.arg("--config").arg(self.path("config"));
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         command.stderr(errors);
