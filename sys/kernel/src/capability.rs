@@ -49,6 +49,22 @@ pub const NAMES: [&str; 41] = [
     "CAP_CHECKPOINT_RESTORE",
 ];
 
+/// The number of `CAP_CHOWN`.
+pub const CHOWN: u32 = 0;
+/// The number of `CAP_DAC_OVERRIDE`.
+pub const DAC_OVERRIDE: u32 = 1;
+/// The number of `CAP_DAC_READ_SEARCH`.
+pub const DAC_READ_SEARCH: u32 = 2;
+/// The number of `CAP_FOWNER`.
+pub const FOWNER: u32 = 3;
+/// The number of `CAP_FSETID`.
+pub const FSETID: u32 = 4;
+/// The number of `CAP_SETGID`.
+pub const SETGID: u32 = 6;
+/// The number of `CAP_SETUID`.
+pub const SETUID: u32 = 7;
+/// The number of `CAP_SETPCAP`.
+pub const SETPCAP: u32 = 8;
 /// The number of `CAP_SYS_ADMIN`.
 pub const SYS_ADMIN: u32 = 21;
 /// The number of `CAP_SYS_RESOURCE`.

@@ -73,7 +73,8 @@ pub fn enter(mode: Jail, needs: &Needs, ends: &mut HostEnds) -> Result<(), Machi
         return Ok(());
     }
     // Refused to a process of more than one thread, and without effect otherwise.
-    namespace::unshare(flag::THREAD).map_err(failed("be shut in with more than one thread"))?;
+    namespace::unshare(libc::CLONE_THREAD)
+        .map_err(failed("be shut in with more than one thread"))?;
     let is_privileged = rights::is_privileged()?;
     if mode != Jail::Filter {
         let mut walls = Walls::raise(is_privileged)?;
@@ -92,15 +93,4 @@ fn failed(action: &'static str) -> impl FnOnce(Errno) -> MachineError {
         action,
         source: io::Error::from(errno),
     }
-}
-
-/// Flags of unshare(2), from linux/sched.h.
-mod flag {
-    pub(super) const THREAD: i32 = 0x0001_0000;
-    pub(super) const MOUNT: i32 = 0x0002_0000;
-    pub(super) const CGROUP: i32 = 0x0200_0000;
-    pub(super) const UTS: i32 = 0x0400_0000;
-    pub(super) const IPC: i32 = 0x0800_0000;
-    pub(super) const USER: i32 = 0x1000_0000;
-    pub(super) const NETWORK: i32 = 0x4000_0000;
 }

@@ -1,6 +1,9 @@
 //! What a monitor gives up: its user, capabilities, limits, and being looked into.
 
-use atoll_sys::capability::{self, SYS_ADMIN, Set, Sets};
+use atoll_sys::capability::{
+    self, CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID, SETGID, SETPCAP, SETUID, SYS_ADMIN,
+    Set, Sets,
+};
 use atoll_sys::{Errno, process, task};
 use rustix::process::Resource;
 
@@ -10,24 +13,12 @@ use crate::error::MachineError;
 /// The user and group that own nothing.
 const NOBODY: u32 = 65_534;
 
-/// Numbers of capabilities (linux/capability.h).
-mod numbers {
-    pub(super) const CHOWN: u32 = 0;
-    pub(super) const DAC_OVERRIDE: u32 = 1;
-    pub(super) const DAC_READ_SEARCH: u32 = 2;
-    pub(super) const FOWNER: u32 = 3;
-    pub(super) const FSETID: u32 = 4;
-    pub(super) const SETGID: u32 = 6;
-    pub(super) const SETUID: u32 = 7;
-    pub(super) const SETPCAP: u32 = 8;
-}
-
 /// Whether the process may make namespaces and become another user.
 pub(super) fn is_privileged() -> Result<bool, MachineError> {
     let effective = capability::current()
         .map_err(failed("read its capabilities"))?
         .effective;
-    let needed = [SYS_ADMIN, numbers::SETUID, numbers::SETGID];
+    let needed = [SYS_ADMIN, SETUID, SETGID];
     Ok(needed.iter().all(|number| effective.holds(*number)))
 }
 
@@ -59,7 +50,7 @@ fn leave_user(needs: &Needs, is_privileged: bool) -> Result<(), Errno> {
         Set::default()
     };
     let permitted = capability::current()?.permitted;
-    if permitted.holds(numbers::SETPCAP) {
+    if permitted.holds(SETPCAP) {
         capability::keep_bounding(kept)?;
     }
     if is_privileged {
@@ -88,7 +79,6 @@ fn keeps_user(needs: &Needs) -> bool {
 /// Capabilities that serve the guest: of a privileged monitor, over the files it shares, the sockets it connects to,
 /// and the folders it is saved to.
 fn kept(needs: &Needs) -> Set {
-    use numbers::{CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID};
     let of: &[u32] = match needs.sharing {
         // Files belong to the guest's users, who are not ours.
         Sharing::Writing => &[CHOWN, DAC_OVERRIDE, FOWNER, FSETID],

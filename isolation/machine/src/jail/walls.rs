@@ -12,11 +12,15 @@ use rustix::mount::{UnmountFlags, unmount};
 use rustix::path::Arg;
 use rustix::process::{chdir, chroot, fchdir, pivot_root};
 
-use super::{failed, flag};
+use super::failed;
 use crate::error::MachineError;
 
 /// Namespaces of our own, in every case.
-const NAMESPACES: i32 = flag::MOUNT | flag::NETWORK | flag::IPC | flag::UTS | flag::CGROUP;
+const NAMESPACES: i32 = libc::CLONE_NEWNS
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWCGROUP;
 
 /// What no mount of the jail is good for.
 const PLAIN: Attributes = Attributes::NOSUID
@@ -119,7 +123,7 @@ fn change_root(root: &OwnedFd, shown: &[(OwnedFd, String)]) -> Result<(), Errno>
 /// A user namespace, in which the process may make the others. Its user and group stay what they are.
 fn without_privilege() -> Result<(), MachineError> {
     let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
-    namespace::unshare(flag::USER | NAMESPACES)
+    namespace::unshare(libc::CLONE_NEWUSER | NAMESPACES)
         .map_err(failed("make namespaces without privilege"))?;
     let write = |path: &str, text: String| {
         fs::write(path, text).map_err(|source| MachineError::Jail {
