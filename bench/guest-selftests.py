@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 
-from ramdisk import cpio
+from ramdisk import cpio, kernel, vmm
 
 TESTS = ["check_initial_reg_state", "fsgsbase", "fsgsbase_restore", "ioperm", "iopl", "ldt_gdt", "mov_ss_trap",
          "ptrace_syscall", "sigaltstack", "sigreturn", "sigtrap_loop", "single_step_syscall", "syscall_arg_fault",
@@ -79,9 +79,7 @@ def main():
     parser.add_argument("--package", help="linux-source-6.1_….deb")
     parser.add_argument("test", nargs="*", default=TESTS)
     arguments = parser.parse_args()
-    here = os.path.dirname(os.path.abspath(__file__))
-    vmm = os.path.join(os.environ.get("ATOLL", os.path.join(here, "../target/release")), "atoll-vmm")
-    kernel = sorted(glob.glob("/boot/vmlinuz-*-cloud-amd64"))[-1]
+    vmlinuz = kernel()
     with tempfile.TemporaryDirectory() as folder:
         package = arguments.package
         if not package:
@@ -94,12 +92,12 @@ def main():
             entries.append((f"tests/{name}", 0o100755, open(os.path.join(programs, name), "rb").read()))
         initrd, config = os.path.join(folder, "initrd"), os.path.join(folder, "vm.json")
         open(initrd, "wb").write(cpio(entries))
-        json.dump({"backend": "soft", "kernel": kernel, "kernel_store": folder, "initrd": initrd,
+        json.dump({"backend": "soft", "kernel": vmlinuz, "kernel_store": folder, "initrd": initrd,
                    "command_line": COMMAND_LINE, "memory_bytes": 256 << 20, "cpus": 1}, open(config, "w"))
         commands = {
-            "atoll": [vmm, "--config", config],
+            "atoll": [vmm(), "--config", config],
             "qemu": ["qemu-system-x86_64", "-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "256", "-nodefaults",
-                     "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot", "-kernel", kernel,
+                     "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot", "-kernel", vmlinuz,
                      "-initrd", initrd, "-append", COMMAND_LINE],
         }
         found = {name: results(subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,

@@ -11,7 +11,6 @@ the rounds of this environment's time divided by the native time of the same rou
 """
 
 import argparse
-import glob
 import json
 import math
 import os
@@ -21,7 +20,7 @@ import sys
 import tempfile
 import time
 
-from ramdisk import cpio
+from ramdisk import cpio, kernel, vmm
 
 COMMAND_LINE = "console=ttyS0 cryptomgr.notests reboot=t panic=-1 quiet tsc=reliable no_timer_check clocksource=tsc mitigations=off loglevel=1"
 
@@ -50,22 +49,21 @@ def run(command, wanted):
 def environments(folder, arguments):
     """What starts each environment."""
     here = os.path.dirname(os.path.abspath(__file__))
-    programs = os.environ.get("ATOLL", os.path.join(here, "../target/release"))
-    kernel = sorted(glob.glob("/boot/vmlinuz-*-cloud-amd64"))[-1]
+    vmlinuz = kernel()
     program, initrd, config = (os.path.join(folder, name) for name in ["speed", "initrd", "vm.json"])
     subprocess.run(["gcc", "-O2", "-static", "-o", program, os.path.join(here, "guest-speed.c")], check=True)
     open(initrd, "wb").write(cpio([("init", 0o100755, open(program, "rb").read())]))
     # The kernel gives what it does not know to /init as arguments.
     chosen = ["--", *arguments.workload] if arguments.workload else []
     line = " ".join([COMMAND_LINE, *chosen])
-    json.dump({"backend": "soft", "kernel": kernel, "kernel_store": folder, "initrd": initrd, "command_line": line,
+    json.dump({"backend": "soft", "kernel": vmlinuz, "kernel_store": folder, "initrd": initrd, "command_line": line,
                "memory_bytes": arguments.memory << 20, "cpus": 1}, open(config, "w"))
     memory = str(arguments.memory)
     return {
         "native": [program, *arguments.workload],
-        "atoll soft": [os.path.join(programs, "atoll-vmm"), "--config", config],
+        "atoll soft": [vmm(), "--config", config],
         "qemu tcg": ["qemu-system-x86_64", "-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", memory, "-nodefaults",
-                     "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot", "-kernel", kernel,
+                     "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot", "-kernel", vmlinuz,
                      "-initrd", initrd, "-append", line],
         "uml": ["linux.uml", f"mem={memory}M", f"initrd={initrd}", "con0=fd:0,fd:1", "con=null", "quiet", "loglevel=1", *chosen],
     }

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 
-from ramdisk import cpio
+from ramdisk import cpio, kernel, vmm
 
 PACKAGES = ["dash", "bash", "coreutils", "python3-minimal", "python3.11-minimal", "libpython3.11-stdlib", "sqlite3", "gcc",
             "libc6-dev", "libc-bin", "mount"]
@@ -106,8 +106,8 @@ def make_root(root):
     open(os.path.join(root, "test.sh"), "w").write(SCRIPT)
 
 
-def ramdisk(kernel):
-    release = os.path.basename(kernel).removeprefix("vmlinuz-")
+def ramdisk(vmlinuz):
+    release = os.path.basename(vmlinuz).removeprefix("vmlinuz-")
     entries = [(name, 0o40755, b"") for name in ["bin", "dev", "disk", "modules"]]
     entries.append(("bin/busybox", 0o100755, open("/bin/busybox", "rb").read()))
     for module in MODULES:
@@ -136,9 +136,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--keep", help="work in this folder and leave it")
     arguments = parser.parse_args()
-    here = os.path.dirname(os.path.abspath(__file__))
-    programs = os.environ.get("ATOLL", os.path.join(here, "../target/release"))
-    kernel = sorted(glob.glob("/boot/vmlinuz-*-cloud-amd64"))[-1]
+    vmlinuz = kernel()
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.keep or temporary
         root, disk = os.path.join(folder, "root"), os.path.join(folder, "disk")
@@ -148,11 +146,11 @@ def main():
         native = lines(subprocess.run(["chroot", root, "/bin/bash", "-c", "mknod /dev/zero c 1 5; mknod -m 666 /dev/null c 1 3; . /test.sh"],
                                       stdin=subprocess.DEVNULL, stdout=subprocess.PIPE).stdout)
         initrd, config = os.path.join(folder, "initrd"), os.path.join(folder, "vm.json")
-        open(initrd, "wb").write(ramdisk(kernel))
-        json.dump({"backend": "soft", "kernel": kernel, "kernel_store": folder, "initrd": initrd,
+        open(initrd, "wb").write(ramdisk(vmlinuz))
+        json.dump({"backend": "soft", "kernel": vmlinuz, "kernel_store": folder, "initrd": initrd,
                    "command_line": "console=ttyS0 cryptomgr.notests reboot=t panic=-1 quiet tsc=reliable no_timer_check",
                    "memory_bytes": 512 << 20, "cpus": 1, "disks": [{"path": disk}]}, open(config, "w"))
-        output = subprocess.run([os.path.join(programs, "atoll-vmm"), "--config", config], stdin=subprocess.DEVNULL,
+        output = subprocess.run([vmm(), "--config", config], stdin=subprocess.DEVNULL,
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=900).stdout
         guest = lines(output)
     for here, there in zip(native, guest):

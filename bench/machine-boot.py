@@ -13,7 +13,6 @@ grub-pc-bin, xorriso and mtools are, it boots the same kernel from a CD: its row
 """
 
 import argparse
-import glob
 import json
 import os
 import re
@@ -25,7 +24,7 @@ import sys
 import tempfile
 import time
 
-from ramdisk import cpio
+from ramdisk import busybox, kernel, vmm
 
 # What follows it may be lost when the guest powers off at once.
 LINE = b"atoll-bench:"
@@ -34,9 +33,7 @@ BOCHS_LINE = "console=ttyS0 cryptomgr.notests reboot=t panic=-1 quiet mitigation
 
 
 def ramdisk():
-    busybox = open("/bin/busybox", "rb").read()
-    init = b"#!/bin/busybox sh\n/bin/busybox echo '" + LINE + b" the first line of user space'\n/bin/busybox poweroff -f\n"
-    return cpio([("bin", 0o40755, b""), ("bin/busybox", 0o100755, busybox), ("init", 0o100755, init)])
+    return busybox(b"/bin/busybox echo '" + LINE + b" the first line of user space'\n/bin/busybox poweroff -f\n")
 
 
 def boot(command):
@@ -114,27 +111,25 @@ def main():
     parser.add_argument("--bochs", action="store_true", help="Bochs, too, which takes its time")
     parser.add_argument("--memory", type=int, default=256, help="MiB")
     arguments = parser.parse_args()
-    here = os.path.dirname(os.path.abspath(__file__))
-    programs = os.environ.get("ATOLL", os.path.join(here, "../target/release"))
-    kernel = sorted(glob.glob("/boot/vmlinuz-*-cloud-amd64"))[-1]
+    vmlinuz = kernel()
     with tempfile.TemporaryDirectory() as folder:
         initrd = os.path.join(folder, "initrd")
         open(initrd, "wb").write(ramdisk())
         config = os.path.join(folder, "vm.json")
-        json.dump({"backend": "soft", "kernel": kernel, "kernel_store": folder, "initrd": initrd,
+        json.dump({"backend": "soft", "kernel": vmlinuz, "kernel_store": folder, "initrd": initrd,
                    "command_line": COMMAND_LINE, "memory_bytes": arguments.memory << 20, "cpus": 1,
                    "statistics": True}, open(config, "w"))
         commands = {
-            "atoll soft": [os.path.join(programs, "atoll-vmm"), "--config", config],
+            "atoll soft": [vmm(), "--config", config],
             "qemu tcg q35": ["qemu-system-x86_64", "-M", "q35", "-accel", "tcg", "-cpu", "max",
                                  "-m", str(arguments.memory), "-nodefaults", "-no-user-config", "-display", "none",
-                                 "-serial", "stdio", "-no-reboot", "-kernel", kernel, "-initrd", initrd,
+                                 "-serial", "stdio", "-no-reboot", "-kernel", vmlinuz, "-initrd", initrd,
                                  "-append", COMMAND_LINE],
         }
         if shutil.which("linux.uml"):
             commands["user mode linux"] = uml(initrd, arguments.memory)
         if arguments.bochs:
-            commands["bochs"] = bochs(folder, kernel, initrd, arguments.memory)
+            commands["bochs"] = bochs(folder, vmlinuz, initrd, arguments.memory)
         boot(commands["atoll soft"])  # unpacks the kernel once
         results = {name: [] for name in commands}
         speed = []

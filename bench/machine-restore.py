@@ -12,7 +12,6 @@ table, from one file.
 """
 
 import argparse
-import glob
 import json
 import os
 import socket
@@ -22,18 +21,12 @@ import sys
 import tempfile
 import time
 
-from ramdisk import cpio
+from ramdisk import busybox, kernel, vmm
 
 COMMAND_LINE = "console=ttyS0 cryptomgr.notests reboot=t panic=-1 quiet pci=off tsc=reliable no_timer_check mitigations=off"
-INIT = b"""#!/bin/busybox sh
-/bin/busybox echo ready
+SCRIPT = b"""/bin/busybox echo ready
 while read -r line; do /bin/busybox echo "got $line"; done
 """
-
-
-def ramdisk():
-    busybox = open("/bin/busybox", "rb").read()
-    return cpio([("bin", 0o40755, b""), ("bin/busybox", 0o100755, busybox), ("init", 0o100755, INIT)])
 
 
 class Machine:
@@ -111,15 +104,12 @@ def main():
     parser.add_argument("--memory", type=int, default=256, help="MiB")
     parser.add_argument("--backend", default="soft")
     arguments = parser.parse_args()
-    here = os.path.dirname(os.path.abspath(__file__))
-    programs = os.environ.get("ATOLL", os.path.join(here, "../target/release"))
-    program = os.path.join(programs, "atoll-vmm")
-    kernel = sorted(glob.glob("/boot/vmlinuz-*-cloud-amd64"))[-1]
+    program = vmm()
     with tempfile.TemporaryDirectory() as folder:
         initrd = os.path.join(folder, "initrd")
-        open(initrd, "wb").write(ramdisk())
+        open(initrd, "wb").write(busybox(SCRIPT))
         control = os.path.join(folder, "control")
-        boot = {"backend": arguments.backend, "kernel": kernel, "kernel_store": folder, "initrd": initrd,
+        boot = {"backend": arguments.backend, "kernel": kernel(), "kernel_store": folder, "initrd": initrd,
                 "command_line": COMMAND_LINE, "memory_bytes": arguments.memory << 20, "cpus": 1}
         first = Machine(program, boot | {"control": control}, folder)
         first.hears(b"ready")

@@ -10,23 +10,16 @@ Prints what a bad one said. With more at once than there are CPUs, the host is a
 
 import argparse
 import concurrent.futures
-import glob
 import json
 import os
 import subprocess
 import tempfile
 import time
 
-from ramdisk import cpio
+from ramdisk import busybox, kernel, vmm
 
 COMMAND_LINE = "console=ttyS0 cryptomgr.notests reboot=t panic=-1 quiet pci=off no_timer_check tsc=reliable"
 LINE = b"many-boots: user space"
-
-
-def ramdisk():
-    busybox = open("/bin/busybox", "rb").read()
-    init = b"#!/bin/busybox sh\n/bin/busybox echo '" + LINE + b"'\n/bin/busybox poweroff -f\n"
-    return cpio([("bin", 0o40755, b""), ("bin/busybox", 0o100755, busybox), ("init", 0o100755, init)])
 
 
 def boot(number, program, config, folder):
@@ -52,13 +45,11 @@ def main():
     parser.add_argument("-j", type=int, default=2, help="at once")
     parser.add_argument("--backend", default="soft")
     arguments = parser.parse_args()
-    here = os.path.dirname(os.path.abspath(__file__))
-    program = os.path.join(os.environ.get("ATOLL", os.path.join(here, "../target/release")), "atoll-vmm")
-    kernel = sorted(glob.glob("/boot/vmlinuz-*-cloud-amd64"))[-1]
+    program = vmm()
     with tempfile.TemporaryDirectory() as folder:
         initrd = os.path.join(folder, "initrd")
-        open(initrd, "wb").write(ramdisk())
-        config = {"backend": arguments.backend, "kernel": kernel, "kernel_store": folder, "initrd": initrd,
+        open(initrd, "wb").write(busybox(b"/bin/busybox echo '" + LINE + b"'\n/bin/busybox poweroff -f\n"))
+        config = {"backend": arguments.backend, "kernel": kernel(), "kernel_store": folder, "initrd": initrd,
                   "command_line": COMMAND_LINE, "memory_bytes": 128 << 20}
         good, done = [], 0
         with concurrent.futures.ThreadPoolExecutor(arguments.j) as pool:
