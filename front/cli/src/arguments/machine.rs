@@ -123,7 +123,7 @@ pub(crate) struct HostArgs {
     /// Open a terminal or pipe as the guest's second console, /dev/hvc0
     #[arg(long, value_name = "FILE")]
     pub(crate) console: Option<PathBuf>,
-    /// Listen at PATH for `atoll machine save`, `pause`, `resume`, `stop` and `status`
+    /// Listen at PATH for `atoll machine save`, `pause`, `resume`, `balloon`, `stop` and `status`
     #[arg(long, value_name = "PATH")]
     pub(crate) control: Option<PathBuf>,
     /// How the monitor is shut in, so that a guest that breaks out finds nothing; by default on
