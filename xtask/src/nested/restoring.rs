@@ -49,7 +49,7 @@ pub(super) fn content(seed: u64) -> Vec<u8> {
 }
 
 /// The guest's init: loads `/modules`, says `ready`, then obeys one word a line. Each CPU has to run something before a clock is read,
-/// and what the kernel said of its clocks while it booted does not count.
+/// and what the kernel said of its clocks while it booted does not count. An echo of the words would fall into its answers.
 pub(super) fn guest_init(ready: &str) -> String {
     format!(
         "#!/bin/busybox sh\n\
@@ -60,6 +60,7 @@ pub(super) fn guest_init(ready: &str) -> String {
          busybox mount -t virtiofs -o ro share /share\n\
          sum() {{ busybox sha256sum $1 | busybox cut -d' ' -f1; }}\n\
          uptime() {{ busybox cut -d' ' -f1 /proc/uptime; }}\n\
+         busybox stty -echo\n\
          echo \"{ready} after $(uptime) s\"\n\
          busybox dmesg -c >/dev/null\n\
          count=0\n\
