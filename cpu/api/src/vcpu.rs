@@ -162,13 +162,16 @@ pub trait Accelerated: Send + Sync {
         event: BorrowedFd<'_>,
     ) -> Result<(), CpuError>;
 
-    /// Nanoseconds that the guest's paravirtual clock (kvmclock) shows now. Save it with the CPUs' states.
+    /// Nanoseconds that the guest's paravirtual clock (kvmclock) shows now. To save a machine, call it before the CPUs'
+    /// states are read, and after they stopped: until one runs again, [`Vcpu::state`] gives the TSC of the same moment,
+    /// where the host can.
     ///
     /// # Errors
     /// [`CpuError::Host`] when the kernel does not give it.
     fn guest_clock(&self) -> Result<u64, CpuError>;
 
-    /// Sets the guest's paravirtual clock. Call after the CPUs' states are set and before they run.
+    /// Sets the guest's paravirtual clock. To restore a machine, call it before the CPUs' states are set, and when all of
+    /// them exist: until one runs, [`Vcpu::set_state`] sets a TSC that has gone on since, as this clock has.
     ///
     /// # Errors
     /// [`CpuError::Host`] when the kernel refuses it.

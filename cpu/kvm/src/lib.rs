@@ -23,9 +23,10 @@
 
 #![expect(
     unsafe_code,
-    reason = "memory slots, the shared page of a vCPU, signals to a thread"
+    reason = "memory slots, the shared page of a vCPU, its TSC's offset, signals to a thread"
 )]
 
+mod clock;
 mod cpuid;
 mod error;
 mod hypervisor;

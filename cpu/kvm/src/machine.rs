@@ -11,13 +11,14 @@ use atoll_cpu_api::{
 use atoll_memory::{GuestMemory, PAGE, Region};
 use kvm_bindings::{
     KVM_CAP_ENFORCE_PV_FEATURE_CPUID, KVM_CAP_SPLIT_IRQCHIP, KVM_IRQ_ROUTING_MSI,
-    KVM_MAX_CPUID_ENTRIES, KVM_MEM_LOG_DIRTY_PAGES, KvmIrqRouting, kvm_clock_data,
-    kvm_cpuid_entry2, kvm_enable_cap, kvm_irq_routing_entry, kvm_irq_routing_msi, kvm_msi,
+    KVM_MAX_CPUID_ENTRIES, KVM_MEM_LOG_DIRTY_PAGES, KvmIrqRouting, kvm_cpuid_entry2,
+    kvm_enable_cap, kvm_irq_routing_entry, kvm_irq_routing_msi, kvm_msi,
     kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, IoEventAddress, Kvm as Device, VcpuFd, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::clock::Clock;
 use crate::error::host;
 use crate::hypervisor::TSS_BASE;
 use crate::state::{SavedMsrs, Shape, XsaveLayout, set_reset_values};
@@ -38,7 +39,6 @@ pub(crate) struct Machine {
     /// What the kernel can show of the host's processor.
     supported: Vec<kvm_cpuid_entry2>,
     shape: Arc<Shape>,
-    tsc_khz: u32,
     /// CPU 0, made with the machine to learn the TSC's frequency and the MSRs; handed out once.
     first: Mutex<Option<VcpuFd>>,
     /// The message of each pin that is not masked.
@@ -76,6 +76,8 @@ impl Machine {
         let shape = Shape {
             xsave: XsaveLayout::new(&leaves),
             msrs: SavedMsrs::new(&first)?,
+            tsc_khz: first.get_tsc_khz().map_err(host("KVM_GET_TSC_KHZ"))?,
+            clock: Clock::default(),
         };
         Ok(Self {
             fd,
@@ -83,7 +85,6 @@ impl Machine {
             config,
             supported,
             shape: Arc::new(shape),
-            tsc_khz: first.get_tsc_khz().map_err(host("KVM_GET_TSC_KHZ"))?,
             first: Mutex::new(Some(first)),
             routes: Mutex::default(),
         })
@@ -201,7 +202,7 @@ impl Vm for Machine {
     }
 
     fn tsc_khz(&self) -> u32 {
-        self.tsc_khz
+        self.shape.tsc_khz
     }
 
     fn processor(&self) -> Processor {
@@ -261,16 +262,11 @@ impl Accelerated for Machine {
     }
 
     fn guest_clock(&self) -> Result<u64, CpuError> {
-        let clock = self.fd.get_clock().map_err(host("KVM_GET_CLOCK"))?;
-        Ok(clock.clock)
+        self.shape.clock.read(&self.fd)
     }
 
     fn set_guest_clock(&self, nanoseconds: u64) -> Result<(), CpuError> {
-        let clock = kvm_clock_data {
-            clock: nanoseconds,
-            ..kvm_clock_data::default()
-        };
-        self.fd.set_clock(&clock).map_err(host("KVM_SET_CLOCK"))
+        self.shape.clock.set(&self.fd, nanoseconds)
     }
 
     fn record_dirty_pages(&self, on: bool) -> Result<(), CpuError> {

@@ -18,6 +18,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VcpuFd;
 
+use crate::clock::Clock;
 use crate::error::host;
 
 pub(crate) use msrs::{SavedMsrs, set_reset_values};
@@ -31,11 +32,14 @@ const APIC_BASE_RESET: u64 = 0xFEE0_0900;
 /// RFLAGS.IF.
 pub(crate) const INTERRUPT_FLAG: u64 = 1 << 9;
 
-/// What of a host's processor the translation depends on; one a machine.
+/// What the translation depends on besides the CPU itself: the host's processor, the machine's clocks. One a machine.
 #[derive(Debug)]
 pub(crate) struct Shape {
     pub(crate) xsave: XsaveLayout,
     pub(crate) msrs: SavedMsrs,
+    /// Frequency of the guest's TSC.
+    pub(crate) tsc_khz: u32,
+    pub(crate) clock: Clock,
 }
 
 /// Reads the state of `vcpu`.
@@ -76,7 +80,7 @@ pub(crate) fn read(vcpu: &VcpuFd, shape: &Shape) -> Result<VcpuState, CpuError> 
         dr6: debug.dr6,
         dr7: debug.dr7,
         fpu,
-        tsc,
+        tsc: shape.clock.tsc_to_save(vcpu, tsc),
         msrs,
         activity,
         interrupt_shadow: events.interrupt.shadow != 0,
@@ -124,7 +128,11 @@ pub(crate) fn write(
         vcpu.set_lapic(&lapic)
             .map_err(refused("KVM_SET_LAPIC", "local APIC"))?;
     }
-    shape.msrs.write(vcpu, state)?;
+    let tsc = || msrs::tsc(vcpu);
+    let tsc = shape
+        .clock
+        .restore_tsc(vcpu, shape.tsc_khz, tsc, state.tsc)?;
+    shape.msrs.write(vcpu, state, tsc)?;
     vcpu.set_vcpu_events(&events(state))
         .map_err(host("KVM_SET_VCPU_EVENTS"))
 }

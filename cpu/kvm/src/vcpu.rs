@@ -194,6 +194,7 @@ impl Vcpu for KvmVcpu {
     fn run(&mut self, bus: &Arc<dyn Bus>) -> Result<Stop, CpuError> {
         let kick = Arc::clone(&self.kick);
         let _running = kick.enter(LOOK)?;
+        self.shape.clock.release();
         if std::mem::take(&mut self.paused) {
             // Keeps the guest's watchdogs quiet. A guest without kvmclock has nothing to be told.
             let _ = self.fd.kvmclock_ctrl();

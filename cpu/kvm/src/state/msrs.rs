@@ -6,6 +6,7 @@ use atoll_cpu_api::{CpuError, VcpuState};
 use kvm_bindings::{KVM_MAX_MSR_ENTRIES, Msrs, kvm_msr_entry};
 use kvm_ioctls::VcpuFd;
 
+use crate::clock::Tsc;
 use crate::error::host;
 
 const TSC: u32 = 0x10;
@@ -80,15 +81,17 @@ impl SavedMsrs {
         Ok((tsc, values))
     }
 
-    /// Writes those of `state`. A register the state does not name keeps its value.
-    pub(super) fn write(&self, vcpu: &VcpuFd, state: &VcpuState) -> Result<(), CpuError> {
+    /// Writes those of `state`, and the TSC where it is not set yet. A register the state does not name keeps its value.
+    pub(super) fn write(&self, vcpu: &VcpuFd, state: &VcpuState, tsc: Tsc) -> Result<(), CpuError> {
         let others = state.msrs.iter().map(|(&index, &value)| (index, value));
         let others =
             others.filter(|(index, _)| !ELSEWHERE.contains(index) && *index != TSC_DEADLINE);
         let deadline = state.msrs.get(&TSC_DEADLINE).copied();
         let deadline = deadline.map(|value| (TSC_DEADLINE, value));
-        // The TSC goes on once it is set: late, so that it is not ahead of kvmclock, which is set after all CPUs.
-        let tsc = [(TSC, state.tsc)];
+        let tsc = match tsc {
+            Tsc::Done => None,
+            Tsc::Value(value) => Some((TSC, value)),
+        };
         let all: Vec<_> = others.chain(tsc).chain(deadline).collect();
         let mut rest = all.as_slice();
         while !rest.is_empty() {
@@ -106,6 +109,15 @@ impl SavedMsrs {
             }
         }
         Ok(())
+    }
+}
+
+/// The TSC now.
+pub(super) fn tsc(vcpu: &VcpuFd) -> Result<u64, CpuError> {
+    let mut entries = list([(TSC, 0)])?;
+    match vcpu.get_msrs(&mut entries).map_err(host("KVM_GET_MSRS"))? {
+        1 => Ok(entries.as_slice()[0].data),
+        _ => Err(CpuError::State("the kernel hides the TSC")),
     }
 }
 

@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests: a failure is a panic")]
 
+mod clocks;
 mod exits;
 mod guest;
 mod interrupts;

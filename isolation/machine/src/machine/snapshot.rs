@@ -149,6 +149,10 @@ impl Machine {
             let why = format!("its TSC runs at {} kHz", snapshot.tsc_khz);
             return Err(MachineError::Snapshot(why));
         }
+        // Before the CPUs: the guest compares it with their TSCs, which are set to go on from the same moment.
+        if let (Some(clock), Some(accelerated)) = (snapshot.guest_clock, self.vm.accelerated()) {
+            accelerated.set_guest_clock(clock)?;
+        }
         for (index, state) in snapshot.cpus.iter().enumerate() {
             self.vcpu(index).set_state(state)?;
             if let Some(apics) = self.board.interrupts.local_apics() {
@@ -159,10 +163,6 @@ impl Machine {
                     .restore(&state.local_apic, base, deadline, state.tsc);
                 self.handles[index].interrupt();
             }
-        }
-        // At once, as it was read: the guest compares it with the TSCs, which go on since they were set.
-        if let (Some(clock), Some(accelerated)) = (snapshot.guest_clock, self.vm.accelerated()) {
-            accelerated.set_guest_clock(clock)?;
         }
         self.board.interrupts.restore(snapshot.ioapic.clone());
         for (device, state) in self.board.devices.iter().zip(&snapshot.devices) {
@@ -176,6 +176,11 @@ impl Machine {
     }
 
     fn snapshot(&self) -> Result<Snapshot, MachineError> {
+        // Before the CPUs: the TSCs are then of the same moment.
+        let guest_clock = match self.vm.accelerated() {
+            Some(accelerated) => Some(accelerated.guest_clock()?),
+            None => None,
+        };
         let mut cpus = Vec::new();
         for index in 0..self.vcpus.len() {
             let mut state = self.vcpu(index).state()?;
@@ -188,10 +193,6 @@ impl Machine {
             }
             cpus.push(state);
         }
-        let guest_clock = match self.vm.accelerated() {
-            Some(accelerated) => Some(accelerated.guest_clock()?),
-            None => None,
-        };
         Ok(Snapshot {
             version: SNAPSHOT_VERSION,
             memory_bytes: self.memory.len(),
