@@ -18,7 +18,11 @@ const READY: &str = "ATOLL-GUEST ready";
 /// disagree about the state; `noxsave` keeps Linux from it. `reboot=t` resets by a triple fault.
 const APPEND: &str = "console=ttyS0 quiet reboot=t panic=-1 cryptomgr.notests noxsave";
 
-/// Boots the cloud kernel in `atoll-vmm` inside the emulated machine, and powers it off.
+/// How many CPUs the machines of the proof have, one after the other. With several, Linux gives up the TSC of a processor
+/// like the emulated one at once (arch/x86/kernel/tsc.c, `unsynchronized_tsc`); with one it watches it.
+const CPUS: [u8; 2] = [2, 1];
+
+/// Boots the cloud kernel in `atoll-vmm` inside the emulated machine, saves, restores and powers it off.
 pub(crate) fn boot_machine() -> Result<()> {
     let arguments = [
         "build",
@@ -31,16 +35,28 @@ pub(crate) fn boot_machine() -> Result<()> {
     ];
     let program = build(&arguments, "atoll-vmm")?;
     let kernel = Kernel::find()?;
+    let (monitor, image) = (read(&program)?, uncompressed(&program, &kernel.image)?);
+    for cpus in CPUS {
+        let payload = payload(&kernel, &monitor, &read(&image)?, cpus)?;
+        let console = prove(&kernel, payload)?;
+        restoring::check(&console, cpus == 1)
+            .with_context(|| format!("the machine with {cpus} CPUs"))?;
+    }
+    Ok(())
+}
+
+/// The monitor, a guest of `cpus` CPUs with the kernel `image`, and the script that runs them.
+fn payload(kernel: &Kernel, monitor: &[u8], image: &[u8], cpus: u8) -> Result<Payload> {
     let mut archive = Archive::default();
-    archive.program("atoll-vmm", &read(&program)?);
-    archive.file("vmlinux", &read(&uncompressed(&program, &kernel.image)?)?);
-    archive.file("guest", &guest(&kernel)?);
+    archive.program("atoll-vmm", monitor);
+    archive.file("vmlinux", image);
+    archive.file("guest", &guest(kernel)?);
     archive.file("disk", &restoring::content(1));
     archive.folder("share");
     archive.file("share/data", &restoring::content(2));
     archive.file(
         "config",
-        config("auto", "/vmlinux", "/tmp", "/guest", 128 << 20).as_bytes(),
+        config("auto", "/vmlinux", "/tmp", "/guest", 128 << 20, cpus).as_bytes(),
     );
     for (name, backend) in [("restore", "kvm"), ("other", "soft")] {
         let text = format!(
@@ -50,18 +66,17 @@ pub(crate) fn boot_machine() -> Result<()> {
         archive.file(name, text.as_bytes());
     }
     archive.program("script", restoring::host_script(READY).as_bytes());
-    let payload = Payload {
+    Ok(Payload {
         archive,
         command: "/script",
         proof: READY,
-    };
-    restoring::check(&prove(&kernel, payload)?)
+    })
 }
 
 /// The guest's root.
 fn guest(kernel: &Kernel) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
-    for folder in ["bin", "dev", "modules", "proc", "share"] {
+    for folder in ["bin", "dev", "modules", "proc", "share", "sys"] {
         archive.folder(folder);
     }
     archive.program("bin/busybox", &read(Path::new(BUSYBOX))?);
@@ -87,6 +102,7 @@ fn uncompressed(program: &Path, image: &Path) -> Result<PathBuf> {
         &store.to_string_lossy(),
         "",
         4096,
+        1,
     );
     write(&file, text.as_bytes())?;
     let output = Command::new(program)
@@ -108,13 +124,20 @@ fn uncompressed(program: &Path, image: &Path) -> Result<PathBuf> {
 }
 
 /// What `atoll-vmm` is told; neither `initrd` nor devices when that is empty.
-fn config(backend: &str, kernel: &str, store: &str, initrd: &str, memory_bytes: u64) -> String {
+fn config(
+    backend: &str,
+    kernel: &str,
+    store: &str,
+    initrd: &str,
+    memory_bytes: u64,
+    cpus: u8,
+) -> String {
     let initrd = match initrd {
         "" => String::new(),
         path => format!("\"initrd\": \"{path}\", {}, ", restoring::DEVICES),
     };
     format!(
         "{{\"backend\": \"{backend}\", \"kernel\": \"{kernel}\", \"kernel_store\": \"{store}\", {initrd}\
-         \"command_line\": \"{APPEND}\", \"memory_bytes\": {memory_bytes}, \"cpus\": 2, \"statistics\": true}}"
+         \"command_line\": \"{APPEND}\", \"memory_bytes\": {memory_bytes}, \"cpus\": {cpus}, \"statistics\": true}}"
     )
 }

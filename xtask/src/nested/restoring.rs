@@ -20,6 +20,10 @@ const CLOCK: &str = "ATOLL-CLOCK ";
 const HOST: &str = "ATOLL-HOST ";
 /// What host and guest say of a disk and a share: a number (0 is the host's), then two sums.
 const SUMS: &str = "ATOLL-SUMS ";
+/// What the guest's console says of its kernel's clocks: a number, then the names of those it still trusts.
+const SOURCES: &str = "ATOLL-SOURCES ";
+/// Where it has them from.
+const SOURCES_FILE: &str = "/sys/devices/system/clocksource/clocksource0/available_clocksource";
 /// What the guest says when its kernel complained.
 const COMPLAINT: &str = "ATOLL-COMPLAINT";
 
@@ -56,6 +60,7 @@ pub(super) fn guest_init(ready: &str) -> String {
          export PATH=/bin\n\
          busybox mount -t proc proc /proc\n\
          busybox mount -t devtmpfs dev /dev\n\
+         busybox mount -t sysfs sys /sys\n\
          for module in /modules/*; do busybox insmod $module; done\n\
          busybox mount -t virtiofs -o ro share /share\n\
          sum() {{ busybox sha256sum $1 | busybox cut -d' ' -f1; }}\n\
@@ -67,13 +72,14 @@ pub(super) fn guest_init(ready: &str) -> String {
          while read word; do\n\
          case $word in\n\
          clock) count=$((count + 1)); for cpu in $(busybox seq 0 $(($(busybox nproc) - 1))); do\n\
-         busybox taskset -c $cpu busybox true; done; echo \"{CLOCK}$count $(uptime)\";;\n\
+         busybox taskset -c $cpu busybox true; done; \
+         echo \"{SOURCES}$count $(busybox cat {SOURCES_FILE})\"; echo \"{CLOCK}$count $(uptime)\";;\n\
          sums) echo 3 >/proc/sys/vm/drop_caches; echo \"{SUMS}$count $(sum /dev/vda) $(sum /share/data)\";;\n\
          nap) busybox sleep 1; echo ATOLL-NAPPED;;\n\
          end) break;;\n\
          esac\n\
          done\n\
-         busybox dmesg | busybox grep -iE 'unstable|lockup|stall|hung|skew' && echo {COMPLAINT}\n\
+         busybox dmesg | busybox grep -iE 'unstable|lockup|stall|hung|skew' && busybox dmesg && echo {COMPLAINT}\n\
          busybox poweroff -f\n"
     )
 }
@@ -118,8 +124,9 @@ pub(super) fn host_script(ready: &str) -> String {
     )
 }
 
-/// Fails unless `console` says that the guest went on as if no time had passed, and was refused elsewhere.
-pub(super) fn check(console: &str) -> Result<()> {
+/// Fails unless `console` says that the guest went on as if no time had passed, and was refused elsewhere; a guest that
+/// `trusts_tsc` has to do so before and after.
+pub(super) fn check(console: &str, trusts_tsc: bool) -> Result<()> {
     let guest = |number: u32| said(console, CLOCK, number);
     let host = |number: u32| said(console, HOST, number);
     // From before the first clock was read until the machine was paused, and from its restoration to the second.
@@ -142,6 +149,13 @@ pub(super) fn check(console: &str) -> Result<()> {
         ensure!(
             read == own,
             "disk and share {when} the restoration: read {read}, not {own}"
+        );
+    }
+    for (number, when) in [(1, "before"), (3, "after")] {
+        let sources = line(console, SOURCES, number)?;
+        ensure!(
+            !trusts_tsc || sources.split_whitespace().any(|name| name == "tsc"),
+            "{when} the restoration the guest trusts of all clocks only {sources}"
         );
     }
     ensure!(
@@ -179,6 +193,8 @@ mod tests {
         for (number, time) in (1..).zip(clocks) {
             text.push_str(&format!("{CLOCK}{number} {time}\r\n"));
         }
+        let sources = [1, 2, 3].map(|number| format!("{SOURCES}{number} kvm-clock tsc \r\n"));
+        text.push_str(&sources.concat());
         let sums = [0, 1, 2].map(|number| format!("{SUMS}{number} {0:064} {0:064}\r\n", 0));
         text + &sums.concat() + end
     }
@@ -186,26 +202,37 @@ mod tests {
     #[test]
     fn content_that_was_read_otherwise_fails() {
         let good = console([2.0, 2.9, 4.0], "");
-        check(&good).unwrap();
+        check(&good, true).unwrap();
         for number in [1, 2] {
             let start = format!("{SUMS}{number} 0");
-            check(&good.replace(&start, &start.replace(" 0", " 1"))).unwrap_err();
+            check(&good.replace(&start, &start.replace(" 0", " 1")), true).unwrap_err();
         }
         assert_ne!(content(1), content(2));
     }
 
     #[test]
+    fn a_tsc_that_is_given_up_fails() {
+        let good = console([2.0, 2.9, 4.0], "");
+        for number in [1, 3] {
+            let start = format!("{SOURCES}{number} kvm-clock");
+            let bad = good.replace(&format!("{start} tsc"), &start);
+            check(&bad, true).unwrap_err();
+            check(&bad, false).unwrap();
+        }
+    }
+
+    #[test]
     fn a_clock_that_saw_the_gap_or_stopped_fails() {
-        check(&console([2.0, 2.9, 4.0], "")).unwrap();
+        check(&console([2.0, 2.9, 4.0], ""), true).unwrap();
         for clocks in [
             [2.0, 6.0, 7.1],
             [2.0, 1.9, 3.0],
             [2.0, 2.9, 3.0],
             [2.0, 2.9, 9.0],
         ] {
-            check(&console(clocks, "")).unwrap_err();
+            check(&console(clocks, ""), true).unwrap_err();
         }
-        check(&console([2.0, 2.9, 4.0], COMPLAINT)).unwrap_err();
-        check("").unwrap_err();
+        check(&console([2.0, 2.9, 4.0], COMPLAINT), true).unwrap_err();
+        check("", true).unwrap_err();
     }
 }
