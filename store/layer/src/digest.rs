@@ -35,6 +35,11 @@ impl Digest {
         Self(bytes)
     }
 
+    /// The 32 bytes.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// Parses 64 lower-case hex digits without the `sha256:` prefix.
     pub fn from_hex(hex: &str) -> Option<Self> {
         let digits = hex.as_bytes();

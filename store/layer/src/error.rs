@@ -2,6 +2,7 @@
 
 use std::{io, path::PathBuf};
 
+use atoll_erofs::ErofsError;
 use rustix::io::Errno;
 
 use crate::digest::{ChainId, Digest};
@@ -96,6 +97,14 @@ pub enum LayerError {
     /// The caller's reader failed.
     #[error("cannot read the archive")]
     Read(#[source] io::Error),
+    /// The layer can't be made a machine's disk.
+    #[error("cannot make the disk image of layer {chain_id}")]
+    Image {
+        /// The layer.
+        chain_id: ChainId,
+        /// Why.
+        source: ErofsError,
+    },
     /// Neither this file system nor a tmpfs can hold a writable layer.
     #[error("the file system of {} cannot hold a container's writable layer", .path.display())]
     NoUpper {
@@ -158,7 +167,11 @@ impl LayerError {
     pub fn is_disk_full(&self) -> bool {
         match self {
             Self::Write { source, .. } => matches!(*source, Errno::NOSPC | Errno::DQUOT),
-            Self::Store { source, .. } => matches!(
+            Self::Store { source, .. }
+            | Self::Image {
+                source: ErofsError::Write(source),
+                ..
+            } => matches!(
                 source.kind(),
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
             ),

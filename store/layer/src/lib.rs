@@ -6,7 +6,8 @@
 //! ```
 //! A layer is unpacked into a directory of its own, whatever is below it, so layers can be
 //! unpacked before their order is known and at the same time. It appears in the store in one
-//! rename, when it is whole and its digest is right. Archives are taken to be hostile.
+//! rename, when it is whole and its digest is right. Archives are taken to be hostile. For machines, a
+//! layer is also an EROFS image.
 //!
 //! This crate knows no images, no registries and no processes, and never mounts anything in the
 //! caller's mount namespace. Entry points: [`LayerStore`], [`WritableLayer`], [`overlay_mount`].
@@ -18,6 +19,7 @@ mod copy;
 mod decompress;
 mod digest;
 mod durability;
+mod erofs;
 mod error;
 mod extract;
 mod implied;

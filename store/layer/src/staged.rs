@@ -19,11 +19,16 @@ pub(crate) struct StagingDirectory {
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
+/// A path in `tmp` that no other thread gets: `<tmp>/<kind>-<pid>-<n>`.
+pub(crate) fn next_path(tmp: &Path, kind: &str) -> PathBuf {
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    tmp.join(format!("{kind}-{}-{number}", std::process::id()))
+}
+
 impl StagingDirectory {
     /// Makes `<tmp>/layer-<pid>-<n>/diff` and opens the latter.
     pub(crate) fn create(tmp: &Path) -> Result<(Self, OwnedFd), LayerError> {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = tmp.join(format!("layer-{}-{number}", std::process::id()));
+        let path = next_path(tmp, "layer");
         rustix::fs::mkdir(&path, Mode::RWXU).map_err(store_error("create", &path))?;
         let staging = Self { path };
         let diff = staging.diff();

@@ -17,6 +17,7 @@ use crate::{
     ChainId, Compression, Digest, LayerError, LayerSink, StagedLayer,
     copy::copy_tree,
     durability::{Syncer, UNSYNCED_MARK, boot_id},
+    erofs::Busy,
     error::store_error,
     implied,
     staged::StagingDirectory,
@@ -47,14 +48,15 @@ pub struct Layer {
 /// Cheap to clone. All methods block; any thread may call any of them at the same time.
 #[derive(Debug, Clone)]
 pub struct LayerStore {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
-struct Inner {
+pub(crate) struct Inner {
     layers_dir: PathBuf,
-    tmp_dir: PathBuf,
-    syncer: Syncer,
+    pub(crate) tmp_dir: PathBuf,
+    pub(crate) syncer: Syncer,
+    pub(crate) busy: Busy,
 }
 
 impl LayerStore {
@@ -77,6 +79,7 @@ impl LayerStore {
             layers_dir: layers_dir.to_owned(),
             tmp_dir: tmp_dir.to_owned(),
             syncer: Syncer::new(layers_dir),
+            busy: Busy::default(),
         };
         let store = Self {
             inner: Arc::new(inner),
@@ -303,11 +306,12 @@ impl LayerStore {
             .collect()
     }
 
-    /// Removes a layer. It disappears at once, then its files go.
+    /// Removes a layer. It disappears at once, then its files go. Waits while its image is made.
     ///
     /// # Errors
     /// [`LayerError::NotFound`], or [`LayerError::Store`] for the disk.
     pub fn remove(&self, chain_id: &ChainId) -> Result<(), LayerError> {
+        let _alone = self.inner.busy.enter(*chain_id);
         let path = self.directory(chain_id);
         let grave = self
             .inner
@@ -328,7 +332,7 @@ impl LayerStore {
         self.inner.syncer.wait();
     }
 
-    fn directory(&self, chain_id: &ChainId) -> PathBuf {
+    pub(crate) fn directory(&self, chain_id: &ChainId) -> PathBuf {
         self.inner.layers_dir.join(chain_id.hex())
     }
 
@@ -362,10 +366,15 @@ impl LayerStore {
                 Ok(_) => {
                     tracing::warn!(layer = %chain_id, "layer was not on disk when the machine stopped; removing it");
                     self.remove(&chain_id)?;
+                    continue;
                 }
-                Err(_) if !directory.join(RECORD_FILE).exists() => self.remove(&chain_id)?,
+                Err(_) if !directory.join(RECORD_FILE).exists() => {
+                    self.remove(&chain_id)?;
+                    continue;
+                }
                 Err(_) => {}
             }
+            self.drop_unsynced_image(&directory)?;
         }
         Ok(())
     }

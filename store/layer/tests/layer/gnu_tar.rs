@@ -11,7 +11,7 @@ use crate::support::{Sandbox, gzip, tree};
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, lsetxattr, makedev, mknodat};
 
 /// A tree with one of each thing that an image can have.
-fn make_tree(root: &Path) {
+pub(crate) fn make_tree(root: &Path) {
     let write = |path: &str, data: &[u8]| fs::write(root.join(path), data).unwrap();
     fs::create_dir_all(root.join("etc/deep/er")).unwrap();
     fs::create_dir_all(root.join("tmp")).unwrap();
@@ -84,7 +84,7 @@ fn make_tree(root: &Path) {
         .unwrap();
 }
 
-fn run(program: &str, arguments: &[&str], directory: &Path) {
+pub(crate) fn run(program: &str, arguments: &[&str], directory: &Path) {
     let output = Command::new(program)
         .args(arguments)
         .current_dir(directory)

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests may, their shared functions too")]
 
+mod erofs;
 mod gnu_tar;
 mod hostile;
 mod mutated;
