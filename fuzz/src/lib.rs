@@ -64,7 +64,7 @@ struct Host {
 fn host(number: u64) -> Host {
     let folder = tempfile::tempdir().expect("a folder for the device");
     let mut peer = None;
-    let device: Box<dyn VirtioDevice> = match number % 6 {
+    let device: Box<dyn VirtioDevice> = match number % 7 {
         0 => Box::new(RngDevice::new()),
         1 => Box::new(BalloonDevice::new()),
         2 => {
@@ -93,6 +93,14 @@ fn host(number: u64) -> Host {
             };
             Box::new(VsockDevice::new(options).expect("sockets"))
         }
+        5 => {
+            let layers = [700_000, 1].map(|bytes| {
+                let file = tempfile::tempfile().expect("a layer");
+                file.set_len(bytes).expect("a layer");
+                file
+            });
+            Box::new(BlockDevice::of_layers(layers.into(), "").expect("a disk of layers"))
+        }
         _ => {
             let root = folder.path().join("root");
             std::fs::create_dir_all(root.join("d")).expect("a share");
@@ -113,7 +121,7 @@ fn host(number: u64) -> Host {
     }
 }
 
-/// Drives device `number` (modulo 6) as `input` says.
+/// Drives device `number` (modulo 7) as `input` says.
 ///
 /// # Panics
 /// When a device does, or breaks a promise: that a reset takes hold, that what it saved can be restored.

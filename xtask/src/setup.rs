@@ -13,6 +13,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("docker.io", "/usr/sbin/dockerd"),
     ("docker-registry", "/usr/bin/docker-registry"),
     ("erofs-utils", "/usr/bin/fsck.erofs"),
+    ("fdisk", "/usr/sbin/sfdisk"),
+    ("gdisk", "/usr/sbin/sgdisk"),
     ("iproute2", "/sbin/ip"),
     ("nftables", "/usr/sbin/nft"),
     ("qemu-system-x86", "/usr/bin/qemu-system-x86_64"),

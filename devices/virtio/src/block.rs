@@ -1,4 +1,8 @@
-//! Block device (virtio 1.3 §5.2) over a raw file, served in place by scattered reads and writes.
+//! Block device (virtio 1.3 §5.2) over a raw file, served in place by scattered reads and writes; or over many files,
+//! each a partition of a disk that is only read.
+
+mod gpt;
+mod layers;
 
 use std::fs::File;
 use std::io;
@@ -7,9 +11,12 @@ use std::os::fd::AsFd;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
+use self::layers::LayerDisk;
 use crate::chain::{Buffers, Chain};
 use crate::device::{DeviceError, DeviceType, VirtioDevice, read_config_bytes};
 use crate::ring::{Broken, Queues};
+
+pub use self::gpt::MAX_PARTITIONS;
 
 const SECTOR: u64 = 512;
 const QUEUE_SIZE: u16 = 256;
@@ -64,16 +71,23 @@ pub struct BlockOptions {
     pub id: String,
 }
 
-/// A disk: a raw file (or block device) whose bytes are the disk's.
+/// A disk: a raw file (or block device) whose bytes are the disk's, or files that are its partitions.
 ///
 /// The guest's writes go to the host's page cache; a flush request writes them to the host's disk.
 #[derive(Debug)]
 pub struct BlockDevice {
-    file: File,
+    content: Content,
     bytes: u64,
     read_only: bool,
     id: [u8; ID_BYTES],
     config: [u8; 60],
+}
+
+/// Where a disk's bytes are.
+#[derive(Debug)]
+enum Content {
+    File(File),
+    Layers(LayerDisk),
 }
 
 impl BlockDevice {
@@ -89,13 +103,38 @@ impl BlockDevice {
         if !bytes.is_multiple_of(SECTOR) {
             return Err(DeviceError::DiskLength(bytes));
         }
+        Self::with(Content::File(file), bytes, options)
+    }
+
+    /// A disk that is only read, with a GUID partition table: partition 1 (`/dev/vda1`) holds the first of `files`, and so
+    /// on. What a partition's last sector has beyond its file reads as zeros. The same files in the same order give the
+    /// same disk, as far as their lengths and first 4096 bytes tell.
+    ///
+    /// The files must not become shorter: what is missing cannot be read.
+    ///
+    /// * `files`: 1 to [`MAX_PARTITIONS`], regular, none empty.
+    ///
+    /// # Errors
+    /// [`DeviceError::LayerCount`], [`DeviceError::Layer`] for files that are none; [`DeviceError::Name`] when the id is
+    /// too long.
+    pub fn of_layers(files: Vec<File>, id: &str) -> Result<Self, DeviceError> {
+        let disk = LayerDisk::new(files)?;
+        let options = BlockOptions {
+            read_only: true,
+            id: id.to_owned(),
+        };
+        let bytes = disk.bytes;
+        Self::with(Content::Layers(disk), bytes, &options)
+    }
+
+    fn with(content: Content, bytes: u64, options: &BlockOptions) -> Result<Self, DeviceError> {
         let mut id = [0; ID_BYTES];
         let name = options.id.as_bytes();
         id.get_mut(..name.len())
             .ok_or_else(|| DeviceError::Name(options.id.clone(), ID_BYTES))?
             .copy_from_slice(name);
         Ok(Self {
-            file,
+            content,
             bytes,
             read_only: options.read_only,
             id,
@@ -116,7 +155,7 @@ impl BlockDevice {
         let outcome = match kind {
             request::IN => self.read(sector, &mut chain.writable, &mut written),
             request::OUT => self.write(sector, &mut chain.readable),
-            request::FLUSH => self.file.sync_data().map_err(Outcome::from),
+            request::FLUSH => self.flush(),
             request::GET_ID => {
                 written = chain.writable.write(&self.id) as u64;
                 Ok(())
@@ -141,7 +180,10 @@ impl BlockDevice {
     fn read(&self, sector: u64, data: &mut Buffers<'_>, written: &mut u64) -> Result<(), Outcome> {
         let wanted = data.len();
         let offset = self.place(sector, wanted)?;
-        *written = data.fill_from_file(self.file.as_fd(), offset)?;
+        *written = match &self.content {
+            Content::File(file) => data.fill_from_file(file.as_fd(), offset)?,
+            Content::Layers(disk) => disk.read(data, offset)?,
+        };
         // The file may have been cut behind our back.
         if *written == wanted {
             Ok(())
@@ -151,26 +193,34 @@ impl BlockDevice {
     }
 
     fn write(&self, sector: u64, data: &mut Buffers<'_>) -> Result<(), Outcome> {
-        self.check_writable()?;
+        let file = self.writable()?;
         let wanted = data.len();
         let offset = self.place(sector, wanted)?;
-        if data.drain_to_file(self.file.as_fd(), offset)? == wanted {
+        if data.drain_to_file(file.as_fd(), offset)? == wanted {
             Ok(())
         } else {
             Err(Outcome::IoError)
         }
     }
 
-    fn check_writable(&self) -> Result<(), Outcome> {
-        if self.read_only {
-            return Err(Outcome::IoError);
+    fn flush(&self) -> Result<(), Outcome> {
+        match &self.content {
+            Content::File(file) => Ok(file.sync_data()?),
+            Content::Layers(_) => Ok(()),
         }
-        Ok(())
+    }
+
+    /// The file that the guest may write.
+    fn writable(&self) -> Result<&File, Outcome> {
+        match &self.content {
+            Content::File(file) if !self.read_only => Ok(file),
+            _ => Err(Outcome::IoError),
+        }
     }
 
     /// Discards or zeroes ranges of 16 bytes each: sector, sectors, flags (§5.2.6, `virtio_blk_discard_write_zeroes`).
     fn ranges(&self, kind: u32, data: &mut Buffers<'_>) -> Result<(), Outcome> {
-        self.check_writable()?;
+        let file = self.writable()?;
         if data.is_empty()
             || !data.len().is_multiple_of(16)
             || data.len() > u64::from(MAX_RANGES) * 16
@@ -195,54 +245,53 @@ impl BlockDevice {
                 continue;
             }
             if kind == request::DISCARD {
-                self.discard(offset, len)?;
+                discard(file, offset, len)?;
             } else {
-                self.zero(offset, len, may_unmap)?;
+                zero(file, offset, len, may_unmap)?;
             }
         }
         Ok(())
     }
+}
 
-    fn discard(&self, offset: u64, len: u64) -> Result<(), Outcome> {
-        match self.allocate(FallocateFlags::PUNCH_HOLE, offset, len) {
-            // A hint: where the file system cannot, nothing need happen.
-            Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
-            Err(_) => Err(Outcome::IoError),
+fn discard(file: &File, offset: u64, len: u64) -> Result<(), Outcome> {
+    match allocate(file, FallocateFlags::PUNCH_HOLE, offset, len) {
+        // A hint: where the file system cannot, nothing need happen.
+        Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
+        Err(_) => Err(Outcome::IoError),
+    }
+}
+
+fn zero(file: &File, offset: u64, len: u64, may_unmap: bool) -> Result<(), Outcome> {
+    let ways = if may_unmap {
+        [FallocateFlags::PUNCH_HOLE, FallocateFlags::ZERO_RANGE]
+    } else {
+        [FallocateFlags::ZERO_RANGE, FallocateFlags::PUNCH_HOLE]
+    };
+    for way in ways {
+        match allocate(file, way, offset, len) {
+            Ok(()) => return Ok(()),
+            Err(Errno::OPNOTSUPP) => {}
+            Err(_) => return Err(Outcome::IoError),
         }
     }
+    write_zeroes(file, offset, len)
+}
 
-    fn zero(&self, offset: u64, len: u64, may_unmap: bool) -> Result<(), Outcome> {
-        let ways = if may_unmap {
-            [FallocateFlags::PUNCH_HOLE, FallocateFlags::ZERO_RANGE]
-        } else {
-            [FallocateFlags::ZERO_RANGE, FallocateFlags::PUNCH_HOLE]
-        };
-        for way in ways {
-            match self.allocate(way, offset, len) {
-                Ok(()) => return Ok(()),
-                Err(Errno::OPNOTSUPP) => {}
-                Err(_) => return Err(Outcome::IoError),
-            }
-        }
-        self.write_zeroes(offset, len)
-    }
+fn allocate(file: &File, way: FallocateFlags, offset: u64, len: u64) -> Result<(), Errno> {
+    rustix::fs::fallocate(file, way | FallocateFlags::KEEP_SIZE, offset, len)
+}
 
-    fn allocate(&self, way: FallocateFlags, offset: u64, len: u64) -> Result<(), Errno> {
-        rustix::fs::fallocate(&self.file, way | FallocateFlags::KEEP_SIZE, offset, len)
+fn write_zeroes(file: &File, offset: u64, len: u64) -> Result<(), Outcome> {
+    use std::os::unix::fs::FileExt;
+    let zeroes = [0; 16 << 10];
+    let mut done = 0;
+    while done < len {
+        let step = (len - done).min(zeroes.len() as u64);
+        file.write_all_at(&zeroes[..step as usize], offset + done)?;
+        done += step;
     }
-
-    fn write_zeroes(&self, offset: u64, len: u64) -> Result<(), Outcome> {
-        use std::os::unix::fs::FileExt;
-        let zeroes = [0; 16 << 10];
-        let mut done = 0;
-        while done < len {
-            let step = (len - done).min(zeroes.len() as u64);
-            self.file
-                .write_all_at(&zeroes[..step as usize], offset + done)?;
-            done += step;
-        }
-        Ok(())
-    }
+    Ok(())
 }
 
 impl VirtioDevice for BlockDevice {

@@ -39,6 +39,18 @@ pub enum DeviceError {
     /// The backing file has a length a block device can't have.
     #[error("disk of {0} bytes: a multiple of 512 is needed")]
     DiskLength(u64),
+    /// No disk has so many layers.
+    #[error("{0} layers: a disk has 1 to {max}", max = crate::MAX_PARTITIONS)]
+    LayerCount(usize),
+    /// A file can't be a layer.
+    #[error("layer {number} is unfit")]
+    Layer {
+        /// Which, from 1.
+        number: usize,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The kernel refused.
     #[error("cannot {0}")]
     Kernel(&'static str, #[source] io::Error),

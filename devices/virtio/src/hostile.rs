@@ -40,6 +40,14 @@ fn device(number: usize) -> (Box<dyn VirtioDevice>, tempfile::TempDir) {
             let (tap, _wire) = pair(SocketType::DGRAM);
             Box::new(crate::net::over_any(tap))
         }
+        6 => {
+            let layers = [700_000, 1].map(|bytes| {
+                let file = tempfile::tempfile().unwrap();
+                file.set_len(bytes).unwrap();
+                file
+            });
+            Box::new(BlockDevice::of_layers(layers.into(), "").unwrap())
+        }
         _ => {
             let share = rustix::fs::open(
                 folder.path(),
@@ -70,7 +78,7 @@ proptest! {
 
     #[test]
     fn no_device_trusts_its_rings(
-        number in 0usize..7,
+        number in 0usize..8,
         queue in 0usize..5,
         bytes in prop::collection::vec(prop_oneof![0u8..16, any::<u8>()], 512),
         descriptors in prop::collection::vec((address(), len(), 0u16..8, 0u16..18), 16),
@@ -101,7 +109,7 @@ proptest! {
 
     #[test]
     fn no_device_trusts_accesses_to_its_registers(
-        number in 0usize..7,
+        number in 0usize..8,
         accesses in prop::collection::vec((0u64..0x200, any::<u64>(), 0usize..9), 1..100),
     ) {
         let (device, _folder) = device(number);
