@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use atoll_cpu_api::Hypervisor;
 use atoll_interpreter::Soft;
 use atoll_kvm::Kvm;
+use atoll_virtio::MAX_PARTITIONS;
 use serde::{Deserialize, Serialize};
 
 use crate::error::MachineError;
@@ -65,15 +66,83 @@ pub enum Jail {
     Off,
 }
 
-/// A disk of a machine.
+/// A disk of a machine: `{"path": …, "read_only": …}` or `{"layers": […]}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "FlatDisk", into = "FlatDisk")]
+pub enum Disk {
+    /// One file.
+    Image {
+        /// A raw image, or a block device.
+        path: PathBuf,
+        /// Whether the guest may only read it.
+        read_only: bool,
+    },
+    /// Regular files, 1 to [`MAX_PARTITIONS`], that the guest may only read: each is a partition, in this order.
+    Layers(Vec<PathBuf>),
+}
+
+impl Disk {
+    /// The files of the host it is made of.
+    pub fn paths(&self) -> &[PathBuf] {
+        match self {
+            Self::Image { path, .. } => std::slice::from_ref(path),
+            Self::Layers(paths) => paths,
+        }
+    }
+}
+
+/// A disk in the file.
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Disk {
-    /// A raw image, or a block device.
-    pub path: PathBuf,
-    /// Whether the guest may only read it.
-    #[serde(default)]
-    pub read_only: bool,
+struct FlatDisk {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    path: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    read_only: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    layers: Option<Vec<PathBuf>>,
+}
+
+impl TryFrom<FlatDisk> for Disk {
+    type Error = String;
+
+    fn try_from(flat: FlatDisk) -> Result<Self, String> {
+        let Some(layers) = flat.layers else {
+            return Ok(Self::Image {
+                path: expected("path", flat.path)?,
+                read_only: flat.read_only.unwrap_or(false),
+            });
+        };
+        let given = [
+            ("path", flat.path.is_some()),
+            ("read_only", flat.read_only.is_some()),
+        ];
+        if let Some((name, _)) = given.iter().find(|(_, is_given)| *is_given) {
+            return Err(format!("a disk of `layers` has no `{name}`"));
+        }
+        if layers.is_empty() || layers.len() > MAX_PARTITIONS {
+            let count = layers.len();
+            return Err(format!("{count} layers: a disk has 1 to {MAX_PARTITIONS}"));
+        }
+        Ok(Self::Layers(layers))
+    }
+}
+
+impl From<Disk> for FlatDisk {
+    fn from(disk: Disk) -> Self {
+        match disk {
+            Disk::Image { path, read_only } => Self {
+                path: Some(path),
+                read_only: Some(read_only),
+                layers: None,
+            },
+            Disk::Layers(layers) => Self {
+                path: None,
+                read_only: None,
+                layers: Some(layers),
+            },
+        }
+    }
 }
 
 /// A network card of a machine.
@@ -189,7 +258,7 @@ impl VmmConfig {
             Source::Restore(folder) => paths.push(folder),
         }
         paths.extend(&self.console);
-        paths.extend(self.disks.iter().map(|disk| &disk.path));
+        paths.extend(self.disks.iter().flat_map(Disk::paths));
         paths.extend(self.shares.iter().map(|share| &share.path));
         paths.into_iter().filter_map(|path| number(path)).collect()
     }
@@ -382,10 +451,10 @@ mod tests {
     #[test]
     fn descriptors_are_found_in_paths() {
         let text = r#"{"kernel":"/dev/fd/3","initrd":"/proc/self/fd/10","kernel_store":"/dev/fd/4","command_line":"c",
-            "memory_bytes":4096,"cpus":1,"disks":[{"path":"/dev/fd/x"}],"shares":[{"path":"/dev/fd/7/a","tag":"t"}],
-            "jail":"log"}"#;
+            "memory_bytes":4096,"cpus":1,"disks":[{"path":"/dev/fd/x"},{"layers":["l","/dev/fd/9","/dev/fd/8"]}],
+            "shares":[{"path":"/dev/fd/7/a","tag":"t"}],"jail":"log"}"#;
         let config: VmmConfig = serde_json::from_str(text).unwrap();
-        assert_eq!(config.inherited(), [3, 10, 7]);
+        assert_eq!(config.inherited(), [3, 10, 9, 8, 7]);
         assert_eq!(config.jail, Jail::Log);
     }
 
@@ -410,6 +479,40 @@ mod tests {
         let unknown = text.replace("\"cpus\"", "\"cores\":2,\"cpus\"");
         assert!(refusal(&unknown).contains("unknown field `cores`"));
         assert!(refusal(r#"{"kernel":"k"}"#).contains("missing field `kernel_store`"));
+    }
+
+    #[test]
+    fn a_disk_is_one_file_or_layers() {
+        let read = serde_json::from_str::<Disk>;
+        let image = |read_only| Disk::Image {
+            path: "d".into(),
+            read_only,
+        };
+        let layers = |count| Disk::Layers(vec!["l".into(); count]);
+        for (text, disk) in [
+            (r#"{"path":"d"}"#, image(false)),
+            (r#"{"path":"d","read_only":true}"#, image(true)),
+            (r#"{"layers":["l","l"]}"#, layers(2)),
+        ] {
+            assert_eq!(read(text).unwrap(), disk);
+            let again = serde_json::to_value(&disk).unwrap();
+            assert_eq!(serde_json::from_value::<Disk>(again).unwrap(), disk);
+        }
+        let [most, too_many] = [255, 256].map(|count| serde_json::to_string(&layers(count)));
+        let (most, too_many) = (most.unwrap(), too_many.unwrap());
+        assert_eq!(read(&most).unwrap(), layers(255));
+        for (text, part) in [
+            (r#"{}"#, "missing field `path`"),
+            (r#"{"read_only":true}"#, "missing field `path`"),
+            (r#"{"layers":["l"],"path":"d"}"#, "has no `path`"),
+            (r#"{"layers":["l"],"read_only":true}"#, "has no `read_only`"),
+            (r#"{"layers":["l"],"more":1}"#, "unknown field `more`"),
+            (r#"{"layers":[]}"#, "0 layers: a disk has 1 to 255"),
+            (&too_many, "256 layers: a disk has 1 to 255"),
+        ] {
+            let refused = read(text).unwrap_err().to_string();
+            assert!(refused.contains(part), "{text}: {refused}");
+        }
     }
 
     #[test]

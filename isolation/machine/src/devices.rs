@@ -30,6 +30,13 @@ const DESCRIPTORS: u64 = 1024;
 /// What a saved machine has beside its memory, at most.
 const STATE_BYTES: u64 = 64 << 20;
 
+/// A disk's open files, in the order of [`Disk::paths`].
+#[derive(Debug)]
+struct OpenDisk {
+    disk: Disk,
+    files: Vec<File>,
+}
+
 /// A share: its directory.
 #[derive(Debug)]
 struct SharedDirectory {
@@ -79,7 +86,7 @@ impl Drop for Listening {
 /// resets.
 #[derive(Debug, Default)]
 pub struct HostEnds {
-    disks: Vec<(Disk, File)>,
+    disks: Vec<OpenDisk>,
     cards: Vec<(NetworkCard, OwnedFd)>,
     sockets: Option<(Sockets, Listening)>,
     control: Option<Listening>,
@@ -111,6 +118,50 @@ impl Balloon {
     }
 }
 
+impl OpenDisk {
+    fn open(disk: &Disk) -> Result<Self, MachineError> {
+        let files = match disk {
+            Disk::Image { path, read_only } => {
+                let file = OpenOptions::new()
+                    .read(true)
+                    .write(!read_only)
+                    .open(path)
+                    .map_err(MachineError::io(disk_action(disk)))?;
+                vec![file]
+            }
+            Disk::Layers(paths) => {
+                let open =
+                    |path: &PathBuf| open_layer(path).map_err(MachineError::io(layer_action(path)));
+                paths.iter().map(open).collect::<Result<_, _>>()?
+            }
+        };
+        Ok(Self {
+            disk: disk.clone(),
+            files,
+        })
+    }
+
+    fn device(&self) -> Result<BlockDevice, MachineError> {
+        let failed = MachineError::io(disk_action(&self.disk));
+        let files = self.files.iter().map(File::try_clone);
+        let mut files = files.collect::<io::Result<Vec<_>>>().map_err(failed)?;
+        let device = match (&self.disk, files.pop()) {
+            (Disk::Image { read_only, .. }, Some(file)) => {
+                let options = BlockOptions {
+                    read_only: *read_only,
+                    id: String::new(),
+                };
+                BlockDevice::new(file, &options)
+            }
+            (_, last) => {
+                files.extend(last);
+                BlockDevice::of_layers(files, "")
+            }
+        };
+        device.map_err(unfit(disk_action(&self.disk)))
+    }
+}
+
 impl HostEnds {
     /// Opens what `config` names.
     ///
@@ -122,7 +173,7 @@ impl HostEnds {
             ..Self::default()
         };
         for disk in &config.disks {
-            ends.disks.push((disk.clone(), open_disk(disk)?));
+            ends.disks.push(OpenDisk::open(disk)?);
         }
         for card in &config.networks {
             let tap = tap::open(&card.tap, NET_HEADER)
@@ -167,8 +218,8 @@ impl HostEnds {
     /// [`MachineError::Io`] when an end is not fit for its device.
     pub fn devices(&self) -> Result<Vec<Box<dyn VirtioDevice>>, MachineError> {
         let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
-        for (disk, file) in &self.disks {
-            devices.push(Box::new(block(disk, file)?));
+        for disk in &self.disks {
+            devices.push(Box::new(disk.device()?));
         }
         devices.push(Box::new(RngDevice::new()));
         for (card, tap) in &self.cards {
@@ -222,14 +273,15 @@ impl HostEnds {
         let sharing = sharing.max().unwrap_or_default();
         let sockets = self.sockets.is_some();
         let share = FsOptions::new("");
-        let mut descriptors = DESCRIPTORS + 2 * (self.disks.len() + self.cards.len()) as u64;
+        let files = self.disks.iter().flat_map(|disk| &disk.files);
+        let mut descriptors = DESCRIPTORS + 2 * (files.clone().count() + self.cards.len()) as u64;
         descriptors += (self.shares.len() * (share.max_nodes + share.max_handles)) as u64;
         if sockets {
             descriptors += MAX_CONNECTIONS as u64;
         }
         // A file that the console goes to may have any length.
         let may_grow = sharing == Sharing::Writing || self.writes_a_file();
-        let largest = self.disks.iter().map(|(_, file)| length(file)).max();
+        let largest = files.map(length).max();
         let longest = largest.unwrap_or(0).max(memory_bytes + STATE_BYTES);
         Needs {
             kvm: false,
@@ -293,7 +345,14 @@ const DESCRIPTORS_PATH: &str = "/proc/self/fd";
 const OPEN_PROC: &str = "open /proc/self/fd for shares";
 
 fn disk_action(disk: &Disk) -> String {
-    format!("attach disk {}", disk.path.display())
+    match disk {
+        Disk::Image { path, .. } => format!("attach disk {}", path.display()),
+        Disk::Layers(paths) => format!("attach a disk of {} layers", paths.len()),
+    }
+}
+
+fn layer_action(path: &Path) -> String {
+    format!("attach layer {}", path.display())
 }
 
 fn card_action(card: &NetworkCard) -> String {
@@ -316,12 +375,14 @@ fn console_action(path: &Path) -> String {
     format!("attach a console at {}", path.display())
 }
 
-fn open_disk(disk: &Disk) -> Result<File, MachineError> {
-    OpenOptions::new()
-        .read(true)
-        .write(!disk.read_only)
-        .open(&disk.path)
-        .map_err(MachineError::io(disk_action(disk)))
+/// Opens a layer, which is a regular file: nothing is waited for.
+fn open_layer(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty())?;
+    if FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) != FileType::RegularFile {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    Ok(file.into())
 }
 
 fn open_directory(path: &Path) -> io::Result<OwnedFd> {
@@ -332,17 +393,6 @@ fn open_directory(path: &Path) -> io::Result<OwnedFd> {
 /// The bytes of a file or block device; 0 when that cannot be known.
 fn length(mut file: &File) -> u64 {
     file.seek(SeekFrom::End(0)).unwrap_or(0)
-}
-
-fn block(disk: &Disk, file: &File) -> Result<BlockDevice, MachineError> {
-    let options = BlockOptions {
-        read_only: disk.read_only,
-        id: String::new(),
-    };
-    let file = file
-        .try_clone()
-        .map_err(MachineError::io(disk_action(disk)))?;
-    BlockDevice::new(file, &options).map_err(unfit(disk_action(disk)))
 }
 
 fn network(card: &NetworkCard, tap: &OwnedFd) -> Result<NetDevice, MachineError> {
@@ -457,6 +507,37 @@ mod tests {
         let more = r#""networks":[{"tap":"a-name-of-16-byt"}]"#;
         assert!(refusal(more).contains("tap a-name-of-16-byt"));
         assert!(refusal(r#""console":"/none/c""#).contains("/none/c"));
+    }
+
+    #[test]
+    fn layers_are_one_disk_and_what_is_none_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name).display().to_string();
+        for name in ["a", "b"] {
+            std::fs::write(at(name), name).unwrap();
+        }
+        std::fs::write(at("empty"), "").unwrap();
+        let node = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, at("pipe"), node, Mode::RUSR, 0).unwrap();
+        let disk = |names: &[&str]| {
+            let paths: Vec<_> = names.iter().map(|name| at(name)).collect();
+            format!(r#""disks":[{{"layers":{paths:?}}}]"#)
+        };
+        let ends = HostEnds::open(&config(&disk(&["a", "b", "a"]))).unwrap();
+        for _ in 0..2 {
+            let kinds: Vec<_> = ends.devices().unwrap();
+            let kinds: Vec<_> = kinds.iter().map(|device| device.device_type()).collect();
+            assert_eq!(format!("{kinds:?}"), "[Block, Rng]");
+        }
+        let none = HostEnds::open(&config(r#""disks":[]"#)).unwrap();
+        let (some, none) = (ends.needs(1 << 20), none.needs(1 << 20));
+        assert_eq!(some.descriptors, none.descriptors + 6);
+        for name in ["none", "pipe", "."] {
+            let text = refusal(&disk(&["a", name]));
+            assert_eq!(text, format!("cannot attach layer {}", at(name)));
+        }
+        let text = refusal(&disk(&["a", "empty"]));
+        assert_eq!(text, "cannot attach a disk of 2 layers");
     }
 
     #[test]

@@ -88,7 +88,7 @@ impl Host {
     /// What a monitor is told about the devices.
     pub(crate) fn config(&self) -> VmmConfig {
         let at = |name: &str| self.folder.join(name);
-        let disk = |name: &str, read_only| Disk {
+        let disk = |name: &str, read_only| Disk::Image {
             path: at(name),
             read_only,
         };
@@ -104,8 +104,7 @@ impl Host {
                 disk("vda", false),
                 disk("vdb", false),
                 disk("vdc", true),
-                disk("vdd", true),
-                disk("vde", true),
+                Disk::Layers(vec![at("below.erofs"), at("above.erofs")]),
             ],
             networks: vec![NetworkCard {
                 tap: TAP.to_owned(),
@@ -327,7 +326,7 @@ impl Host {
     }
 }
 
-/// Images of two layers, `vdd` below and `vde` above it, which hides some of it.
+/// Images of two layers, one above the other, which hides some of it.
 fn layers(folder: &Path, pattern: &[u8]) {
     let [below, above] = ["below", "above"].map(|name| folder.join(name));
     for layer in [&below, &above] {
@@ -346,11 +345,16 @@ fn layers(folder: &Path, pattern: &[u8]) {
     rustix::fs::mknodat(rustix::fs::CWD, above.join("hidden"), device, mode, 0).unwrap();
     let (name, flags) = ("trusted.overlay.opaque", XattrFlags::empty());
     rustix::fs::setxattr(above.join("opaque"), name, b"y", flags).unwrap();
-    for (layer, image) in [(below, "vdd"), (above, "vde")] {
-        let image = File::create(folder.join(image)).unwrap();
-        let layer = File::open(layer).unwrap();
-        atoll_erofs::write_image(layer.as_fd(), &image, [1; 16]).unwrap();
+    for layer in [below, above] {
+        image_of(&layer, &layer.with_extension("erofs"));
     }
+}
+
+/// Makes the EROFS image of a directory.
+pub(crate) fn image_of(layer: &Path, image: &Path) {
+    let image = File::create(image).unwrap();
+    let layer = File::open(layer).unwrap();
+    atoll_erofs::write_image(layer.as_fd(), &image, [1; 16]).unwrap();
 }
 
 /// Bytes of the host's memory that the guest's memory takes.

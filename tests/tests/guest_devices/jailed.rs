@@ -63,7 +63,7 @@ fn every_device_works_from_inside_the_jail() {
     host.await_tap();
     host.serve_network();
     let id = monitor.0.id();
-    super::converse(&transcript, |name| {
+    super::converse(&transcript, super::CHECKS, |name| {
         if name == "fs-seen" {
             look_at(id);
         }

@@ -2,7 +2,7 @@
 //! `cargo xtask setup` installs.
 //!
 //! ```text
-//! init.sh in the guest: ok NAME | bad NAME why | do NAME ─► console ─► test ─► Host::act ─► good | why ─► guest
+//! start.sh and init.sh in the guest: ok NAME | bad NAME why | do NAME ─► console ─► test ─► Host::act ─► good | why ─► guest
 //! ```
 #![expect(
     clippy::unwrap_used,
@@ -14,6 +14,7 @@
 mod guest;
 mod host;
 mod jailed;
+mod layers;
 
 use std::path::Path;
 
@@ -74,6 +75,7 @@ const CHECKS: &[&str] = &[
     "balloon-deflate",
     "balloon-use-again",
     "block-again",
+    "block-layers-again",
     "net-again",
     "vsock-again",
     "fs-again",
@@ -97,7 +99,7 @@ fn a_stock_kernel_drives_every_device_is_saved_and_restored_and_powers_off() {
     };
     let (machine, transcript) = guest::start(&shape, devices, archive);
     let mut machine = Some(machine);
-    converse(&transcript, |name| {
+    converse(&transcript, CHECKS, |name| {
         let answer = host.act(name, machine.as_ref());
         if SAVED_AT.contains(&name) {
             let saved = folder.path().join(format!("saved-{name}"));
@@ -112,7 +114,8 @@ fn a_stock_kernel_drives_every_device_is_saved_and_restored_and_powers_off() {
 
 /// The ramdisk with the script that tries all devices.
 fn ramdisk(folder: &Path, host: &Host) -> Archive {
-    let mut archive = guest::ramdisk(folder, include_str!("init.sh"), MODULES);
+    let script = concat!(include_str!("start.sh"), include_str!("init.sh"));
+    let mut archive = guest::ramdisk(folder, script, MODULES);
     guest::add_program(&mut archive, "guest-peer", env!("CARGO_BIN_EXE_guest-peer"));
     let sum = Sha256::digest(&host.pattern[..1 << 20]);
     let sum: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -127,7 +130,7 @@ fn said(outcome: Result<(), String>) -> String {
 
 /// Reads what the guest says until it has tried everything, lets `act` do and answer what it asks for, and checks that
 /// all was well.
-fn converse(transcript: &Transcript, mut act: impl FnMut(&str)) {
+fn converse(transcript: &Transcript, checks: &[&str], mut act: impl FnMut(&str)) {
     let mut good = Vec::new();
     let mut bad = Vec::new();
     let started = std::time::Instant::now();
@@ -144,7 +147,7 @@ fn converse(transcript: &Transcript, mut act: impl FnMut(&str)) {
     }
     let text = transcript.text();
     assert!(bad.is_empty(), "{bad:#?}\nof all:\n{text}");
-    assert_eq!(good, CHECKS, "{text}");
+    assert_eq!(good, checks, "{text}");
 }
 
 /// Runs `script` as the guest's only process to the end of its machine.

@@ -108,6 +108,9 @@ pub(crate) struct HostArgs {
     /// Attach a raw image or block device as the next disk (/dev/vda, …); ,ro for reading only
     #[arg(long, value_name = "FILE[,ro]")]
     pub(crate) disk: Vec<String>,
+    /// Attach files as the partitions of one disk, for reading only; it comes after those of --disk
+    #[arg(long, value_name = "FILE,…")]
+    pub(crate) layers: Vec<String>,
     /// Attach a network card to a tap of this host, made when there is none; the guest's eth0, eth1, …
     #[arg(long, value_name = "TAP")]
     pub(crate) net_tap: Vec<String>,

@@ -109,11 +109,8 @@ fn attach(config: &mut VmmConfig, host: &HostArgs) -> Result<(), Error> {
         Some(BackendChoice::Kvm) => config.backend = Backend::Kvm,
         Some(BackendChoice::Soft) => config.backend = Backend::Soft,
     }
-    if !host.disk.is_empty() {
-        config.disks = host.disk.iter().map(|text| disk(text)).collect();
-        for disk in &mut config.disks {
-            disk.path = absolute(&disk.path)?;
-        }
+    if !host.disk.is_empty() || !host.layers.is_empty() {
+        config.disks = disks(&host.disk, &host.layers, absolute)?;
     }
     if !host.net_tap.is_empty() {
         config.networks = host.net_tap.iter().map(|name| card(name)).collect();
@@ -217,12 +214,27 @@ fn memory(text: &str) -> Result<u64, Error> {
     Ok(bytes.next_multiple_of(4096))
 }
 
-fn disk(text: &str) -> Disk {
-    let (path, read_only) = mode(text);
-    Disk {
-        path: PathBuf::from(path),
-        read_only,
+/// The disks that the flags name: those of one file first.
+fn disks(
+    images: &[String],
+    layers: &[String],
+    absolute: impl Fn(&Path) -> Result<PathBuf, Error>,
+) -> Result<Vec<Disk>, Error> {
+    let mut disks = Vec::new();
+    for text in images {
+        let (path, read_only) = mode(text);
+        let path = absolute(Path::new(path))?;
+        disks.push(Disk::Image { path, read_only });
     }
+    for text in layers {
+        if text.split(',').any(str::is_empty) {
+            let why = "expected file names with commas between them";
+            return Err(Error::value("--layers", text, why));
+        }
+        let paths = text.split(',').map(|path| absolute(Path::new(path)));
+        disks.push(Disk::Layers(paths.collect::<Result<_, _>>()?));
+    }
+    Ok(disks)
 }
 
 /// What is before `,ro`, and whether that was there.
@@ -288,12 +300,39 @@ mod tests {
     use super::*;
 
     #[test]
+    fn disks_are_those_of_one_file_and_then_layers() {
+        let of = |images: &[&str], layers: &[&str]| {
+            let [images, layers] = [images, layers].map(|texts| {
+                texts
+                    .iter()
+                    .map(|text| text.to_string())
+                    .collect::<Vec<_>>()
+            });
+            disks(&images, &layers, |path| Ok(Path::new("/f").join(path)))
+        };
+        let image = |path: &str, read_only| Disk::Image {
+            path: path.into(),
+            read_only,
+        };
+        let layers = |paths: &[&str]| Disk::Layers(paths.iter().map(PathBuf::from).collect());
+        let found = of(&["a", "b,c,ro"], &["d,e", "/g"]).unwrap();
+        let expected = [
+            image("/f/a", false),
+            image("/f/b,c", true),
+            layers(&["/f/d", "/f/e"]),
+            layers(&["/g"]),
+        ];
+        assert_eq!(found, expected);
+        for wrong in ["", "a,", "a,,b"] {
+            assert!(of(&[], &[wrong]).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn flags_become_values() {
         assert_eq!(memory("256M").unwrap(), 256 << 20);
         assert_eq!(memory("20000001").unwrap() % 4096, 0);
         assert!(memory("1M").is_err() && memory("x").is_err());
-        assert!(disk("a,ro").read_only && !disk("a").read_only);
-        assert_eq!(disk("a,b,ro").path, Path::new("a,b"));
         let shared = share("/a:b:tag,ro").unwrap();
         assert_eq!(shared.path, Path::new("/a:b"));
         assert_eq!((&shared.tag[..], shared.read_only), ("tag", true));
