@@ -5,6 +5,9 @@
 //! are ever opened for reading or writing; device nodes are not made. So no request reaches a host path outside the
 //! share, whatever the guest or other users of the directory do meanwhile.
 //!
+//! A directory on which the host has mounted another file system is announced as a mount, so that the guest never takes
+//! two files for one.
+//!
 //! Permissions are checked by the guest's kernel (virtiofs always does); what the guest makes belongs to the user who
 //! made it, as far as the monitor may give files away.
 

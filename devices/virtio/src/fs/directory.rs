@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RawDir, RenameFlags, SeekFrom, Stat, Uid};
 use rustix::io::Errno;
 
-use super::nodes::opening;
+use super::nodes::{Found, opening};
 use super::session::{MAX_TRANSFER, Reply, Session};
 use super::wire::{ENTRY, Fields, Header, Out};
 
@@ -18,9 +18,9 @@ const PERMISSIONS: u32 = 0o7777;
 impl Session {
     /// Looks `name` up and answers with its node.
     pub(super) fn entry(&mut self, parent: u64, name: &CStr) -> Reply {
-        let (node, stat) = self.nodes.look_up(parent, name)?;
+        let found = self.nodes.look_up(parent, name)?;
         let mut out = Out::default();
-        out.entry(node, &stat, self.options.cache_seconds);
+        out.entry(&found, self.options.cache_seconds);
         Ok(out)
     }
 
@@ -100,10 +100,11 @@ impl Session {
         name: &CStr,
         mode: Option<u32>,
     ) -> Reply {
-        let (id, stat) = self.nodes.look_up(header.node, name)?;
+        let found = self.nodes.look_up(header.node, name)?;
+        let Found { id, stat, .. } = found;
         let outcome = self.own(id, &stat, header, mode);
-        let stat = match outcome {
-            Ok(stat) => stat,
+        let found = match outcome {
+            Ok(stat) => Found { stat, ..found },
             Err(errno) => {
                 self.nodes.forget(id, 1);
                 let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
@@ -112,7 +113,7 @@ impl Session {
             }
         };
         let mut out = Out::default();
-        out.entry(id, &stat, self.options.cache_seconds);
+        out.entry(&found, self.options.cache_seconds);
         Ok(out)
     }
 
@@ -224,7 +225,7 @@ impl Session {
                 match name.to_bytes() {
                     b"." | b".." => out.zeroes(ENTRY),
                     _ => match self.nodes.look_up(parent, name) {
-                        Ok((id, stat)) => out.entry(id, &stat, self.options.cache_seconds),
+                        Ok(found) => out.entry(&found, self.options.cache_seconds),
                         Err(_) => out.zeroes(ENTRY),
                     },
                 };

@@ -47,6 +47,15 @@ pub struct SavedHandle {
     pub flags: u32,
 }
 
+/// A file or directory that was looked up.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found {
+    pub(super) id: u64,
+    pub(super) stat: Stat,
+    /// It is a directory of another file system than the one it was found in: its files may have the same numbers.
+    pub(super) is_submount: bool,
+}
+
 /// Which file, for the host.
 type Identity = (u64, u64);
 
@@ -68,6 +77,8 @@ struct Handle {
 #[derive(Debug)]
 pub(super) struct Nodes {
     root: Arc<OwnedFd>,
+    /// The file system the root is in.
+    root_device: u64,
     // `/proc/self/fd`, held open: the monitor may lose sight of /proc later.
     descriptors: OwnedFd,
     nodes: BTreeMap<u64, Node>,
@@ -89,8 +100,11 @@ impl Nodes {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::openat(&directory, c".", flags, Mode::empty())
             .map_err(|errno| DeviceError::Kernel("open the shared directory", errno.into()))?;
+        let stat = rustix::fs::fstat(&root)
+            .map_err(|errno| DeviceError::Kernel("look at the shared directory", errno.into()))?;
         Ok(Self {
             root: Arc::new(root),
+            root_device: stat.st_dev,
             descriptors,
             nodes: BTreeMap::new(),
             by_identity: HashMap::new(),
@@ -112,9 +126,17 @@ impl Nodes {
     }
 
     /// Finds `name` in node `parent` and counts one look-up of it.
-    pub(super) fn look_up(&mut self, parent: u64, name: &CStr) -> Result<(u64, Stat), Errno> {
+    pub(super) fn look_up(&mut self, parent: u64, name: &CStr) -> Result<Found, Errno> {
         let fd = open_beneath(self.node(parent)?.as_fd(), name)?;
-        self.enter(fd)
+        let parent = self.nodes.get(&parent);
+        let device = parent.map_or(self.root_device, |node| node.identity.0);
+        let (id, stat) = self.enter(fd)?;
+        let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        Ok(Found {
+            id,
+            stat,
+            is_submount: is_directory && stat.st_dev != device,
+        })
     }
 
     fn enter(&mut self, fd: OwnedFd) -> Result<(u64, Stat), Errno> {

@@ -24,7 +24,8 @@ const WANTED_FLAGS: u32 = 1 // ASYNC_READ
     | 1 << 13 // DO_READDIRPLUS
     | 1 << 14 // READDIRPLUS_AUTO
     | 1 << 18 // PARALLEL_DIROPS
-    | 1 << 22; // MAX_PAGES
+    | 1 << 22 // MAX_PAGES
+    | 1 << 27; // SUBMOUNTS
 
 /// What a request is answered with.
 pub(super) type Reply = Result<Out, Errno>;

@@ -1,9 +1,11 @@
-//! FUSE messages (linux/fuse.h, protocol 7.31), read and written field by field, little-endian.
+//! FUSE messages (linux/fuse.h, protocol 7.32), read and written field by field, little-endian.
 
 use std::ffi::CStr;
 
 use rustix::fs::Stat;
 use rustix::io::Errno;
+
+use super::nodes::Found;
 
 /// Bytes of `fuse_in_header`.
 pub(super) const IN_HEADER: usize = 40;
@@ -14,7 +16,9 @@ pub(super) const ENTRY: usize = 128;
 /// The protocol's major version.
 pub(super) const MAJOR: u32 = 7;
 /// The newest minor version whose messages are understood.
-pub(super) const MINOR: u32 = 31;
+pub(super) const MINOR: u32 = 32;
+/// `FUSE_ATTR_SUBMOUNT`. Before protocol 7.32 nobody looked at the field.
+const SUBMOUNT: u32 = 1;
 
 /// `enum fuse_opcode`.
 pub(super) mod opcode {
@@ -152,8 +156,8 @@ impl Out {
         self
     }
 
-    /// `struct fuse_attr`.
-    pub(super) fn attributes(&mut self, stat: &Stat) -> &mut Self {
+    /// `struct fuse_attr`; `flags` are its last field.
+    fn attributes_with(&mut self, stat: &Stat, flags: u32) -> &mut Self {
         self.u64(stat.st_ino);
         self.u64(stat.st_size.cast_unsigned());
         self.u64(stat.st_blocks.cast_unsigned());
@@ -169,14 +173,21 @@ impl Out {
         self.u32(stat.st_gid);
         self.u32(encode_device(stat.st_rdev));
         self.u32(u32::try_from(stat.st_blksize).unwrap_or(4096));
-        self.u32(0)
+        self.u32(flags)
+    }
+
+    /// `struct fuse_attr`.
+    pub(super) fn attributes(&mut self, stat: &Stat) -> &mut Self {
+        self.attributes_with(stat, 0)
     }
 
     /// `struct fuse_entry_out`.
-    pub(super) fn entry(&mut self, node: u64, stat: &Stat, cache_seconds: u64) -> &mut Self {
-        self.u64(node).u64(0).u64(cache_seconds).u64(cache_seconds);
+    pub(super) fn entry(&mut self, found: &Found, cache_seconds: u64) -> &mut Self {
+        self.u64(found.id).u64(0);
+        self.u64(cache_seconds).u64(cache_seconds);
         self.u32(0).u32(0);
-        self.attributes(stat)
+        let flags = if found.is_submount { SUBMOUNT } else { 0 };
+        self.attributes_with(&found.stat, flags)
     }
 }
 
