@@ -2,7 +2,7 @@
 //!
 //! What the guest can reach is what it was given: a node is an `O_PATH` descriptor found by opening one name in
 //! another node, without following links; names with `/`, `.` and `..` are refused. Only regular files and directories
-//! are ever opened for reading or writing; device nodes are not made. So no request reaches a host path outside the
+//! are ever opened for reading or writing; no device node is made but an overlay's whiteout. So no request reaches a host path outside the
 //! share, whatever the guest or other users of the directory do meanwhile.
 //!
 //! A directory on which the host has mounted another file system is announced as a mount, so that the guest never takes
@@ -41,6 +41,10 @@ pub struct FsOptions {
     pub tag: String,
     /// The guest cannot change anything.
     pub read_only: bool,
+    /// The guest may use it as upper and work directory of an overlay: attributes that only the host's kernel may set
+    /// are kept under other names. `trusted.overlay.NAME` is `user.overlay.NAME` on the host, whose overlay reads it
+    /// with the option `userxattr`; any other NAME outside `user.` is `user.atoll.NAME`.
+    pub overlay_upper: bool,
     /// How many files and directories the guest may know at once; each costs a descriptor.
     pub max_nodes: usize,
     /// How many open files and directories it may have; each costs a descriptor.
@@ -55,6 +59,7 @@ impl FsOptions {
         Self {
             tag: tag.into(),
             read_only: false,
+            overlay_upper: false,
             max_nodes: 1 << 16,
             max_handles: 1 << 13,
             cache_seconds: 1,

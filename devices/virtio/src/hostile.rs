@@ -54,7 +54,9 @@ fn device(number: usize) -> (Box<dyn VirtioDevice>, tempfile::TempDir) {
                 rustix::fs::OFlags::PATH,
                 rustix::fs::Mode::empty(),
             );
-            Box::new(FsDevice::new(share.unwrap(), FsOptions::new("x")).unwrap())
+            let mut options = FsOptions::new("x");
+            options.overlay_upper = true;
+            Box::new(FsDevice::new(share.unwrap(), options).unwrap())
         }
     };
     (device, folder)

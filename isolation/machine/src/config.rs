@@ -187,6 +187,11 @@ pub struct Share {
     /// Whether the guest may only read it.
     #[serde(default)]
     pub read_only: bool,
+    /// Whether the guest may have upper and work directory of an overlay in it
+    /// ([`FsOptions::overlay_upper`](atoll_virtio::FsOptions::overlay_upper)). The host looks at the outcome by an
+    /// overlay with `userxattr`.
+    #[serde(default)]
+    pub overlay_upper: bool,
 }
 
 /// What a fresh machine is, and what it boots.

@@ -337,6 +337,7 @@ impl HostEnds {
         let descriptors = descriptors.try_clone().map_err(failed())?;
         let mut options = FsOptions::new(&share.tag);
         options.read_only = share.read_only;
+        options.overlay_upper = share.overlay_upper;
         FsDevice::over(directory, descriptors, options).map_err(unfit(share_action(share)))
     }
 }

@@ -96,6 +96,7 @@ impl Host {
             path: at(name),
             tag: name.to_owned(),
             read_only,
+            overlay_upper: false,
         };
         let text =
             r#"{"kernel":"","kernel_store":"","command_line":"","memory_bytes":4096,"cpus":1}"#;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
 
 use atoll_machine::protocol::{Client, Request};
@@ -14,12 +14,50 @@ use super::guest::{self, Transcript};
 use super::host::Host;
 
 /// A process that ends with the test.
-struct Monitor(Child);
+pub(crate) struct Monitor {
+    child: Child,
+    /// To the guest's console.
+    pub(crate) input: ChildStdin,
+    /// From it.
+    pub(crate) transcript: Transcript,
+}
+
+impl Monitor {
+    /// Starts `atoll-vmm` with `config`, in its jail, by `spawn`.
+    pub(crate) fn start(
+        config: &VmmConfig,
+        folder: &Path,
+        spawn: impl FnOnce(&mut Command) -> Child,
+    ) -> Self {
+        let file = folder.join("config");
+        fs::write(&file, serde_json::to_vec(config).unwrap()).unwrap();
+        let mut program = Command::new(programs::ours("atoll-vmm"));
+        program.arg("--config").arg(&file);
+        program.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = spawn(&mut program);
+        let input = child.stdin.take().unwrap();
+        let mut output = child.stdout.take().unwrap();
+        let transcript = Transcript::default();
+        let mut writer = transcript.clone();
+        std::thread::spawn(move || io::copy(&mut output, &mut writer));
+        Self {
+            child,
+            input,
+            transcript,
+        }
+    }
+
+    /// Waits for the end of the machine, which is to be a good one.
+    pub(crate) fn ends_well(mut self) {
+        let text = self.transcript.text();
+        assert!(self.child.wait().unwrap().success(), "{text}");
+    }
+}
 
 impl Drop for Monitor {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -49,20 +87,11 @@ fn every_device_works_from_inside_the_jail() {
         jail: Jail::On,
         ..host.config()
     };
-    let file = folder.path().join("config");
-    fs::write(&file, serde_json::to_vec(&config).unwrap()).unwrap();
-    let mut program = Command::new(programs::ours("atoll-vmm"));
-    program.arg("--config").arg(&file);
-    program.stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut monitor = Monitor(host.spawn(&mut program));
-    let mut stdin = monitor.0.stdin.take().unwrap();
-    let mut stdout = monitor.0.stdout.take().unwrap();
-    let transcript = Transcript::default();
-    let mut writer = transcript.clone();
-    std::thread::spawn(move || io::copy(&mut stdout, &mut writer));
+    let mut monitor = Monitor::start(&config, folder.path(), |program| host.spawn(program));
     host.await_tap();
     host.serve_network();
-    let id = monitor.0.id();
+    let id = monitor.child.id();
+    let transcript = monitor.transcript.clone();
     super::converse(&transcript, super::CHECKS, |name| {
         if name == "fs-seen" {
             look_at(id);
@@ -73,9 +102,9 @@ fn every_device_works_from_inside_the_jail() {
             _ => {}
         }
         let answer = super::said(host.act(name, None));
-        writeln!(stdin, "{answer}").unwrap();
+        writeln!(monitor.input, "{answer}").unwrap();
     });
-    assert!(monitor.0.wait().unwrap().success(), "{}", transcript.text());
+    monitor.ends_well();
     assert!(!folder.path().join("vsock").exists());
     assert!(!control.exists());
 }

@@ -15,6 +15,7 @@ mod guest;
 mod host;
 mod jailed;
 mod layers;
+mod overlay;
 
 use std::path::Path;
 

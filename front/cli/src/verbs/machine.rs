@@ -271,6 +271,7 @@ fn share(text: &str) -> Result<Share, Error> {
             path: PathBuf::from(path),
             tag: tag.to_owned(),
             read_only,
+            overlay_upper: false,
         }),
         _ => Err(Error::value("--share", text, "expected DIR:TAG[,ro]")),
     }
