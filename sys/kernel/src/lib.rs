@@ -23,6 +23,7 @@ pub mod mount;
 pub mod namespace;
 pub mod overlay;
 pub mod process;
+pub mod random;
 pub mod self_exe;
 pub mod signal_fd;
 pub mod spawn;

@@ -58,6 +58,17 @@ pub enum Request<'fd> {
         /// Name of the link.
         name: String,
     },
+    /// Gives a link another address or largest packet, or makes it a port of a bridge. What is `None` stays.
+    Configure {
+        /// Name of the link.
+        name: String,
+        /// Its address; many kinds of links must be down for that.
+        mac: Option<MacAddr>,
+        /// Largest packet in bytes.
+        mtu: Option<u32>,
+        /// Index of the bridge.
+        controller: Option<u32>,
+    },
     /// Deletes the link with this name (a veth takes its other end along).
     DeleteLink {
         /// Name of the link.
@@ -108,6 +119,17 @@ impl fmt::Display for Request<'_> {
                  peer {peer_name} address {peer_mac} in its netns"
             ),
             Self::SetUp { name } => write!(f, "link set {name} up"),
+            Self::Configure {
+                name,
+                mac,
+                mtu,
+                controller,
+            } => {
+                write!(f, "link set {name}")?;
+                mac.map_or(Ok(()), |mac| write!(f, " address {mac}"))?;
+                mtu.map_or(Ok(()), |mtu| write!(f, " mtu {mtu}"))?;
+                controller.map_or(Ok(()), |index| write!(f, " master #{index}"))
+            }
             Self::DeleteLink { name } => write!(f, "link delete {name}"),
             Self::AddAddress {
                 index,

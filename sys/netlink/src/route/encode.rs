@@ -38,6 +38,18 @@ pub(super) fn push(buffer: &mut Vec<u8>, request: &Request<'_>, sequence: u32) {
             let message = up(link(vec![LinkAttribute::IfName(name.clone())]));
             append(buffer, libc::RTM_NEWLINK, DO, sequence, &message);
         }
+        Request::Configure {
+            name,
+            mac,
+            mtu,
+            controller,
+        } => {
+            let mut attributes = vec![LinkAttribute::IfName(name.clone())];
+            attributes.extend(mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
+            attributes.extend(mtu.map(LinkAttribute::Mtu));
+            attributes.extend(controller.map(LinkAttribute::Controller));
+            append(buffer, libc::RTM_NEWLINK, DO, sequence, &link(attributes));
+        }
         Request::DeleteLink { name } => {
             let message = link(vec![LinkAttribute::IfName(name.clone())]);
             append(buffer, libc::RTM_DELLINK, DO, sequence, &message);
