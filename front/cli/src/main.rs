@@ -24,7 +24,6 @@ mod detach_keys;
 mod error;
 mod frames;
 mod human;
-mod kernels;
 mod pipes;
 mod print;
 mod progress;

@@ -23,6 +23,7 @@ pub mod boot;
 mod config;
 pub mod devices;
 mod error;
+pub mod host;
 pub mod initramfs;
 pub mod jail;
 pub mod kernel;

@@ -4,19 +4,20 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use atoll_machine::host;
 use serde_json::{Map, json};
 
 use crate::arguments::machine::{InitramfsArgs, KernelInstallArgs, KernelListArgs};
 use crate::error::{Error, Message};
+use crate::print;
 use crate::table::List;
-use crate::{kernels, print};
 
 /// Lists kernels.
 ///
 /// # Errors
 /// Those of printing.
 pub(crate) fn list(args: &KernelListArgs) -> Result<(), Error> {
-    let rows = kernels::all().into_iter().map(|found| {
+    let rows = host::all().into_iter().map(|found| {
         let mut row = Map::new();
         row.insert("ID".to_owned(), json!(found.release));
         row.insert("Release".to_owned(), json!(found.release));
@@ -41,8 +42,8 @@ pub(crate) fn list(args: &KernelListArgs) -> Result<(), Error> {
 /// # Errors
 /// Whatever keeps it from being made.
 pub(crate) fn initramfs(args: &InitramfsArgs) -> Result<(), Error> {
-    let (_, modules) = kernels::choose(args.kernel.as_deref())?;
-    let archive = kernels::initramfs(modules.as_deref())?.finish();
+    let (_, modules) = host::choose(args.kernel.as_deref())?;
+    let archive = host::initramfs(modules.as_deref())?.finish();
     fs::write(&args.output, archive).map_err(Error::io(format!("write {}", args.output.display())))
 }
 
@@ -52,7 +53,7 @@ pub(crate) fn initramfs(args: &InitramfsArgs) -> Result<(), Error> {
 /// [`Error::Value`] for a package that has no kernel; [`Error::Tool`] when apt, dpkg or depmod fail or are missing.
 pub(crate) fn install(args: &KernelInstallArgs) -> Result<(), Error> {
     check_name(&args.package)?;
-    let root = kernels::installed();
+    let root = host::installed();
     let failed = || Error::io(format!("write {}", root.display()));
     fs::create_dir_all(&root).map_err(failed())?;
     // One at a time; the lock goes with this process.

@@ -10,7 +10,7 @@ use std::process::Command;
 use atoll_machine::kernel::Protocol;
 use atoll_machine::protocol::{Client, Request, Status};
 use atoll_machine::{
-    Backend, BootSource, Disk, Jail, NetworkCard, Share, Sockets, Source, VmmConfig, boot,
+    Backend, BootSource, Disk, Jail, NetworkCard, Share, Sockets, Source, VmmConfig, boot, host,
 };
 
 use crate::arguments::machine::{
@@ -18,7 +18,7 @@ use crate::arguments::machine::{
     RestoreArgs, SaveArgs,
 };
 use crate::error::Error;
-use crate::{kernels, print, values};
+use crate::{print, values};
 
 /// The first context ID a guest can have; each machine has sockets of its own.
 const GUEST_CID: u64 = 3;
@@ -49,13 +49,13 @@ pub(crate) fn perform(verb: &MachineVerb) -> Result<u8, Error> {
 /// # Errors
 /// Whatever keeps it from starting.
 fn boot(args: &BootArgs) -> Result<u8, Error> {
-    let (kernel, modules) = kernels::choose(args.kernel.as_deref())?;
+    let (kernel, modules) = host::choose(args.kernel.as_deref())?;
     // Kept open without close-on-exec: the monitor reads it by its number.
     let ramdisk;
     let initrd = match &args.initrd {
         Some(path) => path.clone(),
         None => {
-            let archive = kernels::initramfs(modules.as_deref())?;
+            let archive = host::initramfs(modules.as_deref())?;
             ramdisk = handed_on("initramfs", &archive.finish())?;
             by_number(&ramdisk)
         }
@@ -68,7 +68,7 @@ fn boot(args: &BootArgs) -> Result<u8, Error> {
                 ProtocolChoice::Linux => Protocol::Linux,
                 ProtocolChoice::Pvh => Protocol::Pvh,
             }),
-            kernel_store: kernels::store(),
+            kernel_store: host::store(),
             initrd: Some(initrd),
             command_line: command_line(&args.append),
             memory_bytes: memory(&args.memory)?,
@@ -99,42 +99,42 @@ fn restore(args: &RestoreArgs) -> Result<u8, Error> {
 }
 
 /// Gives the machine what the flags name; kinds that they do not name stay.
-fn attach(config: &mut VmmConfig, host: &HostArgs) -> Result<(), Error> {
+fn attach(config: &mut VmmConfig, args: &HostArgs) -> Result<(), Error> {
     let absolute = |path: &Path| {
         std::path::absolute(path).map_err(Error::io(format!("find {}", path.display())))
     };
-    match host.backend {
+    match args.backend {
         None => {}
         Some(BackendChoice::Auto) => config.backend = Backend::Auto,
         Some(BackendChoice::Kvm) => config.backend = Backend::Kvm,
         Some(BackendChoice::Soft) => config.backend = Backend::Soft,
     }
-    if !host.disk.is_empty() || !host.layers.is_empty() {
-        config.disks = disks(&host.disk, &host.layers, absolute)?;
+    if !args.disk.is_empty() || !args.layers.is_empty() {
+        config.disks = disks(&args.disk, &args.layers, absolute)?;
     }
-    if !host.net_tap.is_empty() {
-        config.networks = host.net_tap.iter().map(|name| card(name)).collect();
+    if !args.net_tap.is_empty() {
+        config.networks = args.net_tap.iter().map(|name| card(name)).collect();
     }
-    if let Some(path) = &host.vsock {
+    if let Some(path) = &args.vsock {
         config.sockets = Some(sockets(&absolute(path)?));
     }
-    if !host.share.is_empty() {
-        config.shares = shares(&host.share)?;
+    if !args.share.is_empty() {
+        config.shares = shares(&args.share)?;
         for share in &mut config.shares {
             share.path = absolute(&share.path)?;
         }
     }
-    if let Some(text) = &host.balloon {
+    if let Some(text) = &args.balloon {
         config.balloon_bytes = Some(balloon(text)?);
     }
-    if let Some(path) = &host.console {
+    if let Some(path) = &args.console {
         config.console = Some(absolute(path)?);
     }
-    if let Some(path) = &host.control {
+    if let Some(path) = &args.control {
         config.control = Some(absolute(path)?);
     }
-    config.statistics |= host.statistics;
-    match host.jail {
+    config.statistics |= args.statistics;
+    match args.jail {
         None => {}
         Some(JailChoice::On) => config.jail = Jail::On,
         Some(JailChoice::Filter) => config.jail = Jail::Filter,
@@ -147,7 +147,7 @@ fn attach(config: &mut VmmConfig, host: &HostArgs) -> Result<(), Error> {
 fn become_monitor(config: &VmmConfig) -> Result<u8, Error> {
     let text = serde_json::to_vec(config).map_err(|why| Error::io("write JSON")(why.into()))?;
     let config = handed_on("config", &text)?;
-    let program = kernels::program("atoll-vmm")?;
+    let program = host::program("atoll-vmm")?;
     let failed = Command::new(&program)
         .arg("--config")
         .arg(by_number(&config))

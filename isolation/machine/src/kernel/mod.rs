@@ -10,6 +10,7 @@ pub use bzimage::{BzImage, SetupHeader};
 pub(crate) use decompress::xz_file;
 pub use elf::{Elf, Loaded, Protocol};
 pub use find::{Found, find, newest};
+pub(crate) use store::hex;
 pub use store::{Kernel, KernelStore};
 
 #[cfg(test)]

@@ -134,7 +134,7 @@ fn unnamed(contents: &[u8]) -> io::Result<File> {
     Ok(file)
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
