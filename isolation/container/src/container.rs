@@ -122,7 +122,7 @@ impl Container {
         &self.folder
     }
 
-    fn record(&self) -> Result<Record> {
+    pub(crate) fn record(&self) -> Result<Record> {
         state::read(&self.folder)?.ok_or_else(|| Error::NotFound(self.id.clone()))
     }
 

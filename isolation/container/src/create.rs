@@ -250,7 +250,7 @@ impl Drop for NewCgroup {
     }
 }
 
-fn absolute(path: &Path) -> Result<PathBuf> {
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|source| state::file("find", path, source))
 }
 

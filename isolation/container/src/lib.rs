@@ -33,14 +33,17 @@ mod error;
 mod exec;
 mod hook;
 mod id;
+mod monitored;
 pub mod plan;
 mod request;
 mod state;
 
+pub use apply::rootfs::open_rootfs;
 pub use atoll_cgroup::{IoEntry, Stats};
 pub use container::{Container, Created, ExecProcess, InitProcess};
 pub use create::create;
 pub use error::{Error, ErrorKind, Result};
 pub use id::ContainerId;
+pub use monitored::Monitored;
 pub use plan::{ContainerPlan, HostFacts, plan};
 pub use request::{CreateRequest, ExecRequest, RootfsMount, StartBy, StdioRequest};

@@ -8,5 +8,5 @@ mod launch;
 mod mounting;
 pub(crate) mod passwd;
 pub(crate) mod program;
-mod rootfs;
+pub(crate) mod rootfs;
 pub(crate) mod spawn;

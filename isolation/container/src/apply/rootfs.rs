@@ -15,22 +15,28 @@ use crate::RootfsMount;
 use crate::error::{Error, Result, kernel};
 use crate::plan::{ContainerPlan, MountOptions};
 
-/// The root directory of the plan's file system, a detached mount.
+/// Opens a root file system, a detached mount: what `mounts` says, or with none of them the folder itself.
 ///
 /// # Errors
 /// [`Error::Kernel`] naming the layer or folder, [`Error::Plan`] for mounts of several parts.
+pub fn open_rootfs(rootfs: &Path, mounts: &[RootfsMount]) -> Result<OwnedFd> {
+    match mounts {
+        [] => folder(rootfs, true),
+        [only] if only.kind == "overlay" => overlay(only),
+        [only] => other(only),
+        _ => Err(Error::Plan {
+            field: "rootfs".to_owned(),
+            reason: format!("{} mounts are more than the one supported", mounts.len()),
+        }),
+    }
+}
+
+/// The root directory of the plan's file system, a detached mount.
+///
+/// # Errors
+/// As [`open_rootfs`].
 pub(super) fn open(plan: &ContainerPlan, mounts: &[RootfsMount]) -> Result<OwnedFd> {
-    let root = match mounts {
-        [] => folder(&plan.rootfs, true)?,
-        [only] if only.kind == "overlay" => overlay(only)?,
-        [only] => other(only)?,
-        _ => {
-            return Err(Error::Plan {
-                field: "rootfs".to_owned(),
-                reason: format!("{} mounts are more than the one supported", mounts.len()),
-            });
-        }
-    };
+    let root = open_rootfs(&plan.rootfs, mounts)?;
     let change = Change::propagation(plan.rootfs_propagation());
     let step = || format!("set propagation of rootfs {}", plan.rootfs.display());
     mount::set_attributes(root.as_fd(), c"", true, &change)

@@ -16,7 +16,7 @@ use crate::error::Result;
 /// Names below a mount of type `cgroup`, and folders or link targets.
 type Names = Vec<(CString, CString)>;
 
-pub(super) fn plan(
+pub(crate) fn plan(
     linux: &Linux,
     request: &CreateRequest,
     hierarchies: &Hierarchies,

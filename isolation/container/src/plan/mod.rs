@@ -19,7 +19,7 @@ use atoll_spec::{IdMapping, Linux, NamespaceKind, Spec};
 use atoll_sys::capability::{self, Set};
 use atoll_sys::mount::Propagation;
 
-pub(crate) use cgroup::resources;
+pub(crate) use cgroup::{plan as cgroup_plan, resources};
 pub use devices::DevicePlan;
 pub(crate) use devices::LINKS;
 pub use mounts::{MountPlan, MountSource};

@@ -1,0 +1,98 @@
+//! Containers that live in a virtual machine: on this host there is only the machine's monitor, in their control groups.
+
+use atoll_cgroup::{Cgroup, Hierarchies};
+use atoll_spec::{Linux, Spec};
+use atoll_sys::process;
+
+use crate::container::Container;
+use crate::create::absolute;
+use crate::error::{Result, kernel};
+use crate::plan::cgroup_plan;
+use crate::state::{self, Folder, Record};
+use crate::{ContainerId, CreateRequest};
+
+/// State folder and control groups of such a container, before there is a monitor. Dropped, they are gone.
+#[derive(Debug)]
+pub struct Monitored {
+    id: ContainerId,
+    state_root: std::path::PathBuf,
+    folder: Option<Folder>,
+    record: Record,
+    cgroup: Cgroup,
+}
+
+impl Monitored {
+    /// Claims the id and makes the control groups. Of `spec`, only the path and limits of control groups count here.
+    ///
+    /// # Errors
+    /// [`crate::Error::AlreadyExists`], [`crate::Error::Plan`], [`crate::Error::Cgroup`]; nothing is left then.
+    pub fn prepare(request: &CreateRequest, spec: &Spec) -> Result<Self> {
+        let none = Linux::default();
+        let linux = spec.linux.as_ref().unwrap_or(&none);
+        let plan = cgroup_plan(linux, request, &Hierarchies::detect()?)?;
+        let folder = Folder::make(&request.state_root, &request.id)?;
+        let mut record = Record::new(&request.id);
+        record.oci_version.clone_from(&spec.oci_version);
+        record.bundle = absolute(&request.bundle)?;
+        record.rootfs = record.bundle.join("rootfs");
+        record.cgroup.clone_from(&plan.paths);
+        record.annotations.clone_from(&spec.annotations);
+        state::write(folder.path(), &record)?;
+        Ok(Self {
+            id: request.id.clone(),
+            state_root: request.state_root.clone(),
+            folder: Some(folder),
+            record,
+            cgroup: Cgroup::create(&plan)?,
+        })
+    }
+
+    /// Puts the monitor `pid`, a child of the caller, into the control groups, and makes it the container's process.
+    ///
+    /// # Errors
+    /// [`crate::Error::Cgroup`], [`crate::Error::Kernel`], [`crate::Error::File`]; the monitor is the caller's to end.
+    pub fn adopt(mut self, pid: u32) -> Result<Container> {
+        self.cgroup.add_pid(pid)?;
+        self.record.pid = pid;
+        self.record.start_ticks = start_ticks(pid)?;
+        let Some(folder) = self.folder.take() else {
+            return Err(crate::Error::Vanished);
+        };
+        if let Err(error) = state::write(folder.path(), &self.record) {
+            self.folder = Some(folder);
+            return Err(error);
+        }
+        folder.keep();
+        Container::load(&self.state_root, &self.id)
+    }
+}
+
+impl Container {
+    /// Puts the monitor `pid`, a child of the caller, into the place of one that has ended.
+    ///
+    /// # Errors
+    /// As [`Monitored::adopt`]; the monitor is the caller's to end.
+    pub fn adopt_again(&self, pid: u32) -> Result<()> {
+        let mut record = self.record()?;
+        Cgroup::open(record.cgroup.clone()).add_pid(pid)?;
+        record.pid = pid;
+        record.start_ticks = start_ticks(pid)?;
+        state::write(self.folder(), &record)
+    }
+}
+
+fn start_ticks(pid: u32) -> Result<u64> {
+    let time = process::start_time(pid);
+    let time = time.map_err(|errno| kernel("read the start time of the monitor", errno))?;
+    Ok(time.ticks)
+}
+
+impl Drop for Monitored {
+    fn drop(&mut self) {
+        if self.folder.is_some() {
+            // A monitor that is in there already keeps them until the caller has ended it.
+            let _ = self.cgroup.kill_all();
+            let _ = self.cgroup.remove();
+        }
+    }
+}
