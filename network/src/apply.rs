@@ -60,6 +60,7 @@ fn apply_step(
             created.0.push(name.clone());
             Ok(())
         }
+        Step::Port { .. } => make_port(step),
         Step::Table(table) => nft::replace(table).map_err(kernel("install the firewall table")),
         Step::Inside(steps) => {
             let netns = netns.ok_or_else(no_namespace)?;
@@ -93,7 +94,11 @@ fn configure(steps: &[Step]) -> Result<(), Error> {
             Step::DefaultRoute { gateway } => {
                 requests.push(route::Request::AddDefaultRoute { gateway: *gateway });
             }
-            Step::Bridge { .. } | Step::Veth { .. } | Step::Table(_) | Step::Inside(_) => {
+            Step::Bridge { .. }
+            | Step::Veth { .. }
+            | Step::Port { .. }
+            | Step::Table(_)
+            | Step::Inside(_) => {
                 return Err(no_namespace());
             }
         }
@@ -184,6 +189,28 @@ fn make_veth(step: &Step, netns: Option<BorrowedFd<'_>>) -> Result<(), Error> {
         peer_netns: netns.ok_or_else(no_namespace)?,
     };
     route::execute(&[request]).map_err(kernel(format!("connect to bridge {bridge}")))
+}
+
+fn make_port(step: &Step) -> Result<(), Error> {
+    let Step::Port {
+        name,
+        mac,
+        bridge,
+        mtu,
+    } = step
+    else {
+        return Ok(());
+    };
+    let requests = [
+        route::Request::Configure {
+            name: name.clone(),
+            mac: Some(*mac),
+            mtu: Some(*mtu),
+            controller: Some(index_of(bridge)?),
+        },
+        route::Request::SetUp { name: name.clone() },
+    ];
+    route::execute(&requests).map_err(kernel(format!("connect {name} to bridge {bridge}")))
 }
 
 fn index_of(link: &str) -> Result<u32, Error> {

@@ -70,6 +70,23 @@ impl BridgeConfig {
         format!("atoll-{}", self.name)
     }
 
+    /// Checks that an endpoint can have `address`.
+    pub(crate) fn check_endpoint(&self, address: Ipv4Addr) -> Result<(), Error> {
+        if self.subnet.is_host(address) && address != self.gateway {
+            return Ok(());
+        }
+        Err(Error::AddressOutside {
+            address,
+            subnet: self.subnet,
+        })
+    }
+
+    /// Largest packet in bytes of the bridge and its endpoints.
+    #[must_use]
+    pub fn mtu(&self) -> u32 {
+        self.mtu
+    }
+
     /// The firewall table: new connections leave, only answers come back, and what leaves by
     /// another link gets that link's address. See docs/firewall.md.
     #[must_use]
@@ -143,7 +160,7 @@ pub struct Endpoint {
 /// A bridge that exists.
 #[derive(Debug, Clone)]
 pub struct Bridge {
-    config: BridgeConfig,
+    pub(crate) config: BridgeConfig,
 }
 
 impl Bridge {
@@ -252,15 +269,10 @@ impl Bridge {
     pub fn attach(&self, request: &EndpointRequest<'_>) -> Result<Endpoint, Error> {
         let subnet = self.config.subnet;
         check_link_name(request.interface)?;
-        if !subnet.is_host(request.address) || request.address == self.config.gateway {
-            return Err(Error::AddressOutside {
-                address: request.address,
-                subnet,
-            });
-        }
+        self.config.check_endpoint(request.address)?;
         let mut attempts = 1;
         let host_ifname = loop {
-            let name = endpoint_name(request.container_id);
+            let name = endpoint_name(ENDPOINT_PREFIX, request.container_id);
             match apply::apply(&self.plan_endpoint(request, &name), Some(request.netns)) {
                 Ok(()) => break name,
                 Err(error) if is_name_taken(&error, &name)? && attempts < NAME_ATTEMPTS => {
@@ -357,15 +369,15 @@ fn delete_link(name: &str) -> Result<(), Error> {
     }
 }
 
-/// `veth`, up to five characters of the id, six random digits: 15 at most.
-fn endpoint_name(container_id: &str) -> String {
+/// The prefix (`veth`), up to five characters of the id, six random digits: 15 at most.
+pub(crate) fn endpoint_name(prefix: &str, container_id: &str) -> String {
     let random = RandomState::new().hash_one(container_id) & 0xff_ffff;
     let id: String = container_id
         .chars()
         .filter(char::is_ascii_alphanumeric)
         .take(5)
         .collect();
-    format!("{ENDPOINT_PREFIX}{id}{random:06x}")
+    format!("{prefix}{id}{random:06x}")
 }
 
 /// Whether the failed plan failed because another link has the name `name`.
@@ -455,13 +467,16 @@ inside:
     #[test]
     fn names_of_host_ends_fit_and_differ() {
         let id = "abcdef0123456789";
-        let (one, two) = (endpoint_name(id), endpoint_name(id));
+        let (one, two) = (
+            endpoint_name(ENDPOINT_PREFIX, id),
+            endpoint_name(ENDPOINT_PREFIX, id),
+        );
         assert!(
             one.starts_with("vethabcde") && one.len() == route::NAME_MAX,
             "{one}"
         );
         assert_ne!(one, two);
-        assert!(check_link_name(&endpoint_name("")).is_ok());
+        assert!(check_link_name(&endpoint_name(ENDPOINT_PREFIX, "")).is_ok());
         for bad in [
             "",
             ".",

@@ -25,6 +25,7 @@ mod host;
 mod hosts_file;
 mod ipam;
 mod mac;
+mod machine;
 mod plan;
 mod resolv_conf;
 mod subnet;

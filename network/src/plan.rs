@@ -50,6 +50,17 @@ pub enum Step {
         /// Address of the endpoint's end.
         peer_mac: MacAddr,
     },
+    /// A link that is there, of somebody else's making, is up as a port of the bridge.
+    Port {
+        /// Name of the link.
+        name: String,
+        /// Address it gets.
+        mac: MacAddr,
+        /// The bridge.
+        bridge: String,
+        /// Largest packet in bytes.
+        mtu: u32,
+    },
     /// The link has this IPv4 address and no other.
     Address {
         /// Name of the link.
@@ -109,6 +120,12 @@ impl fmt::Display for Step {
                 "veth {name} address {mac} mtu {mtu} up in {bridge}, \
                  peer {peer_name} address {peer_mac} inside"
             ),
+            Self::Port {
+                name,
+                mac,
+                bridge,
+                mtu,
+            } => write!(f, "port {name} address {mac} mtu {mtu} up in {bridge}"),
             Self::Address {
                 link,
                 address,
