@@ -1,8 +1,9 @@
 //! The first process of a guest, PID 1, static, out of the initial ramdisk.
 //!
 //! ```text
-//! kernel ─► mount /proc /sys /dev ─► load /modules in order ─► "atoll-guest: ready" on the console
-//!        ─► the command after `--` on the kernel's command line, or none ─► power off
+//! kernel ─► mount /proc /sys /dev ─► load /modules in order
+//!        ─► with `-- --serve` on the kernel's command line: an agent for the host ([`serve`]) ─► power off
+//!        ─► else: "atoll-guest: ready" on the console ─► the command after `--`, or none ─► power off
 //! ```
 //!
 //! One thread. It reaps every orphan, since nobody else can. Whatever fails is printed on the console, and the machine
@@ -12,6 +13,7 @@
 
 mod modules;
 mod mounts;
+mod serve;
 mod terminal;
 
 use std::ffi::OsString;
@@ -20,6 +22,7 @@ use std::io::{self, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
 
+use atoll_guest::protocol::SERVE;
 use rustix::process::{WaitOptions, wait};
 use rustix::system::RebootCommand;
 use rustix::time::{ClockId, clock_gettime};
@@ -64,6 +67,12 @@ fn run() -> Result<(), Failure> {
         return Err(Failure::of("run here")(reason));
     }
     mounts::mount_all()?;
+    let mut words = std::env::args_os().skip(1).peekable();
+    if words.next_if(|word| word == SERVE).is_some() {
+        modules::load_all()?;
+        serve::enter_root()?;
+        return serve::serve();
+    }
     terminal::take_console();
     modules::load_all()?;
     let now = clock_gettime(ClockId::Boottime);
@@ -74,7 +83,6 @@ fn run() -> Result<(), Failure> {
         "ready after {}.{milliseconds:03} s, Linux {release}",
         now.tv_sec
     ));
-    let mut words = std::env::args_os().skip(1);
     if let Some(program) = words.next() {
         let status = execute(&program, words)?;
         match (status.code(), status.signal()) {

@@ -1,0 +1,222 @@
+//! The container of this machine and its processes.
+
+use std::error::Error as _;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use atoll_container::{
+    Container, ContainerId, CreateRequest, Error, ErrorKind, ExecRequest, InitProcess,
+};
+use atoll_guest::protocol::{Create, Exec, Fault, FaultKind};
+use atoll_sys::process;
+
+use super::pump::Pump;
+use super::streams;
+
+/// Folder of the container's state.
+const STATE_ROOT: &str = "/run/atoll/state";
+/// Folder of its bundle: nothing is in it, all paths are absolute.
+const BUNDLE: &str = "/run/atoll/bundle";
+
+/// The container.
+pub(super) struct Guest {
+    container: Container,
+    init: InitProcess,
+    processes: Vec<Running>,
+}
+
+/// A process whose end the host wants to hear of.
+struct Running {
+    /// Empty for the first.
+    name: String,
+    pid: u32,
+    terminal: Option<OwnedFd>,
+    has_ended: bool,
+}
+
+impl Guest {
+    /// Makes the container; its streams are connected.
+    pub(super) fn create(create: Create, pumps: &mut Vec<Pump>) -> Result<Self, Fault> {
+        let id: ContainerId = create.id.parse().map_err(|error: Error| fault(&error))?;
+        std::fs::create_dir_all(BUNDLE)
+            .map_err(|error| other(format!("make {BUNDLE}: {error}")))?;
+        let opened = streams::open("", create.streams).map_err(no_streams)?;
+        let mut request = CreateRequest::new(id, STATE_ROOT.into(), PathBuf::from(BUNDLE));
+        request.stdio = opened.process;
+        let made = atoll_container::create(request, &create.spec).map_err(|error| fault(&error))?;
+        let mut init = made.init;
+        let terminal = init.terminal.take();
+        pumps.extend(opened.pumps);
+        if let (Some(master), Some(socket)) = (&terminal, opened.terminal) {
+            pumps.extend(streams::join(master, socket).map_err(no_streams)?);
+        }
+        Ok(Self {
+            container: made.container,
+            processes: vec![Running {
+                name: String::new(),
+                pid: init.pid,
+                terminal,
+                has_ended: false,
+            }],
+            init,
+        })
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.init.pid
+    }
+
+    /// Executes the program.
+    pub(super) fn start(&mut self) -> Result<(), Fault> {
+        self.init.start().map_err(|error| fault(&error))
+    }
+
+    /// Runs one more process; gives its id.
+    pub(super) fn exec(&mut self, exec: Exec, pumps: &mut Vec<Pump>) -> Result<u32, Fault> {
+        if exec.process.is_empty() || self.find(&exec.process).is_ok() {
+            return Err(Fault {
+                kind: FaultKind::AlreadyExists,
+                message: format!("process {} already exists", exec.process),
+            });
+        }
+        let opened = streams::open(&exec.process, exec.streams).map_err(no_streams)?;
+        let mut request = ExecRequest::new(exec.spec);
+        request.stdio = opened.process;
+        let started = self
+            .container
+            .exec(request)
+            .map_err(|error| fault(&error))?;
+        pumps.extend(opened.pumps);
+        if let (Some(master), Some(socket)) = (&started.terminal, opened.terminal) {
+            pumps.extend(streams::join(master, socket).map_err(no_streams)?);
+        }
+        self.processes.push(Running {
+            name: exec.process,
+            pid: started.pid,
+            terminal: started.terminal,
+            has_ended: false,
+        });
+        Ok(started.pid)
+    }
+
+    /// Sends a signal to a process, or to all.
+    pub(super) fn signal(&mut self, name: &str, signal: i32, all: bool) -> Result<(), Fault> {
+        if name.is_empty() {
+            return self
+                .container
+                .kill(signal, all)
+                .map_err(|error| fault(&error));
+        }
+        let gone = || Fault {
+            kind: FaultKind::NotFound,
+            message: "process already finished".to_owned(),
+        };
+        let process = self.find(name)?;
+        if process.has_ended {
+            return Err(gone());
+        }
+        // Not reaped yet (that is done in the same thread), so the pid is still the process's.
+        match process::open(process.pid)
+            .and_then(|pidfd| process::send_signal(pidfd.as_fd(), signal))
+        {
+            Ok(()) => Ok(()),
+            Err(rustix::io::Errno::SRCH) => Err(gone()),
+            Err(errno) => Err(other(format!("send signal {signal}: {errno}"))),
+        }
+    }
+
+    /// Gives a process's terminal a size.
+    pub(super) fn resize(&mut self, name: &str, rows: u16, columns: u16) -> Result<(), Fault> {
+        let Some(terminal) = &self.find(name)?.terminal else {
+            return Ok(());
+        };
+        atoll_sys::terminal::resize(terminal, rows, columns)
+            .map_err(|errno| other(format!("resize the terminal: {errno}")))
+    }
+
+    /// Every process of the container.
+    pub(super) fn pids(&self) -> Result<Vec<u32>, Fault> {
+        self.container.pids().map_err(|error| fault(&error))
+    }
+
+    /// Notes that the child `pid` ended; gives its name, if the host knows it.
+    pub(super) fn ended(&mut self, pid: u32) -> Option<String> {
+        let process = self
+            .processes
+            .iter_mut()
+            .find(|process| process.pid == pid && !process.has_ended)?;
+        process.has_ended = true;
+        process.terminal = None;
+        let name = process.name.clone();
+        if name.is_empty() {
+            // Without a PID namespace of its own, nobody else ends what it started.
+            let _ = self.container.kill(libc::SIGKILL, true);
+        } else {
+            self.processes.retain(|process| process.pid != pid);
+        }
+        Some(name)
+    }
+
+    /// Whether processes were killed for want of memory.
+    pub(super) fn oom_killed(&self) -> bool {
+        let oom_kills = |cgroup: atoll_cgroup::Cgroup| cgroup.oom_kills() > 0;
+        self.container.cgroup().is_ok_and(oom_kills)
+    }
+
+    fn find(&mut self, name: &str) -> Result<&mut Running, Fault> {
+        let found = self
+            .processes
+            .iter_mut()
+            .find(|process| process.name == name);
+        found.ok_or_else(|| Fault {
+            kind: FaultKind::NotFound,
+            message: format!("process {name} does not exist"),
+        })
+    }
+}
+
+/// There is no container yet.
+pub(super) fn no_container() -> Fault {
+    Fault {
+        kind: FaultKind::NotFound,
+        message: "container not created".to_owned(),
+    }
+}
+
+/// A machine has one.
+pub(super) fn one_container() -> Fault {
+    Fault {
+        kind: FaultKind::AlreadyExists,
+        message: "the machine has its container already".to_owned(),
+    }
+}
+
+/// A failure of the guest's own.
+pub(super) fn other(message: String) -> Fault {
+    Fault {
+        kind: FaultKind::Other,
+        message,
+    }
+}
+
+fn no_streams(errno: rustix::io::Errno) -> Fault {
+    other(format!("cannot connect the process's streams: {errno}"))
+}
+
+/// An error with its causes, in one line.
+fn fault(error: &Error) -> Fault {
+    let kind = match error.kind() {
+        ErrorKind::NotFound => FaultKind::NotFound,
+        ErrorKind::AlreadyExists => FaultKind::AlreadyExists,
+        ErrorKind::WrongStatus => FaultKind::WrongStatus,
+        ErrorKind::InvalidArgument => FaultKind::InvalidArgument,
+        _ => FaultKind::Other,
+    };
+    let mut message = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        message = format!("{message}: {cause}");
+        source = cause.source();
+    }
+    Fault { kind, message }
+}

@@ -1,0 +1,64 @@
+//! The guest's links.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use atoll_guest::protocol::Network;
+use atoll_netlink::{Error, MacAddr, route};
+
+use crate::Failure;
+
+/// The guest's network card.
+const CARD: &str = "eth0";
+
+/// Brings the loopback link up.
+pub(super) fn bring_up_loopback() -> Result<(), Failure> {
+    let up = route::Request::SetUp {
+        name: "lo".to_owned(),
+    };
+    let failed = |error: Error| Failure::of("bring up lo")(std::io::Error::other(error));
+    route::execute(&[up]).map_err(failed)
+}
+
+/// Sets the guest's network settings.
+pub(super) fn set(sysctls: &BTreeMap<String, String>) -> Result<(), String> {
+    for (key, value) in sysctls {
+        let is_network = key.starts_with("net.") && !key.contains("..") && !key.contains('/');
+        let path = format!("/proc/sys/{}", key.replace('.', "/"));
+        if !is_network {
+            return Err(format!("sysctl {key} is none of the network's"));
+        }
+        fs::write(path, value).map_err(|error| format!("set sysctl {key} = {value}: {error}"))?;
+    }
+    Ok(())
+}
+
+/// Makes the card be as the host says; without a network nothing is done.
+pub(super) fn configure(network: Option<&Network>) -> Result<(), Error> {
+    let Some(network) = network else {
+        return Ok(());
+    };
+    // Addresses by router advertisement are not planned; a kernel without IPv6 is fine.
+    let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{CARD}/disable_ipv6"), "1");
+    let card = route::link(CARD)?;
+    let index = card.map_or(0, |link| link.index);
+    route::execute(&[
+        route::Request::Configure {
+            name: CARD.to_owned(),
+            mac: Some(MacAddr(network.mac)),
+            mtu: Some(network.mtu),
+            controller: None,
+        },
+        route::Request::AddAddress {
+            index,
+            address: network.address,
+            prefix_len: network.prefix_len,
+        },
+        route::Request::SetUp {
+            name: CARD.to_owned(),
+        },
+        route::Request::AddDefaultRoute {
+            gateway: network.gateway,
+        },
+    ])
+}

@@ -1,0 +1,58 @@
+//! The agent's own root file system.
+
+use std::fs::{self, File};
+use std::os::unix::fs::symlink;
+
+use atoll_guest::protocol::{SHARE, SHARE_TAG};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, mount, mount_move};
+use rustix::process::{chdir, chroot};
+
+use crate::{Failure, mounts};
+
+/// Where the new root is made.
+const NEW: &str = "/new";
+
+/// Leaves the initial ramdisk for a tmpfs, because nothing can pivot_root(2) away from the ramdisk; then mounts what a
+/// container needs of its host, and the share with its files.
+///
+/// # Errors
+/// The step that failed.
+pub(crate) fn enter_root() -> Result<(), Failure> {
+    let step = || Failure::of("leave the initial ramdisk");
+    fs::create_dir_all(NEW).map_err(Failure::of("make the new root"))?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    mount("tmpfs", NEW, "tmpfs", flags, c"mode=0755").map_err(step())?;
+    // Its files are memory; the agent's own stays, since it runs.
+    let _ = fs::remove_dir_all("/modules");
+    chdir(NEW).map_err(step())?;
+    mount_move(".", "/").map_err(step())?;
+    chroot(".").map_err(step())?;
+    chdir("/").map_err(step())?;
+    mounts::mount_all()?;
+    for (name, target) in [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+    ] {
+        let _ = symlink(target, format!("/dev/{name}"));
+    }
+    let plain = flags | MountFlags::NOEXEC;
+    mount("cgroup2", "/sys/fs/cgroup", "cgroup2", plain, None)
+        .map_err(Failure::of("mount /sys/fs/cgroup"))?;
+    fs::create_dir_all(SHARE).map_err(Failure::of(format!("make {SHARE}")))?;
+    match mount(SHARE_TAG, SHARE, "virtiofs", flags, None) {
+        // A machine without one has containers with images of their own only.
+        Ok(()) | Err(Errno::INVAL) => Ok(()),
+        Err(errno) => Err(Failure::of(format!("mount {SHARE}"))(errno)),
+    }
+}
+
+/// Has the share's files written back to the host.
+pub(super) fn write_back() {
+    // What cannot be written now could not be later; the host sees what is there.
+    if let Ok(share) = File::open(SHARE) {
+        let _ = rustix::fs::syncfs(share);
+    }
+}
