@@ -14,6 +14,7 @@
 
 mod attach;
 mod exit;
+pub mod machine;
 pub mod spawn;
 mod stdio;
 

@@ -125,6 +125,7 @@ trait LikeOurs {
 impl LikeOurs for Command {
     fn arg0_like_ours(&mut self) -> &mut Self {
         use std::os::unix::process::CommandExt;
-        self.arg0(atoll_shim_protocol::spawn::PROGRAM)
+        let ours = std::env::args_os().next();
+        self.arg0(ours.unwrap_or_else(|| atoll_shim_protocol::spawn::PROGRAM.into()))
     }
 }

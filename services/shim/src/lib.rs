@@ -31,6 +31,8 @@ mod command;
 mod connection;
 mod events;
 mod failure;
+mod in_machine;
+mod machine;
 mod metrics;
 mod process;
 mod publisher;

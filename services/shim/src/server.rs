@@ -6,11 +6,13 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use atoll_sys::signal_fd::SignalFd;
+use containerd_shim_protos::api::CreateTaskRequest;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::WaitOptions;
 
 use crate::connection::Connection;
 use crate::events::Events;
+use crate::machine::MachineToken;
 use crate::process::{Exit, Phase, Waiter};
 use crate::service;
 use crate::stdio::{IoToken, READ_SIZE, Stdio};
@@ -38,6 +40,8 @@ pub(crate) struct Options {
 pub(crate) struct Shim {
     pub(crate) options: Options,
     pub(crate) task: Option<Task>,
+    /// The request whose machine boots.
+    pub(crate) creating: Option<CreateTaskRequest>,
     pub(crate) events: Events,
     signals: SignalFd,
     listener: UnixListener,
@@ -60,6 +64,7 @@ enum Token {
     Connection(u64),
     Publisher,
     Oom,
+    Machine(MachineToken),
     Init(IoToken),
     Exec(u64, IoToken),
     Lingering(u64, IoToken),
@@ -76,6 +81,7 @@ impl Shim {
         Self {
             options,
             task: None,
+            creating: None,
             events,
             signals,
             listener,
@@ -100,6 +106,7 @@ impl Shim {
                 self.is_warm = true;
                 self.handle(token, flags);
             }
+            self.machine_overdue();
             self.finish_ended();
             self.connections.retain(Connection::is_open);
             // Who deleted the container has died before it could say `Shutdown`: nobody else will.
@@ -220,6 +227,9 @@ impl Shim {
             if let Some(oom) = &task.oom {
                 add(Token::Oom, oom.as_fd(), PollFlags::IN);
             }
+            if let Some(machine) = task.machine_ref() {
+                machine.interests(|token, fd, flags| add(Token::Machine(token), fd, flags));
+            }
         }
         for (key, stdio, _) in &self.lingering {
             stdio.interests(|token, fd, flags| add(Token::Lingering(*key, token), fd, flags));
@@ -236,8 +246,13 @@ impl Shim {
             .chain(self.events.publisher().and_then(|p| p.wake_at()))
             .chain(self.lingering.iter().map(|(.., until)| *until))
             .chain(self.quit_by)
+            .chain(self.machine_wakes_at())
             .chain(self.is_warm.then(|| Instant::now() + IDLE))
             .min()
+    }
+
+    fn machine_wakes_at(&self) -> Option<Instant> {
+        self.task.as_ref()?.machine_ref()?.wake_at()
     }
 
     fn handle(&mut self, token: Token, flags: PollFlags) {
@@ -251,6 +266,7 @@ impl Shim {
                     self.events.out_of_memory();
                 }
             }
+            Token::Machine(token) => self.machine_event(token),
             Token::Init(token) => {
                 let mut buffer = self.take_buffer();
                 if let Some(task) = &mut self.task
@@ -351,7 +367,7 @@ impl Shim {
         }
     }
 
-    fn answer(&mut self, to: Waiter, answer: Result<Vec<u8>, Failure>) {
+    pub(crate) fn answer(&mut self, to: Waiter, answer: Result<Vec<u8>, Failure>) {
         if let Some(connection) = self.connection(to.connection) {
             connection.answer(to.stream, answer);
         }
@@ -365,7 +381,10 @@ impl Shim {
             match rustix::process::wait(WaitOptions::NOHANG) {
                 Ok(Some((pid, status))) => {
                     let pid = pid.as_raw_nonzero().get().cast_unsigned();
-                    if let (Some(exit), Some(task)) = (Exit::from_wait(status), &mut self.task) {
+                    if let Some(exit) = Exit::from_wait(status)
+                        && !self.monitor_ended(pid, exit)
+                        && let Some(task) = &mut self.task
+                    {
                         task.child_ended(pid, exit);
                     }
                 }
@@ -390,6 +409,9 @@ impl Shim {
             }
             task.record_exit(exit);
             self.events.exited(&task.init, exit);
+            if let Some(machine) = task.machine() {
+                machine.switch_off();
+            }
             finished.push(String::new());
         }
         for exec in &mut task.execs {

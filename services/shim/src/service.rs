@@ -2,23 +2,25 @@
 //!
 //! Source: containerd api/runtime/task/v2 and v3, whose messages are the same.
 
+use atoll_guest::protocol::Request;
 use containerd_shim_protos::api;
 use containerd_shim_protos::protobuf::{EnumOrUnknown, Message, MessageField};
-use ttrpc::{Code, Request};
+use ttrpc::Code;
 
 use crate::clock;
 use crate::failure::Failure;
+use crate::machine::Then;
 use crate::process::{Exit, Phase, Process, Waiter};
 use crate::server::Shim;
 use crate::task::Task;
 
 /// An answer, or `None` when it comes later.
-type Answer = Result<Option<Vec<u8>>, Failure>;
+pub(crate) type Answer = Result<Option<Vec<u8>>, Failure>;
 
 /// Answers a request.
 ///
 /// * `from`: where an answer that comes later goes.
-pub(crate) fn dispatch(shim: &mut Shim, from: Waiter, request: &Request) -> Answer {
+pub(crate) fn dispatch(shim: &mut Shim, from: Waiter, request: &ttrpc::Request) -> Answer {
     let is_ours = matches!(
         request.service.as_str(),
         "containerd.task.v2.Task" | "containerd.task.v3.Task"
@@ -26,19 +28,19 @@ pub(crate) fn dispatch(shim: &mut Shim, from: Waiter, request: &Request) -> Answ
     let body = request.payload.as_slice();
     match (is_ours, request.method.as_str()) {
         (true, "State") => state(shim, body),
-        (true, "Create") => create(shim, body),
-        (true, "Start") => start(shim, body),
+        (true, "Create") => create(shim, from, body),
+        (true, "Start") => start(shim, from, body),
         (true, "Delete") => delete(shim, body),
-        (true, "Pids") => pids(shim, body),
+        (true, "Pids") => pids(shim, from),
         (true, "Pause") => pause(shim),
         (true, "Resume") => resume(shim),
         (true, "Checkpoint") => Err(Failure::new(
             Code::UNIMPLEMENTED,
             "checkpoint is not supported",
         )),
-        (true, "Kill") => kill(shim, body),
+        (true, "Kill") => kill(shim, from, body),
         (true, "Exec") => exec(shim, body),
-        (true, "ResizePty") => resize(shim, body),
+        (true, "ResizePty") => resize(shim, from, body),
         (true, "CloseIO") => close_io(shim, body),
         (true, "Update") => update(shim, body),
         (true, "Wait") => wait(shim, from, body),
@@ -56,7 +58,7 @@ fn decode<M: Message>(body: &[u8]) -> Result<M, Failure> {
     M::parse_from_bytes(body).map_err(|error| Failure::invalid(format!("bad request: {error}")))
 }
 
-fn encode(message: &impl Message) -> Answer {
+pub(crate) fn encode(message: &impl Message) -> Answer {
     message
         .write_to_bytes()
         .map(Some)
@@ -64,7 +66,7 @@ fn encode(message: &impl Message) -> Answer {
 }
 
 /// `google.protobuf.Empty`.
-fn empty() -> Answer {
+pub(crate) fn empty() -> Answer {
     Ok(Some(Vec::new()))
 }
 
@@ -74,7 +76,7 @@ fn task(shim: &mut Shim) -> Result<&mut Task, Failure> {
         .ok_or_else(|| Failure::not_found("container not created"))
 }
 
-fn create(shim: &mut Shim, body: &[u8]) -> Answer {
+fn create(shim: &mut Shim, from: Waiter, body: &[u8]) -> Answer {
     let request: api::CreateTaskRequest = decode(body)?;
     if shim.task.is_some() {
         return Err(Failure::new(
@@ -82,19 +84,33 @@ fn create(shim: &mut Shim, body: &[u8]) -> Answer {
             format!("container {} already exists", request.id),
         ));
     }
-    let task = Task::create(&request, &shim.options.state_root)?;
-    let pid = task.init.pid;
+    let mut task = Task::create(&request, &shim.options.state_root, from)?;
+    let boots = task.machine().is_some();
     shim.task = Some(task);
-    shim.events.created(&request, pid);
+    if boots {
+        shim.creating = Some(request);
+        return Ok(None);
+    }
+    created(shim, &request)
+}
+
+/// The answer to `Create`, once the container is made.
+pub(crate) fn created(shim: &mut Shim, request: &api::CreateTaskRequest) -> Answer {
+    let pid = task(shim)?.init.pid;
+    shim.events.created(request, pid);
     encode(&api::CreateTaskResponse {
         pid,
         ..Default::default()
     })
 }
 
-fn start(shim: &mut Shim, body: &[u8]) -> Answer {
+fn start(shim: &mut Shim, from: Waiter, body: &[u8]) -> Answer {
     let request: api::StartRequest = decode(body)?;
     let task = task(shim)?;
+    if task.machine().is_some() {
+        task.start_in_machine(&request.exec_id, from)?;
+        return Ok(None);
+    }
     let pid = if request.exec_id.is_empty() {
         task.start()
     } else {
@@ -102,8 +118,12 @@ fn start(shim: &mut Shim, body: &[u8]) -> Answer {
     };
     // Whoever waits already must hear that a process will never run.
     shim.answer_waiters(&request.exec_id);
-    let pid = pid?;
-    shim.events.started(&request.exec_id, pid);
+    started(shim, &request.exec_id, pid?)
+}
+
+/// The answer to `Start`, once the process runs.
+pub(crate) fn started(shim: &mut Shim, exec_id: &str, pid: u32) -> Answer {
+    shim.events.started(exec_id, pid);
     encode(&api::StartResponse {
         pid,
         ..Default::default()
@@ -176,8 +196,13 @@ fn state(shim: &mut Shim, body: &[u8]) -> Answer {
     })
 }
 
-fn pids(shim: &mut Shim, _body: &[u8]) -> Answer {
-    let processes = task(shim)?
+fn pids(shim: &mut Shim, from: Waiter) -> Answer {
+    let task = task(shim)?;
+    if let Some(machine) = task.machine() {
+        machine.call(Request::Processes, from, Then::Pids)?;
+        return Ok(None);
+    }
+    let processes = task
         .pids()?
         .into_iter()
         .map(|pid| api::ProcessInfo {
@@ -203,9 +228,16 @@ fn resume(shim: &mut Shim) -> Answer {
     empty()
 }
 
-fn kill(shim: &mut Shim, body: &[u8]) -> Answer {
+fn kill(shim: &mut Shim, from: Waiter, body: &[u8]) -> Answer {
     let request: api::KillRequest = decode(body)?;
-    task(shim)?.kill(&request.exec_id, request.signal, request.all)?;
+    let (exec_id, signal, all) = (&request.exec_id, request.signal, request.all);
+    let task = task(shim)?;
+    if task.machine().is_some() && task.kill_in_machine(exec_id, signal, all, from)? {
+        return Ok(None);
+    }
+    if task.machine().is_none() {
+        task.kill(exec_id, signal, all)?;
+    }
     empty()
 }
 
@@ -217,11 +249,16 @@ fn exec(shim: &mut Shim, body: &[u8]) -> Answer {
     empty()
 }
 
-fn resize(shim: &mut Shim, body: &[u8]) -> Answer {
+fn resize(shim: &mut Shim, from: Waiter, body: &[u8]) -> Answer {
     let request: api::ResizePtyRequest = decode(body)?;
     let side = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
-    task(shim)?
-        .find(&request.exec_id)?
+    let task = task(shim)?;
+    if task.machine().is_some() {
+        let (rows, columns) = (side(request.height), side(request.width));
+        let is_asked = task.resize_in_machine(&request.exec_id, rows, columns, from)?;
+        return if is_asked { Ok(None) } else { empty() };
+    }
+    task.find(&request.exec_id)?
         .resize(side(request.height), side(request.width))
         .map_err(|errno| Failure::unknown(format!("cannot resize the terminal: {errno}")))?;
     empty()

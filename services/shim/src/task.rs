@@ -3,15 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use atoll_cgroup::{Cgroup, OomNotifier};
-use atoll_container::{
-    Container, CreateRequest, ExecRequest, InitProcess, RootfsMount, StdioRequest,
-};
+use atoll_container::{Container, CreateRequest, ExecRequest, InitProcess, StdioRequest};
+use atoll_guest::protocol::Streams;
 use atoll_shim_protocol::{ExitRecord, spawn, start_error_exit_code};
-use atoll_spec::{NamespaceKind, Spec};
+use atoll_spec::{NamespaceKind, Resources, Spec};
 use containerd_shim_protos::api;
 
 use crate::failure::Failure;
-use crate::process::{Exit, Phase, Process};
+use crate::machine::{self, Machine};
+use crate::process::{Exit, Phase, Process, Waiter};
 use crate::stdio::{self, IoNames, Opened};
 use crate::{clock, report};
 
@@ -20,13 +20,25 @@ pub(crate) struct Task {
     pub(crate) bundle: PathBuf,
     container: Container,
     cgroup: Cgroup,
-    init_handle: InitProcess,
+    wall: Wall,
     pub(crate) init: Process,
     pub(crate) execs: Vec<Exec>,
     pub(crate) is_paused: bool,
     has_own_pids: bool,
     pub(crate) oom: Option<OomNotifier>,
     oom_kills: u64,
+    /// A guest's kernel killed for want of memory.
+    pub(crate) guest_oom: bool,
+    /// Why the container ended, when that was not its own doing.
+    pub(crate) error: Option<String>,
+}
+
+/// What is around the container.
+enum Wall {
+    /// Namespaces: its first process.
+    Namespaces(InitProcess),
+    /// A machine.
+    Machine(Box<Machine>),
 }
 
 /// A process besides the first.
@@ -35,14 +47,17 @@ pub(crate) struct Exec {
     pub(crate) key: u64,
     pub(crate) process: Process,
     /// What to run; taken by the start.
-    spec: Option<atoll_spec::Process>,
+    pub(crate) spec: Option<atoll_spec::Process>,
+    /// Whether it has a standard input.
+    pub(crate) has_stdin: bool,
 }
 
 impl Task {
-    /// Makes the container.
+    /// Makes the container. One in a machine is only begun: `to` is answered when it is made ([`Self::machine`]).
     pub(crate) fn create(
         request: &api::CreateTaskRequest,
         state_root: &Path,
+        to: Waiter,
     ) -> Result<Self, Failure> {
         if !request.checkpoint.is_empty() {
             return Err(Failure::new(
@@ -58,19 +73,24 @@ impl Task {
             stderr: request.stderr.clone(),
             terminal: request.terminal,
         };
-        let Opened { process, mut ours } = stdio::open(&io, false)?;
         let id = request.id.parse()?;
         let mut create = CreateRequest::new(id, state_root.to_path_buf(), bundle.clone());
+        create.rootfs_mounts = machine::rootfs_mounts(&request.rootfs);
+        if let Some(backend) = machine::wanted(&spec)? {
+            let (ours, stdin) = stdio::open_remote(&io, false)?;
+            let streams = Streams {
+                terminal: io.terminal,
+                stdin,
+                size: None,
+            };
+            let booting = Machine::boot(&create, &spec, backend, streams, to)?;
+            let mut init = Process::new(String::new(), io, ours);
+            init.pid = booting.machine.pid;
+            let wall = Wall::Machine(Box::new(booting.machine));
+            return Self::new(bundle, booting.container, wall, init, true);
+        }
+        let Opened { process, mut ours } = stdio::open(&io, false)?;
         create.stdio = process;
-        create.rootfs_mounts = request
-            .rootfs
-            .iter()
-            .map(|mount| RootfsMount {
-                kind: mount.type_.clone(),
-                source: mount.source.clone(),
-                options: mount.options.clone(),
-            })
-            .collect();
         let created = atoll_container::create(create, &spec)?;
         let mut init_handle = created.init;
         if let Some(master) = init_handle.terminal.take() {
@@ -84,22 +104,60 @@ impl Task {
                 .clone()
                 .any(|namespace| namespace.kind == NamespaceKind::Pid)
         });
-        let cgroup = created.container.cgroup()?;
+        let wall = Wall::Namespaces(init_handle);
+        Self::new(bundle, created.container, wall, init, has_own_pids)
+    }
+
+    fn new(
+        bundle: PathBuf,
+        container: Container,
+        wall: Wall,
+        init: Process,
+        has_own_pids: bool,
+    ) -> Result<Self, Failure> {
         Ok(Self {
             bundle,
             oom_kills: 0,
-            cgroup,
-            container: created.container,
-            init_handle,
+            cgroup: container.cgroup()?,
+            container,
+            wall,
             init,
             execs: Vec::new(),
             is_paused: false,
             has_own_pids,
             oom: None,
+            guest_oom: false,
+            error: None,
         })
     }
 
-    /// Starts the init process.
+    /// The machine that the container lives in, if that is its wall.
+    pub(crate) fn machine(&mut self) -> Option<&mut Machine> {
+        match &mut self.wall {
+            Wall::Machine(machine) => Some(machine),
+            Wall::Namespaces(_) => None,
+        }
+    }
+
+    /// Boots the machine that could not be made of its template; false when that is not so.
+    pub(crate) fn boots_instead(&mut self) -> Result<bool, Failure> {
+        let Wall::Machine(machine) = &mut self.wall else {
+            return Ok(false);
+        };
+        let boots = machine.boots_instead(&self.container)?;
+        self.init.pid = machine.pid;
+        Ok(boots)
+    }
+
+    /// The same, to look at.
+    pub(crate) fn machine_ref(&self) -> Option<&Machine> {
+        match &self.wall {
+            Wall::Machine(machine) => Some(machine),
+            Wall::Namespaces(_) => None,
+        }
+    }
+
+    /// Starts the init process of a container that is in no machine.
     pub(crate) fn start(&mut self) -> Result<u32, Failure> {
         if !matches!(self.init.phase, Phase::Created) {
             return Err(Failure::precondition(
@@ -109,7 +167,10 @@ impl Task {
         if let Some((rows, columns)) = self.init.size.take() {
             let _ = self.init.resize(rows, columns);
         }
-        if let Err(error) = self.init_handle.start() {
+        let Wall::Namespaces(init_handle) = &mut self.wall else {
+            return Err(Failure::unknown("its machine starts it"));
+        };
+        if let Err(error) = init_handle.start() {
             let failure = Failure::from(error);
             let code = start_error_exit_code(&failure.message).cast_unsigned();
             self.init.stdio.finish();
@@ -149,20 +210,23 @@ impl Task {
             terminal: request.terminal,
         };
         // The process's side is opened by the start, the rest now: clients attach in between.
-        let process = Process::new(request.exec_id.clone(), io, stdio::Stdio::default());
-        let mut exec = Exec {
-            key,
-            process,
-            spec: Some(spec),
+        let (stdio, has_stdin) = if self.machine().is_some() {
+            stdio::open_remote(&io, true)?
+        } else {
+            let Opened { process, mut ours } = stdio::open(&io, true)?;
+            ours.hold(process);
+            (ours, false)
         };
-        let Opened { process, ours } = stdio::open(&exec.process.io, true)?;
-        exec.process.stdio = ours;
-        exec.process.stdio.hold(process);
-        self.execs.push(exec);
+        self.execs.push(Exec {
+            key,
+            process: Process::new(request.exec_id.clone(), io, stdio),
+            spec: Some(spec),
+            has_stdin,
+        });
         Ok(())
     }
 
-    /// Starts an announced exec.
+    /// Starts an announced exec of a container that is in no machine.
     pub(crate) fn start_exec(&mut self, exec_id: &str) -> Result<u32, Failure> {
         let container = self.container.clone();
         let exec = self.exec_mut(exec_id)?;
@@ -204,7 +268,7 @@ impl Task {
         self.exec_mut(exec_id).map(|exec| &mut exec.process)
     }
 
-    fn exec_mut(&mut self, exec_id: &str) -> Result<&mut Exec, Failure> {
+    pub(crate) fn exec_mut(&mut self, exec_id: &str) -> Result<&mut Exec, Failure> {
         self.execs
             .iter_mut()
             .find(|exec| exec.process.exec_id == exec_id)
@@ -216,7 +280,7 @@ impl Task {
         std::iter::once(&mut self.init).chain(self.execs.iter_mut().map(|exec| &mut exec.process))
     }
 
-    /// Notes that the child `pid` ended.
+    /// Notes that the child `pid` ended; of a container in a machine, only the monitor is a child of ours.
     pub(crate) fn child_ended(&mut self, pid: u32, exit: Exit) {
         let has_own_pids = self.has_own_pids;
         let mut was_init = false;
@@ -273,13 +337,25 @@ impl Task {
     }
 
     pub(crate) fn pause(&mut self) -> Result<(), Failure> {
-        self.container.pause()?;
+        match &self.wall {
+            Wall::Namespaces(_) => self.container.pause()?,
+            Wall::Machine(_) if !matches!(self.init.phase, Phase::Running) || self.is_paused => {
+                return Err(Failure::precondition("the container is not running"));
+            }
+            Wall::Machine(machine) => machine.set_paused(true)?,
+        }
         self.is_paused = true;
         Ok(())
     }
 
     pub(crate) fn resume(&mut self) -> Result<(), Failure> {
-        self.container.resume()?;
+        match &self.wall {
+            Wall::Namespaces(_) => self.container.resume()?,
+            Wall::Machine(_) if !self.is_paused => {
+                return Err(Failure::precondition("the container is not paused"));
+            }
+            Wall::Machine(machine) => machine.set_paused(false)?,
+        }
         self.is_paused = false;
         Ok(())
     }
@@ -290,8 +366,12 @@ impl Task {
 
     /// Changes limits, given as OCI `linux.resources`.
     pub(crate) fn update(&mut self, resources: &[u8]) -> Result<(), Failure> {
-        let resources = serde_json::from_slice(resources)
+        let resources: Resources = serde_json::from_slice(resources)
             .map_err(|error| Failure::invalid(format!("bad resources: {error}")))?;
+        let resources = match self.machine() {
+            None => resources,
+            Some(_) => machine::outer(resources)?,
+        };
         self.container.update(&resources)?;
         self.cgroup = self.container.cgroup()?;
         Ok(())
@@ -318,9 +398,9 @@ impl Task {
             pid: self.init.pid,
             exit_code: exit.code,
             signal: exit.signal,
-            oom_killed: self.cgroup.oom_kills() > 0,
+            oom_killed: self.guest_oom || self.cgroup.oom_kills() > 0,
             exited_at: clock::rfc3339(exit.at),
-            error: None,
+            error: self.error.clone(),
         };
         // A removed cgroup reports itself; nobody needs to hear that.
         self.oom = None;
@@ -353,6 +433,17 @@ impl Task {
         Ok((process, exit))
     }
 
+    /// Removes a container that could not be made.
+    pub(crate) fn abandon(&mut self) {
+        self.init.stdio.finish();
+        match self.container.delete(true) {
+            Err(error) if error.kind() != atoll_container::ErrorKind::NotFound => {
+                report(format_args!("cannot remove the container: {error}"));
+            }
+            _ => {}
+        }
+    }
+
     /// Removes the container; its init process has ended or was never started.
     pub(crate) fn delete(&mut self) -> Result<Exit, Failure> {
         let exit = match self.init.phase {
@@ -360,7 +451,8 @@ impl Task {
             Phase::Created => Exit::never_started(0),
             _ => return Err(Failure::precondition("cannot delete a running container")),
         };
-        match self.container.delete(false) {
+        let in_machine = self.machine().is_some();
+        match self.container.delete(in_machine) {
             Err(error) if error.kind() == atoll_container::ErrorKind::NotFound => {}
             other => other?,
         }
@@ -370,7 +462,7 @@ impl Task {
 }
 
 /// Opens the fifo for stdin of a process that has been started; one without stdin runs on.
-fn open_input(process: &mut Process) {
+pub(crate) fn open_input(process: &mut Process) {
     if let Err(error) = process.stdio.open_fifo_input() {
         report(format_args!("cannot open {}: {error}", process.io.stdin));
     }

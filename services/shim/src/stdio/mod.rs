@@ -21,6 +21,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::SystemTime;
 
 use atoll_container::StdioRequest;
+use atoll_guest::protocol::StreamKind as RemoteStream;
 use atoll_shim_protocol::StreamKind;
 use rustix::event::PollFlags;
 use rustix::fs::OFlags;
@@ -29,7 +30,7 @@ use rustix::io::Errno;
 use client::{AttachSocket, Client, Received};
 use input::{Input, Progress};
 use json_log::JsonLog;
-pub(crate) use setup::{IoNames, Opened, open};
+pub(crate) use setup::{IoNames, Opened, open, open_remote};
 use sink::Sink;
 
 /// Bytes of one read. Pipes are made as large.
@@ -78,6 +79,8 @@ pub(crate) struct Stdio {
     fifo_input_keeper: Option<OwnedFd>,
     /// The process's side, until it is started.
     held: Option<StdioRequest>,
+    /// The way in comes later: what clients send waits for it.
+    awaits_input: bool,
     is_over: bool,
     had_burst: bool,
 }
@@ -88,6 +91,25 @@ impl Stdio {
         // A master that can't be non-blocking would be a kernel without fcntl.
         let _ = rustix::io::ioctl_fionbio(&master, true);
         self.terminal = Some(master);
+    }
+
+    /// Takes a stream of a process that is elsewhere: a non-blocking socket. One that the process is not to have, or has
+    /// already, is closed.
+    pub(crate) fn connect(&mut self, kind: RemoteStream, socket: OwnedFd) {
+        if self.is_over || self.is_terminal != (kind == RemoteStream::Terminal) {
+            return;
+        }
+        let place = match kind {
+            RemoteStream::Stdout => &mut self.outputs[0],
+            RemoteStream::Stderr => &mut self.outputs[1],
+            RemoteStream::Stdin if !self.awaits_input => return,
+            RemoteStream::Stdin => &mut self.stdin,
+            RemoteStream::Terminal => &mut self.terminal,
+        };
+        if place.is_none() {
+            *place = Some(socket);
+            self.awaits_input &= self.way_in().is_none();
+        }
     }
 
     /// The terminal, to resize it.
@@ -215,6 +237,7 @@ impl Stdio {
         self.held = None;
         self.fifo_input = None;
         self.fifo_input_keeper = None;
+        self.awaits_input = false;
         if let Some(mut log) = self.log.take() {
             let now = SystemTime::now();
             log.finish(StreamKind::Stdout, now);
@@ -263,7 +286,7 @@ impl Stdio {
 
     fn takes_input(&self) -> bool {
         // Input nobody reads is read and dropped, so that its sender doesn't hang.
-        self.input.is_free() || self.way_in().is_none()
+        !self.awaits_input && (self.input.is_free() || self.way_in().is_none())
     }
 
     fn sweep(&mut self) {

@@ -37,10 +37,16 @@ pub(crate) struct Opened {
     pub(crate) ours: Stdio,
 }
 
-/// Opens the streams `names` asks for.
+/// Opens our side of the streams of a process that is elsewhere: its own come later ([`Stdio::connect`]).
 ///
-/// * `is_exec`: the end of a client's input always ends stdin.
-pub(crate) fn open(names: &IoNames, is_exec: bool) -> Result<Opened, Failure> {
+/// Returns whether stdin is open, too.
+pub(crate) fn open_remote(names: &IoNames, is_exec: bool) -> Result<(Stdio, bool), Failure> {
+    let (mut ours, has_stdin) = open_ours(names, is_exec)?;
+    ours.awaits_input = has_stdin || names.terminal;
+    Ok((ours, has_stdin))
+}
+
+fn open_ours(names: &IoNames, is_exec: bool) -> Result<(Stdio, bool), Failure> {
     let mut ours = Stdio {
         is_terminal: names.terminal,
         ..Stdio::default()
@@ -50,6 +56,14 @@ pub(crate) fn open(names: &IoNames, is_exec: bool) -> Result<Opened, Failure> {
     } else {
         open_fifos(&mut ours, names)?
     };
+    Ok((ours, has_stdin))
+}
+
+/// Opens the streams `names` asks for.
+///
+/// * `is_exec`: the end of a client's input always ends stdin.
+pub(crate) fn open(names: &IoNames, is_exec: bool) -> Result<Opened, Failure> {
+    let (mut ours, has_stdin) = open_ours(names, is_exec)?;
     let failed = |error: io::Error| Failure::unknown(format!("cannot make a pipe: {error}"));
     let process = if names.terminal {
         StdioRequest::Terminal { size: None }

@@ -1,0 +1,307 @@
+//! What the shim does when its container lives in a machine: requests that are passed on, and the machine's news.
+
+use std::time::SystemTime;
+
+use atoll_guest::protocol::{Exec, Outcome, PROCESS_STATUS, ProcessStatus, Request, Streams};
+use atoll_shim_protocol::start_error_exit_code;
+use containerd_shim_protos::api;
+use containerd_shim_protos::protobuf::MessageField;
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
+
+use crate::failure::Failure;
+use crate::machine::{Answered, MachineToken, News, Then};
+use crate::process::{Exit, Phase, Waiter};
+use crate::server::Shim;
+use crate::service::{self, Answer};
+use crate::task::{Task, open_input};
+
+/// A machine's monitor that ended by itself, of which nobody knows a code.
+const LOST: u32 = 255;
+
+impl Task {
+    /// Has the agent start the container, or an announced exec.
+    pub(crate) fn start_in_machine(&mut self, exec_id: &str, to: Waiter) -> Result<(), Failure> {
+        let request = if exec_id.is_empty() {
+            if !matches!(self.init.phase, Phase::Created) {
+                return Err(Failure::precondition(
+                    "cannot start a container that has been started",
+                ));
+            }
+            Request::Start
+        } else {
+            let exec = self.exec_mut(exec_id)?;
+            let Some(spec) = exec.spec.take() else {
+                return Err(Failure::precondition(format!(
+                    "exec {exec_id} has been started"
+                )));
+            };
+            Request::Exec(Box::new(Exec {
+                process: exec_id.to_owned(),
+                spec,
+                streams: Streams {
+                    terminal: exec.process.io.terminal,
+                    stdin: exec.has_stdin,
+                    size: exec.process.size.take(),
+                },
+            }))
+        };
+        let then = Then::Started(exec_id.to_owned());
+        self.call(request, to, then)
+    }
+
+    /// Sends a signal by way of the agent; false when that is done already.
+    pub(crate) fn kill_in_machine(
+        &mut self,
+        exec_id: &str,
+        signal: u32,
+        all: bool,
+        to: Waiter,
+    ) -> Result<bool, Failure> {
+        let number = i32::try_from(signal)
+            .ok()
+            .filter(|number| (0..=64).contains(number))
+            .ok_or_else(|| Failure::invalid(format!("no such signal: {signal}")))?;
+        let is_paused = self.is_paused;
+        let process = self.find(exec_id)?;
+        match process.phase {
+            Phase::Exited(_) | Phase::Draining { .. } => {
+                return Err(Failure::not_found("process already finished"));
+            }
+            Phase::Created if !exec_id.is_empty() => {
+                return Err(Failure::precondition("process is not started"));
+            }
+            _ => {}
+        }
+        if exec_id.is_empty() && number == libc::SIGKILL {
+            let Some(machine) = self.machine() else {
+                return Ok(false);
+            };
+            if is_paused {
+                // Its guest can do nothing now.
+                machine.switch_off();
+                self.is_paused = false;
+                return Ok(false);
+            }
+            return machine.kill(to);
+        }
+        let request = Request::Signal {
+            process: exec_id.to_owned(),
+            signal: number,
+            all,
+        };
+        self.call(request, to, Then::Done)?;
+        Ok(true)
+    }
+
+    /// Gives a terminal a size, now by way of the agent or, with false, when its process starts.
+    pub(crate) fn resize_in_machine(
+        &mut self,
+        exec_id: &str,
+        rows: u16,
+        columns: u16,
+        to: Waiter,
+    ) -> Result<bool, Failure> {
+        let process = self.find(exec_id)?;
+        match process.phase {
+            Phase::Created if !exec_id.is_empty() => {
+                process.size = Some((rows, columns));
+                return Ok(false);
+            }
+            Phase::Created | Phase::Running => {}
+            Phase::Exited(_) | Phase::Draining { .. } => return Ok(false),
+        }
+        let request = Request::Resize {
+            process: exec_id.to_owned(),
+            rows,
+            columns,
+        };
+        self.call(request, to, Then::Done)?;
+        Ok(true)
+    }
+
+    fn call(&mut self, request: Request, to: Waiter, then: Then) -> Result<(), Failure> {
+        match self.machine() {
+            Some(machine) => machine.call(request, to, then),
+            None => Err(Failure::unknown("the container is in no machine")),
+        }
+    }
+}
+
+impl Shim {
+    /// Acts on an event of the machine.
+    pub(crate) fn machine_event(&mut self, token: MachineToken) {
+        let machine = self.task.as_mut().and_then(Task::machine);
+        let news = machine.map(|machine| machine.handle(token));
+        self.hear(news.unwrap_or_default());
+    }
+
+    /// Ends what the machine is overdue with.
+    pub(crate) fn machine_overdue(&mut self) {
+        let machine = self.task.as_mut().and_then(Task::machine);
+        let news = machine.map(|machine| machine.overdue());
+        self.hear(news.unwrap_or_default());
+    }
+
+    /// Notes that the child `pid` ended, if it was the monitor.
+    pub(crate) fn monitor_ended(&mut self, pid: u32, exit: Exit) -> bool {
+        let Some(task) = &mut self.task else {
+            return false;
+        };
+        if task.machine().is_none_or(|machine| machine.pid != pid) {
+            return false;
+        }
+        match task.boots_instead() {
+            Ok(true) => return true,
+            Ok(false) => {}
+            Err(failure) => crate::report(format_args!("{failure}")),
+        }
+        let Some(machine) = task.machine() else {
+            return false;
+        };
+        let news = machine.ended();
+        let what = match exit.signal {
+            Some(signal) => format!("the machine's monitor was ended by signal {signal}"),
+            None => "the machine ended by itself".to_owned(),
+        };
+        let why = machine.end_reason(&what);
+        let code = exit
+            .signal
+            .map_or(LOST, |signal| 128 + signal.cast_unsigned());
+        let exit = Exit { code, ..exit };
+        let is_unexpected = matches!(task.init.phase, Phase::Created | Phase::Running);
+        for process in task.processes_mut() {
+            if matches!(process.phase, Phase::Created | Phase::Running) {
+                process.ended(exit);
+            }
+        }
+        if is_unexpected {
+            crate::report(format_args!("{why}"));
+            task.error = Some(why);
+        }
+        self.hear(news);
+        true
+    }
+
+    fn hear(&mut self, news: Vec<News>) {
+        for one in news {
+            match one {
+                News::Answered(answered) => self.answered(answered),
+                News::Exited {
+                    process,
+                    code,
+                    signal,
+                    oom_killed,
+                } => self.process_ended(&process, code, signal, oom_killed),
+                News::Stream(name, socket) => {
+                    let process = self
+                        .task
+                        .as_mut()
+                        .and_then(|task| task.find(&name.process).ok());
+                    if let Some(process) = process {
+                        process.stdio.connect(name.kind, socket);
+                    }
+                }
+            }
+        }
+    }
+
+    fn answered(&mut self, answered: Answered) {
+        let Answered { to, then, outcome } = answered;
+        let answer = match then {
+            Then::Created => self.created(outcome),
+            Then::Started(exec_id) => self.started(&exec_id, outcome),
+            Then::Done => outcome.and_then(|_| service::empty()),
+            Then::Pids => outcome.and_then(pids),
+        };
+        // No answer of these waits for another.
+        let answer = answer.map(Option::unwrap_or_default);
+        self.answer(to, answer);
+    }
+
+    fn created(&mut self, outcome: Result<Outcome, Failure>) -> Answer {
+        let request = self.creating.take().unwrap_or_default();
+        match outcome {
+            Ok(_) => service::created(self, &request),
+            Err(failure) => {
+                // As with a container that could not be made: there is none then.
+                if let Some(mut task) = self.task.take() {
+                    task.abandon();
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    fn started(&mut self, exec_id: &str, outcome: Result<Outcome, Failure>) -> Answer {
+        let Some(task) = &mut self.task else {
+            return Err(Failure::not_found("container not created"));
+        };
+        let process = task.find(exec_id)?;
+        let is_waiting = matches!(process.phase, Phase::Created);
+        match outcome {
+            Ok(outcome) => {
+                if let Outcome::Running { pid } = outcome {
+                    process.pid = pid;
+                }
+                if is_waiting {
+                    process.phase = Phase::Running;
+                }
+                open_input(process);
+                let pid = process.pid;
+                service::started(self, exec_id, pid)
+            }
+            Err(failure) => {
+                if is_waiting {
+                    let code = start_error_exit_code(&failure.message).cast_unsigned();
+                    process.stdio.finish();
+                    process.phase = Phase::Exited(Exit::never_started(code));
+                }
+                // Whoever waits already must hear that a process will never run.
+                self.answer_waiters(exec_id);
+                Err(failure)
+            }
+        }
+    }
+
+    fn process_ended(&mut self, name: &str, code: u32, signal: Option<i32>, oom_killed: bool) {
+        let Some(task) = &mut self.task else { return };
+        if oom_killed && !std::mem::replace(&mut task.guest_oom, true) {
+            self.events.out_of_memory();
+        }
+        let Ok(process) = task.find(name) else {
+            return;
+        };
+        if matches!(process.phase, Phase::Created | Phase::Running) {
+            process.ended(Exit {
+                code,
+                signal,
+                at: SystemTime::now(),
+            });
+        }
+    }
+}
+
+/// The answer to `Pids`: ids of the guest, each with what the guest says of the process.
+fn pids(outcome: Outcome) -> Answer {
+    let Outcome::Processes(processes) = outcome else {
+        return Err(Failure::unknown(
+            "the guest's agent does not list processes",
+        ));
+    };
+    let info = |status: &ProcessStatus| {
+        serde_json::to_vec(status).map(|value| Any {
+            type_url: PROCESS_STATUS.to_owned(),
+            value,
+            ..Default::default()
+        })
+    };
+    let process = |status: &ProcessStatus| api::ProcessInfo {
+        pid: status.pid,
+        info: info(status).map_or_else(|_| MessageField::none(), MessageField::some),
+        ..Default::default()
+    };
+    service::encode(&api::PidsResponse {
+        processes: processes.iter().map(process).collect(),
+        ..Default::default()
+    })
+}

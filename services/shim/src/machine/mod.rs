@@ -1,0 +1,551 @@
+//! The wall of a machine: its monitor, the agent in its guest, and what is asked of it.
+//!
+//! ```text
+//!   Create ─▶ plan (pure) ─▶ share (mounts) ─▶ atoll-vmm, in the container's control groups
+//!                                                  │ boots; its guest connects to sockets/vsock_1024
+//!   agent's connection ◀──────────────────────────┤   greeting "agent": calls, answers, ends
+//!   a process's stream ◀──────────────────────────┘   greeting "stream": bytes
+//! ```
+//!
+//! Nothing here waits: what is asked of the guest is answered when its answer comes, or when it is overdue. A guest is
+//! hostile: what it sends is bounded, parsed, and refused by ending its machine. When the monitor ends before the
+//! container has, that is the container's end, with the monitor's last words as the reason.
+
+mod agent;
+mod greeting;
+mod monitor;
+mod plan;
+mod share;
+mod tail;
+mod template;
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use atoll_container::{Container, CreateRequest, Monitored, RootfsMount};
+use atoll_guest::Lines;
+use atoll_guest::protocol::{
+    Call, Create, LONGEST_ANSWER, Message, Outcome, Request, StreamName, Streams,
+};
+use atoll_machine::VmmConfig;
+use atoll_machine::protocol::{Client, Request as Control};
+use atoll_spec::Spec;
+use rustix::event::PollFlags;
+
+use crate::failure::Failure;
+use crate::process::Waiter;
+use greeting::{Incoming, Progress};
+use share::Folders;
+use tail::Tail;
+use template::Template;
+
+pub(crate) use plan::{outer, wanted};
+
+/// How long a machine may take to its agent. Less than the engine waits for a shim.
+const BOOT: Duration = Duration::from_secs(55);
+/// How long an agent may take for a call.
+const CALL: Duration = Duration::from_secs(30);
+/// How long a container may take to die of SIGKILL before its machine is switched off.
+const KILL: Duration = Duration::from_secs(2);
+/// Connections of a guest that have not said yet what they are.
+const MAX_INCOMING: usize = 64;
+/// Random bytes for the guest.
+const ENTROPY: usize = 64;
+
+/// Which descriptor of a machine an event is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MachineToken {
+    /// The socket its guest connects to.
+    Listener,
+    /// A connection that has not said what it is.
+    Incoming(u64),
+    /// The agent's connection.
+    Agent,
+    /// The guest's serial console.
+    Console,
+    /// The monitor's messages.
+    Errors,
+}
+
+/// What to do with the answer to a call.
+#[derive(Debug, Clone)]
+pub(crate) enum Then {
+    /// The container is made: answer `Create`.
+    Created,
+    /// A process runs: answer `Start`. Empty for the first.
+    Started(String),
+    /// Answer with nothing.
+    Done,
+    /// Answer `Pids`.
+    Pids,
+}
+
+/// An answer to pass on.
+pub(crate) struct Answered {
+    pub(crate) to: Waiter,
+    pub(crate) then: Then,
+    pub(crate) outcome: Result<Outcome, Failure>,
+}
+
+/// What a machine has to tell.
+pub(crate) enum News {
+    /// An answer came, or is overdue.
+    Answered(Answered),
+    /// A process ended.
+    Exited {
+        process: String,
+        code: u32,
+        signal: Option<i32>,
+        oom_killed: bool,
+    },
+    /// A process's stream is there.
+    Stream(StreamName, OwnedFd),
+}
+
+struct Pending {
+    id: u64,
+    to: Waiter,
+    then: Then,
+    until: Instant,
+}
+
+/// A machine with one container.
+pub(crate) struct Machine {
+    pub(crate) pid: u32,
+    template: Template,
+    /// How it boots, if it was made of the template and its agent has not come up yet.
+    cold: Option<Box<(VmmConfig, Folders)>>,
+    control: PathBuf,
+    listener: UnixListener,
+    incoming: Vec<(u64, Incoming)>,
+    last_incoming: u64,
+    agent: Option<Lines>,
+    /// The first call, until there is an agent.
+    create: Option<Box<Create>>,
+    pending: VecDeque<Pending>,
+    last_call: u64,
+    console: Option<OwnedFd>,
+    errors: Option<OwnedFd>,
+    console_tail: Tail,
+    errors_tail: Tail,
+    kill_by: Option<Instant>,
+    /// Why we ended it, when its guest gave a reason to.
+    blame: Option<String>,
+    has_ended: bool,
+}
+
+/// A machine that boots, and its container as the host has it.
+pub(crate) struct Booting {
+    pub(crate) machine: Machine,
+    pub(crate) container: Container,
+}
+
+impl Machine {
+    /// Starts the machine for a container; `to` is answered when the container is made.
+    pub(crate) fn boot(
+        request: &CreateRequest,
+        spec: &Spec,
+        backend: atoll_machine::Backend,
+        streams: Streams,
+        to: Waiter,
+    ) -> Result<Booting, Failure> {
+        let plan = plan::plan(spec, backend, request.id.as_str())?;
+        let folders = Folders::make(&request.bundle)?;
+        let rootfs = spec
+            .root
+            .as_ref()
+            .map_or("rootfs".into(), |root| root.path.clone());
+        let rootfs = request.bundle.join(rootfs);
+        share::fill(&folders.share, &rootfs, &request.rootfs_mounts, &plan.binds)?;
+        let cold = monitor::config(&plan, &folders)?;
+        let template = Template::of(&cold).map_err(monitor::machine_failed)?;
+        let clone = template.clone_of(&cold);
+        let listener = listen(&monitor::guest_socket(&folders))?;
+        let monitored = Monitored::prepare(request, &plan.host)?;
+        let started = monitor::start(clone.as_ref().unwrap_or(&cold), &folders)?;
+        let mut machine = Self {
+            pid: started.pid,
+            cold: clone.is_some().then(|| Box::new((cold, folders.clone()))),
+            template,
+            control: monitor::control_socket(&folders),
+            listener,
+            incoming: Vec::new(),
+            last_incoming: 0,
+            agent: None,
+            create: Some(Box::new(Create {
+                id: request.id.to_string(),
+                spec: plan.guest,
+                streams,
+                network: plan.network.map(|(_, network)| network),
+                sysctls: plan.sysctls,
+                clock_ns: 0,
+                entropy: Vec::new(),
+            })),
+            pending: VecDeque::new(),
+            last_call: 0,
+            console: Some(started.console),
+            errors: Some(started.errors),
+            console_tail: Tail::default(),
+            errors_tail: Tail::default(),
+            kill_by: None,
+            blame: None,
+            has_ended: false,
+        };
+        match monitored.adopt(started.pid) {
+            Ok(container) => {
+                machine.expect(to, Then::Created, BOOT);
+                Ok(Booting { machine, container })
+            }
+            Err(error) => {
+                machine.switch_off();
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Adds what to wait for; connections before the agent's, which says things about them.
+    pub(crate) fn interests<'a>(
+        &'a self,
+        mut add: impl FnMut(MachineToken, BorrowedFd<'a>, PollFlags),
+    ) {
+        add(MachineToken::Listener, self.listener.as_fd(), PollFlags::IN);
+        for (key, incoming) in &self.incoming {
+            add(
+                MachineToken::Incoming(*key),
+                incoming.as_fd(),
+                PollFlags::IN,
+            );
+        }
+        if let Some(agent) = &self.agent {
+            let mut flags = PollFlags::IN;
+            flags.set(PollFlags::OUT, agent.owes());
+            add(MachineToken::Agent, agent.as_fd(), flags);
+        }
+        if let Some(console) = &self.console {
+            add(MachineToken::Console, console.as_fd(), PollFlags::IN);
+        }
+        if let Some(errors) = &self.errors {
+            add(MachineToken::Errors, errors.as_fd(), PollFlags::IN);
+        }
+    }
+
+    /// When to look again although nothing happened.
+    pub(crate) fn wake_at(&self) -> Option<Instant> {
+        let pending = self.pending.iter().map(|pending| pending.until);
+        pending.chain(self.kill_by).min()
+    }
+
+    /// Acts on an event.
+    pub(crate) fn handle(&mut self, token: MachineToken) -> Vec<News> {
+        match token {
+            MachineToken::Listener => self.accept(),
+            MachineToken::Incoming(key) => self.greeted(key).into_iter().collect(),
+            MachineToken::Agent => {
+                let mut news = self.accept();
+                news.extend(self.hear());
+                news
+            }
+            MachineToken::Console => {
+                self.console_tail.read(&mut self.console);
+                Vec::new()
+            }
+            MachineToken::Errors => {
+                self.errors_tail.read(&mut self.errors);
+                Vec::new()
+            }
+        }
+    }
+
+    /// What is overdue.
+    pub(crate) fn overdue(&mut self) -> Vec<News> {
+        let now = Instant::now();
+        if self.kill_by.is_some_and(|at| at <= now) {
+            self.kill_by = None;
+            self.switch_off();
+        }
+        let (late, rest) = std::mem::take(&mut self.pending)
+            .into_iter()
+            .partition::<Vec<_>, _>(|pending| pending.until <= now);
+        self.pending = rest.into();
+        let answered = |pending: Pending| {
+            let why = match pending.then {
+                Then::Created => self.end_reason("the guest's agent did not come up in time"),
+                _ => "the guest's agent does not answer".to_owned(),
+            };
+            News::Answered(Answered {
+                to: pending.to,
+                then: pending.then,
+                outcome: Err(Failure::unknown(why)),
+            })
+        };
+        late.into_iter().map(answered).collect()
+    }
+
+    /// Asks the agent for something; `to` is answered when it has answered.
+    pub(crate) fn call(&mut self, request: Request, to: Waiter, then: Then) -> Result<(), Failure> {
+        if self.agent.is_none() {
+            return Err(Failure::precondition("the machine's guest is not ready"));
+        }
+        self.send(request);
+        self.expect(to, then, CALL);
+        Ok(())
+    }
+
+    /// Has the guest kill its container, and switches the machine off when that takes too long.
+    pub(crate) fn kill(&mut self, to: Waiter) -> Result<bool, Failure> {
+        if self.agent.is_none() {
+            self.switch_off();
+            return Ok(false);
+        }
+        self.kill_by = Some(Instant::now() + KILL);
+        let request = Request::Signal {
+            process: String::new(),
+            signal: libc::SIGKILL,
+            all: false,
+        };
+        self.call(request, to, Then::Done)?;
+        Ok(true)
+    }
+
+    /// Stops or continues the whole machine.
+    pub(crate) fn set_paused(&self, paused: bool) -> Result<(), Failure> {
+        let request = if paused {
+            Control::Pause
+        } else {
+            Control::Resume
+        };
+        let mut client = Client::connect(&self.control).map_err(monitor::machine_failed)?;
+        client.ask(request, None).map_err(monitor::machine_failed)?;
+        Ok(())
+    }
+
+    /// Ends the monitor at once.
+    pub(crate) fn switch_off(&mut self) {
+        if self.has_ended {
+            return;
+        }
+        // A child of ours that is not reaped yet, so the pid is still its own.
+        let killed = atoll_sys::process::open(self.pid)
+            .and_then(|pidfd| atoll_sys::process::send_signal(pidfd.as_fd(), libc::SIGKILL));
+        if let Err(errno) = killed
+            && errno != rustix::io::Errno::SRCH
+        {
+            crate::report(format_args!("cannot end the monitor {}: {errno}", self.pid));
+        }
+    }
+
+    /// Whether the monitor that was reaped could not make the machine of its template. Then another boots one, and the
+    /// template is gone.
+    pub(crate) fn boots_instead(&mut self, container: &Container) -> Result<bool, Failure> {
+        let Some(cold) = self.cold.take() else {
+            return Ok(false);
+        };
+        let (config, folders) = *cold;
+        self.errors_tail.read(&mut self.errors);
+        let why = self.errors_tail.error().unwrap_or_default();
+        crate::report(format_args!(
+            "no machine from the template, it boots: {why}"
+        ));
+        self.template.discard();
+        let started = monitor::start(&config, &folders)?;
+        self.pid = started.pid;
+        self.console = Some(started.console);
+        self.errors = Some(started.errors);
+        (self.console_tail, self.errors_tail) = (Tail::default(), Tail::default());
+        if let Err(error) = container.adopt_again(self.pid) {
+            self.switch_off();
+            return Err(error.into());
+        }
+        Ok(true)
+    }
+
+    /// Notes that the monitor was reaped; what it had to say is read, and who waits is answered.
+    pub(crate) fn ended(&mut self) -> Vec<News> {
+        self.has_ended = true;
+        self.kill_by = None;
+        self.errors_tail.read(&mut self.errors);
+        self.console_tail.read(&mut self.console);
+        (self.errors, self.console, self.agent) = (None, None, None);
+        let why = self.end_reason("the machine ended");
+        let waiting = std::mem::take(&mut self.pending).into_iter();
+        waiting
+            .map(|pending| {
+                News::Answered(Answered {
+                    to: pending.to,
+                    then: pending.then,
+                    outcome: Err(Failure::unknown(why.clone())),
+                })
+            })
+            .collect()
+    }
+
+    /// Why the machine is gone: `what`, and the last words of monitor and kernel.
+    pub(crate) fn end_reason(&self, what: &str) -> String {
+        let reason = self.blame.clone().or_else(|| self.errors_tail.error());
+        let reason = reason.or_else(|| self.console_tail.last_line());
+        reason.map_or_else(|| what.to_owned(), |reason| format!("{what}: {reason}"))
+    }
+
+    fn expect(&mut self, to: Waiter, then: Then, within: Duration) {
+        let id = self.last_call.max(1);
+        self.pending.push_back(Pending {
+            id,
+            to,
+            then,
+            until: Instant::now() + within,
+        });
+    }
+
+    fn send(&mut self, request: Request) {
+        self.last_call += 1;
+        let call = Call {
+            id: self.last_call,
+            request,
+        };
+        if let Some(agent) = &mut self.agent
+            && let Err(error) = agent.send(&call)
+        {
+            self.give_up(&format!("its agent cannot be told: {error}"));
+        }
+    }
+
+    /// Ends a machine whose guest does what it must not.
+    fn give_up(&mut self, why: &str) {
+        self.agent = None;
+        self.blame.get_or_insert_with(|| why.to_owned());
+        self.switch_off();
+    }
+
+    /// Takes connections of the guest.
+    fn accept(&mut self) -> Vec<News> {
+        let mut news = Vec::new();
+        while let Ok((socket, _)) = self.listener.accept() {
+            if self.incoming.len() >= MAX_INCOMING || socket.set_nonblocking(true).is_err() {
+                continue;
+            }
+            self.last_incoming += 1;
+            let key = self.last_incoming;
+            self.incoming.push((key, Incoming::new(socket.into())));
+            news.extend(self.greeted(key));
+        }
+        news
+    }
+
+    /// Looks whether a connection has said what it is.
+    fn greeted(&mut self, key: u64) -> Option<News> {
+        let at = self.incoming.iter().position(|(known, _)| *known == key)?;
+        let progress = self.incoming[at].1.advance();
+        if matches!(progress, Progress::Waiting) {
+            return None;
+        }
+        let (_, incoming) = self.incoming.swap_remove(at);
+        match progress {
+            Progress::Waiting | Progress::Refused => None,
+            Progress::Stream(name) => Some(News::Stream(name, incoming.into_fd())),
+            Progress::Agent => {
+                // The first one: a process of the container must not take its place later.
+                let mut create = self.create.take()?;
+                if self.cold.take().is_none() {
+                    // The first of its kind. Without a template the next one boots as well.
+                    if let Err(failure) = self.template.keep(&self.control) {
+                        crate::report(format_args!("{failure}"));
+                    }
+                }
+                create.clock_ns = since_1970();
+                create.entropy = random();
+                self.agent = Some(Lines::new(incoming.into_fd(), LONGEST_ANSWER));
+                self.send(Request::Create(create));
+                None
+            }
+        }
+    }
+
+    /// Reads what the agent says.
+    fn hear(&mut self) -> Vec<News> {
+        let mut news = Vec::new();
+        let Some(agent) = &mut self.agent else {
+            return news;
+        };
+        let open = agent.flush().and_then(|()| agent.receive());
+        let mut messages = Vec::new();
+        let mut wrong = None;
+        while let Some(message) = agent.next_message::<Message>() {
+            match message {
+                Ok(message) => messages.push(message),
+                Err(error) => wrong = Some(format!("its agent says what is no message: {error}")),
+            }
+        }
+        for message in messages {
+            match message {
+                Message::Answer { id, outcome } => {
+                    let at = self.pending.iter().position(|pending| pending.id == id);
+                    if let Some(pending) = at.and_then(|at| self.pending.remove(at)) {
+                        news.push(News::Answered(Answered {
+                            to: pending.to,
+                            then: pending.then,
+                            outcome: agent::outcome(outcome),
+                        }));
+                    }
+                }
+                Message::Exited {
+                    process,
+                    code,
+                    signal,
+                    oom_killed,
+                } => {
+                    if process.is_empty() {
+                        self.kill_by = None;
+                    }
+                    news.push(News::Exited {
+                        process,
+                        code,
+                        signal,
+                        oom_killed,
+                    });
+                }
+            }
+        }
+        match (wrong, open) {
+            (Some(why), _) => self.give_up(&why),
+            (None, Ok(true)) => {}
+            // The guest is about to power off, or its kernel is dead: the monitor's end says more.
+            (None, Ok(false)) => self.agent = None,
+            (None, Err(errno)) => self.give_up(&format!("its agent cannot be heard: {errno}")),
+        }
+        news
+    }
+}
+
+fn listen(path: &Path) -> Result<UnixListener, Failure> {
+    let listener = atoll_sys::unix::listen_at(path)
+        .and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
+    listener.map_err(share::failed(format!("listen at {}", path.display())))
+}
+
+fn since_1970() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    u64::try_from(since.unwrap_or_default().as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn random() -> Vec<u8> {
+    let mut bytes = vec![0; ENTROPY];
+    let flags = rustix::rand::GetRandomFlags::empty();
+    let count = rustix::rand::getrandom(&mut bytes[..], flags).unwrap_or(0);
+    bytes.truncate(count);
+    bytes
+}
+
+/// The root file system's mounts as isolation/container has them.
+pub(crate) fn rootfs_mounts(mounts: &[containerd_shim_protos::api::Mount]) -> Vec<RootfsMount> {
+    mounts
+        .iter()
+        .map(|mount| RootfsMount {
+            kind: mount.type_.clone(),
+            source: mount.source.clone(),
+            options: mount.options.clone(),
+        })
+        .collect()
+}

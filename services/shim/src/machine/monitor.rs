@@ -1,0 +1,130 @@
+//! The monitor's process: its configuration and its start.
+
+use std::error::Error as _;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use atoll_guest::protocol::{PORT, SERVE, SHARE_TAG};
+use atoll_machine::{
+    BootSource, Jail, MachineError, NetworkCard, Share, Sockets, Source, VmmConfig, boot, host,
+};
+
+use super::plan::Plan;
+use super::share::{Folders, failed};
+use crate::failure::Failure;
+
+/// The guest's context ID; each machine has sockets of its own, so all may have the same.
+const CID: u64 = 3;
+
+/// A monitor that was started.
+pub(crate) struct Started {
+    /// Its process, a child of ours.
+    pub(crate) pid: u32,
+    /// The guest's serial console.
+    pub(crate) console: OwnedFd,
+    /// What the monitor has to say.
+    pub(crate) errors: OwnedFd,
+}
+
+/// Where guests of machines in `folders` connect to.
+pub(crate) fn guest_socket(folders: &Folders) -> PathBuf {
+    folders.sockets.join(format!("vsock_{PORT}"))
+}
+
+/// The monitor's control socket.
+pub(crate) fn control_socket(folders: &Folders) -> PathBuf {
+    folders.sockets.join("control")
+}
+
+/// What the monitor is told.
+pub(crate) fn config(plan: &Plan, folders: &Folders) -> Result<VmmConfig, Failure> {
+    let (kernel, modules) = host::choose(None).map_err(machine_failed)?;
+    let initrd = host::kept_initramfs(modules.as_deref()).map_err(machine_failed)?;
+    Ok(VmmConfig {
+        backend: plan.backend,
+        source: Source::Boot(BootSource {
+            kernel,
+            protocol: None,
+            kernel_store: host::store(),
+            initrd: Some(initrd),
+            command_line: format!(
+                "{} {} quiet -- {SERVE}",
+                boot::DEFAULT_COMMAND_LINE,
+                boot::WITHOUT_TRACEFS
+            ),
+            memory_bytes: plan.memory_bytes,
+            cpus: plan.cpus,
+        }),
+        disks: Vec::new(),
+        networks: plan
+            .network
+            .iter()
+            .map(|(tap, network)| NetworkCard {
+                tap: tap.clone(),
+                mac: Some(network.mac),
+                mtu: u16::try_from(network.mtu).ok(),
+            })
+            .collect(),
+        sockets: Some(Sockets {
+            path: folders.sockets.join("vsock"),
+            cid: CID,
+        }),
+        shares: vec![Share {
+            path: folders.share.clone(),
+            tag: SHARE_TAG.to_owned(),
+            read_only: false,
+            overlay_upper: false,
+        }],
+        balloon_bytes: Some(0),
+        console: None,
+        control: Some(control_socket(folders)),
+        statistics: false,
+        jail: Jail::On,
+    })
+}
+
+/// Starts the monitor.
+pub(crate) fn start(config: &VmmConfig, folders: &Folders) -> Result<Started, Failure> {
+    let program = host::program("atoll-vmm").map_err(machine_failed)?;
+    let path = folders.all.join("config.json");
+    let text = serde_json::to_vec(config)
+        .map_err(|error| Failure::unknown(format!("cannot write {}: {error}", path.display())))?;
+    fs::write(&path, text).map_err(failed(format!("write {}", path.display())))?;
+    let child = Command::new(&program)
+        .arg("--config")
+        .arg(&path)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut child = child.map_err(failed(format!("start {}", program.display())))?;
+    let (Some(console), Some(errors)) = (child.stdout.take(), child.stderr.take()) else {
+        return Err(Failure::unknown("the monitor has no streams"));
+    };
+    let (console, errors) = (OwnedFd::from(console), OwnedFd::from(errors));
+    for fd in [&console, &errors] {
+        // Only a kernel without fcntl refuses.
+        let _ = rustix::io::ioctl_fionbio(fd, true);
+    }
+    Ok(Started {
+        pid: child.id(),
+        console,
+        errors,
+    })
+}
+
+/// A machine's error with causes and hint, in one line.
+pub(crate) fn machine_failed(error: MachineError) -> Failure {
+    let mut message = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        message = format!("{message}: {source}");
+        cause = source.source();
+    }
+    if let Some(hint) = error.hint() {
+        message = format!("{message} (hint: {hint})");
+    }
+    Failure::unknown(message)
+}

@@ -1,0 +1,387 @@
+//! What a container's configuration means behind the wall of a machine. Pure.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use atoll_guest::protocol::{Network, SHARE};
+use atoll_machine::Backend;
+use atoll_shim_protocol::machine::{ISOLATION, MachineNetwork, NETWORK};
+use atoll_spec::{Linux, Mount, NamespaceKind, Resources, Root, Spec};
+
+use crate::failure::Failure;
+
+/// Memory of a machine whose container has no limit.
+const DEFAULT_MEMORY: u64 = 512 << 20;
+/// What the guest's kernel and agent need beside the container's limit.
+const OVERHEAD: u64 = 96 << 20;
+/// Machines come in multiples of this.
+const STEP: u64 = 32 << 20;
+/// Nothing boots in less.
+const LEAST: u64 = 128 << 20;
+
+/// A machine and what goes into it.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Plan {
+    /// Who executes it.
+    pub(crate) backend: Backend,
+    /// Bytes of its memory.
+    pub(crate) memory_bytes: u64,
+    /// Its virtual CPUs.
+    pub(crate) cpus: u8,
+    /// The host's tap and what the guest is told of its card.
+    pub(crate) network: Option<(String, Network)>,
+    /// Settings of the guest's network.
+    pub(crate) sysctls: BTreeMap<String, String>,
+    /// What is shown to the guest beside the root file system.
+    pub(crate) binds: Vec<Bind>,
+    /// The configuration the agent builds.
+    pub(crate) guest: Spec,
+    /// The configuration for the monitor's control groups.
+    pub(crate) host: Spec,
+}
+
+/// A file or directory of the host's, shown as `binds/N` in the share.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Bind {
+    pub(crate) source: PathBuf,
+    pub(crate) read_only: bool,
+    pub(crate) recursive: bool,
+}
+
+/// The backend when the container is to live in a machine.
+pub(crate) fn wanted(spec: &Spec) -> Result<Option<Backend>, Failure> {
+    match spec.annotations.get(ISOLATION).map(String::as_str) {
+        None | Some("" | "default" | "process") => Ok(None),
+        Some("vm") => Ok(Some(Backend::Auto)),
+        Some("vm:kvm") => Ok(Some(Backend::Kvm)),
+        Some("vm:soft") => Ok(Some(Backend::Soft)),
+        Some(other) => Err(Failure::invalid(format!(
+            "isolation {other:?} (annotation {ISOLATION}) is not available; vm, vm:kvm, vm:soft and process are"
+        ))),
+    }
+}
+
+/// Plans the machine.
+///
+/// # Errors
+/// What the configuration wants and a machine cannot give, by name.
+pub(crate) fn plan(spec: &Spec, backend: Backend, id: &str) -> Result<Plan, Failure> {
+    refuse(spec)?;
+    let network = spec.annotations.get(NETWORK).map(|text| card(text));
+    let none = Linux::default();
+    let linux = spec.linux.as_ref().unwrap_or(&none);
+    let resources = linux.resources.clone().unwrap_or_default();
+    let (mounts, binds) = mounts(&spec.mounts)?;
+    let limit = resources.memory.as_ref().and_then(|memory| memory.limit);
+    Ok(Plan {
+        backend,
+        memory_bytes: memory_bytes(limit),
+        cpus: cpus(&resources),
+        network: network.transpose()?,
+        sysctls: sysctls(linux).0,
+        binds,
+        guest: guest(spec, linux, &resources, mounts, id),
+        host: host(spec, linux, &resources),
+    })
+}
+
+/// Of new limits, those that are set from outside.
+///
+/// # Errors
+/// When the guest's memory would have to change.
+pub(crate) fn outer(all: Resources) -> Result<Resources, Failure> {
+    if all
+        .memory
+        .as_ref()
+        .is_some_and(|memory| memory.limit.is_some())
+    {
+        return Err(Failure::invalid(
+            "the memory of a machine cannot be changed while it runs",
+        ));
+    }
+    Ok(Resources {
+        cpu: all.cpu,
+        block_io: all.block_io,
+        ..Resources::default()
+    })
+}
+
+fn refuse(spec: &Spec) -> Result<(), Failure> {
+    let none = Linux::default();
+    let linux = spec.linux.as_ref().unwrap_or(&none);
+    let joined = linux
+        .namespaces
+        .iter()
+        .find(|namespace| namespace.path.is_some());
+    if let Some(namespace) = joined {
+        return Err(Failure::invalid(format!(
+            "a machine cannot join the host's {:?} namespace {}",
+            namespace.kind,
+            namespace.path.as_deref().unwrap_or(Path::new("")).display()
+        )));
+    }
+    let unavailable = [
+        (
+            spec.hooks
+                .as_ref()
+                .is_some_and(|hooks| *hooks != atoll_spec::Hooks::default()),
+            "hooks",
+        ),
+        (
+            !linux.devices.is_empty(),
+            "devices of the host (linux.devices)",
+        ),
+        (linux.intel_rdt.is_some(), "linux.intelRdt"),
+    ];
+    match unavailable.iter().find(|(asked, _)| *asked) {
+        None => Ok(()),
+        Some((_, what)) => Err(Failure::invalid(format!(
+            "{what}: not available behind the wall of a machine"
+        ))),
+    }
+}
+
+fn card(text: &str) -> Result<(String, Network), Failure> {
+    let card: MachineNetwork = serde_json::from_str(text)
+        .map_err(|error| Failure::invalid(format!("bad annotation {NETWORK}: {error}")))?;
+    let network = Network {
+        mac: card.mac,
+        mtu: card.mtu,
+        address: card.address,
+        prefix_len: card.prefix_len,
+        gateway: card.gateway,
+    };
+    Ok((card.tap, network))
+}
+
+/// The limit and what the guest needs itself; with a limit that is none, what a machine has by default.
+fn memory_bytes(limit: Option<i64>) -> u64 {
+    let limit = limit.and_then(|limit| u64::try_from(limit).ok());
+    // Docker's and containerd's "no limit" are numbers no machine has.
+    match limit.filter(|limit| (1..1 << 40).contains(limit)) {
+        None => DEFAULT_MEMORY,
+        Some(limit) => (limit + OVERHEAD).next_multiple_of(STEP).max(LEAST),
+    }
+}
+
+/// As many as the quota pays for.
+fn cpus(resources: &Resources) -> u8 {
+    let Some(cpu) = &resources.cpu else { return 1 };
+    let period = cpu.period.filter(|period| *period > 0).unwrap_or(100_000);
+    let quota = cpu.quota.and_then(|quota| u64::try_from(quota).ok());
+    let whole = quota.map_or(1, |quota| quota.div_ceil(period).max(1));
+    u8::try_from(whole).unwrap_or(u8::MAX).min(64)
+}
+
+/// Mounts as the guest makes them, and what the host has to show for them.
+fn mounts(mounts: &[Mount]) -> Result<(Vec<Mount>, Vec<Bind>), Failure> {
+    let mut binds = Vec::new();
+    let mut ours = Vec::with_capacity(mounts.len());
+    for mount in mounts {
+        let has = |name: &str| mount.options.iter().any(|option| option == name);
+        let recursive = has("rbind");
+        let is_bind = recursive || has("bind") || mount.kind.as_deref() == Some("bind");
+        let (true, Some(source)) = (is_bind, &mount.source) else {
+            ours.push(mount.clone());
+            continue;
+        };
+        if has("idmap") || has("ridmap") {
+            return Err(Failure::invalid(format!(
+                "mount {}: idmapped mounts are not available behind the wall of a machine",
+                mount.destination.display()
+            )));
+        }
+        ours.push(Mount {
+            source: Some(format!("{SHARE}/binds/{}", binds.len()).into()),
+            ..mount.clone()
+        });
+        binds.push(Bind {
+            source: source.clone(),
+            read_only: has("ro") || has("rro"),
+            recursive,
+        });
+    }
+    Ok((ours, binds))
+}
+
+/// The container as it is built inside: the machine is the wall, so what only guards the host's kernel is left out, and
+/// what the host limits from outside.
+fn guest(spec: &Spec, linux: &Linux, all: &Resources, mounts: Vec<Mount>, id: &str) -> Spec {
+    let mut guest = spec.clone();
+    guest.root = Some(Root {
+        path: Path::new(SHARE).join("rootfs"),
+        readonly: spec.root.as_ref().is_some_and(|root| root.readonly),
+    });
+    guest.mounts = mounts;
+    guest.annotations.clear();
+    if let Some(process) = &mut guest.process {
+        process.apparmor_profile = None;
+        process.selinux_label = None;
+    }
+    let mut inner = linux.clone();
+    // The guest's network is the machine's.
+    inner
+        .namespaces
+        .retain(|namespace| namespace.kind != NamespaceKind::Network);
+    inner.sysctl = sysctls(linux).1;
+    inner.cgroups_path = Some(format!("/{id}"));
+    inner.resources = Some(Resources {
+        memory: all.memory.clone(),
+        pids: all.pids.clone(),
+        ..Resources::default()
+    });
+    inner.seccomp = None;
+    inner.mount_label = None;
+    guest.linux = Some(inner);
+    guest
+}
+
+/// Those of the network, which is the guest's, and the container's others.
+fn sysctls(linux: &Linux) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
+    let all = linux.sysctl.clone();
+    all.into_iter()
+        .partition(|(key, _)| key.starts_with("net."))
+}
+
+/// What the monitor's control groups are made of.
+fn host(spec: &Spec, linux: &Linux, all: &Resources) -> Spec {
+    Spec {
+        oci_version: spec.oci_version.clone(),
+        annotations: spec.annotations.clone(),
+        linux: Some(Linux {
+            cgroups_path: linux.cgroups_path.clone(),
+            resources: Some(Resources {
+                cpu: all.cpu.clone(),
+                block_io: all.block_io.clone(),
+                ..Resources::default()
+            }),
+            ..Linux::default()
+        }),
+        ..Spec::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(text: &str) -> Spec {
+        serde_json::from_str(text).unwrap()
+    }
+
+    const WEB: &str = r#"{
+        "ociVersion": "1.2.0",
+        "root": {"path": "rootfs", "readonly": true},
+        "process": {"args": ["sh"], "cwd": "/", "apparmorProfile": "docker-default", "user": {"uid": 0, "gid": 0}},
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/etc/hosts", "type": "bind", "source": "/d/hosts", "options": ["rbind", "rprivate"]},
+            {"destination": "/data", "type": "bind", "source": "/srv", "options": ["bind", "ro"]}
+        ],
+        "annotations": {"io.atoll.isolation": "vm:soft", "io.atoll.machine.network":
+            "{\"tap\":\"tap0\",\"mac\":[2,66,172,17,0,2],\"mtu\":1500,\"address\":\"172.17.0.2\",\"prefix_len\":16,\"gateway\":\"172.17.0.1\"}"},
+        "linux": {
+            "cgroupsPath": "atoll/web",
+            "namespaces": [{"type": "pid"}, {"type": "network"}, {"type": "mount"}],
+            "resources": {"memory": {"limit": 67108864}, "cpu": {"quota": 150000, "period": 100000}, "pids": {"limit": 9},
+                "devices": [{"allow": false, "access": "rwm"}]},
+            "sysctl": {"net.ipv4.ip_forward": "1", "kernel.shm_rmid_forced": "1"},
+            "seccomp": {"defaultAction": "SCMP_ACT_ALLOW"}
+        }
+    }"#;
+
+    #[test]
+    fn a_container_becomes_a_machine_and_a_container_in_it() {
+        let spec = spec(WEB);
+        assert_eq!(wanted(&spec).unwrap(), Some(Backend::Soft));
+        let plan = plan(&spec, Backend::Soft, "web").unwrap();
+        assert_eq!((plan.memory_bytes, plan.cpus), (160 << 20, 2));
+        let (tap, network) = plan.network.unwrap();
+        assert_eq!((tap.as_str(), network.prefix_len), ("tap0", 16));
+        assert_eq!(
+            plan.binds,
+            [
+                Bind {
+                    source: "/d/hosts".into(),
+                    read_only: false,
+                    recursive: true
+                },
+                Bind {
+                    source: "/srv".into(),
+                    read_only: true,
+                    recursive: false
+                }
+            ]
+        );
+        let guest = plan.guest;
+        let root = guest.root.unwrap();
+        assert_eq!(root.path, Path::new("/run/atoll/share/rootfs"));
+        assert!(root.readonly);
+        let source = |at: usize| guest.mounts[at].source.as_deref();
+        assert_eq!(source(0), Some(Path::new("proc")));
+        assert_eq!(source(2), Some(Path::new("/run/atoll/share/binds/1")));
+        assert!(guest.annotations.is_empty());
+        assert_eq!(guest.process.unwrap().apparmor_profile, None);
+        let linux = guest.linux.unwrap();
+        let keys = |map: &BTreeMap<String, String>| map.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(keys(&plan.sysctls), ["net.ipv4.ip_forward"]);
+        assert_eq!(keys(&linux.sysctl), ["kernel.shm_rmid_forced"]);
+        assert!(linux.seccomp.is_none());
+        let kinds: Vec<_> = linux.namespaces.iter().map(|one| one.kind).collect();
+        assert_eq!(kinds, [NamespaceKind::Pid, NamespaceKind::Mount]);
+        let resources = linux.resources.unwrap();
+        assert!(resources.cpu.is_none() && resources.devices.is_empty());
+        assert_eq!(resources.memory.unwrap().limit, Some(67_108_864));
+        let host = plan.host.linux.unwrap();
+        assert_eq!(host.cgroups_path.as_deref(), Some("atoll/web"));
+        let resources = host.resources.unwrap();
+        assert!(resources.cpu.is_some() && resources.memory.is_none());
+        assert!(resources.devices.is_empty());
+    }
+
+    #[test]
+    fn memory_has_room_for_the_kernel() {
+        assert_eq!(memory_bytes(None), 512 << 20);
+        assert_eq!(memory_bytes(Some(-1)), 512 << 20);
+        assert_eq!(memory_bytes(Some(i64::MAX)), 512 << 20);
+        assert_eq!(memory_bytes(Some(6 << 20)), 128 << 20);
+        assert_eq!(memory_bytes(Some(1 << 30)), (1024 + 96) << 20);
+    }
+
+    #[test]
+    fn what_a_machine_cannot_give_is_named() {
+        let refused = |change: &dyn Fn(&mut Spec)| {
+            let mut spec = spec(WEB);
+            change(&mut spec);
+            plan(&spec, Backend::Soft, "web").unwrap_err().message
+        };
+        let joined = refused(&|spec| {
+            let linux = spec.linux.as_mut().unwrap();
+            linux.namespaces[1].path = Some("/proc/1/ns/net".into());
+        });
+        assert!(
+            joined.contains("Network namespace /proc/1/ns/net"),
+            "{joined}"
+        );
+        let hooks = refused(&|spec| {
+            let hook = atoll_spec::Hook::default();
+            spec.hooks = Some(atoll_spec::Hooks {
+                poststop: vec![hook],
+                ..atoll_spec::Hooks::default()
+            });
+        });
+        assert!(hooks.starts_with("hooks: not available"), "{hooks}");
+        let card = refused(&|spec| {
+            spec.annotations.insert(NETWORK.into(), "{}".into());
+        });
+        assert!(
+            card.contains("bad annotation io.atoll.machine.network"),
+            "{card}"
+        );
+        let idmap = refused(&|spec| spec.mounts[1].options.push("idmap".into()));
+        assert!(idmap.contains("/etc/hosts: idmapped"), "{idmap}");
+        let mut other = spec(WEB);
+        other.annotations.insert(ISOLATION.into(), "hyperv".into());
+        assert!(wanted(&other).unwrap_err().message.contains("\"hyperv\""));
+    }
+}

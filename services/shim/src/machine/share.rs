@@ -1,0 +1,109 @@
+//! What the machine is shown of the host: a directory of mounts that only this process and its monitor see.
+
+use std::ffi::CString;
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use atoll_container::{RootfsMount, open_rootfs};
+use atoll_sys::mount::{self, Attributes, Change, Propagation};
+use atoll_sys::namespace;
+use rustix::fs::CWD;
+
+use super::plan::Bind;
+use crate::failure::Failure;
+
+/// Folders of a machine in its bundle.
+#[derive(Clone)]
+pub(crate) struct Folders {
+    /// All of them.
+    pub(crate) all: PathBuf,
+    /// Sockets: the monitor sees this one.
+    pub(crate) sockets: PathBuf,
+    /// The share.
+    pub(crate) share: PathBuf,
+}
+
+impl Folders {
+    /// Makes them, for root only.
+    pub(crate) fn make(bundle: &Path) -> Result<Self, Failure> {
+        let all = bundle.join("machine");
+        let folders = Self {
+            sockets: all.join("sockets"),
+            share: all.join("share"),
+            all,
+        };
+        for folder in [&folders.all, &folders.sockets, &folders.share] {
+            let made = DirBuilder::new().mode(0o700).recursive(true).create(folder);
+            made.map_err(failed(format!("make {}", folder.display())))?;
+        }
+        Ok(folders)
+    }
+}
+
+/// Fills the share: `rootfs`, and `binds/N`. The mounts are in a mount namespace of our own from now on, so they go
+/// with this process and the monitor, whatever becomes of either.
+pub(crate) fn fill(
+    share: &Path,
+    rootfs: &Path,
+    mounts: &[RootfsMount],
+    binds: &[Bind],
+) -> Result<(), Failure> {
+    namespace::unshare(libc::CLONE_NEWNS)
+        .map_err(|errno| failed("make a mount namespace")(errno.into()))?;
+    // Mounts of others go on to appear here, ours stay here.
+    set(c"/", true, &Change::propagation(Propagation::Slave))
+        .map_err(failed("keep mounts apart"))?;
+    let root = open_rootfs(rootfs, mounts)?;
+    let tmpfs = mount::new_filesystem(c"tmpfs", [], Attributes::NOSUID | Attributes::NODEV)
+        .map_err(|errno| failed("make the share")(errno.into()))?;
+    attach(&tmpfs, share).map_err(failed("mount the share"))?;
+    let place = share.join("rootfs");
+    fs::create_dir(&place)
+        .and_then(|()| attach(&root, &place))
+        .map_err(failed("mount the root file system"))?;
+    let folder = share.join("binds");
+    fs::create_dir(&folder).map_err(failed("make the share"))?;
+    for (number, bind) in binds.iter().enumerate() {
+        let place = folder.join(number.to_string());
+        show(bind, &place).map_err(failed(format!("show {}", bind.source.display())))?;
+    }
+    Ok(())
+}
+
+fn show(bind: &Bind, place: &Path) -> io::Result<()> {
+    let source = c_path(&bind.source)?;
+    let tree = mount::clone_tree(CWD, &source, bind.recursive, false)?;
+    if bind.read_only {
+        let change = Change::attributes(Attributes::RDONLY, Attributes::empty());
+        mount::set_attributes(tree.as_fd(), c"", bind.recursive, &change)?;
+    }
+    if fs::metadata(&bind.source)?.is_dir() {
+        fs::create_dir(place)?;
+    } else {
+        File::create_new(place)?;
+    }
+    attach(&tree, place)
+}
+
+fn attach(tree: &OwnedFd, place: &Path) -> io::Result<()> {
+    Ok(mount::attach_at(tree.as_fd(), &c_path(place)?)?)
+}
+
+fn set(path: &std::ffi::CStr, recursive: bool, change: &Change) -> io::Result<()> {
+    let here: BorrowedFd<'_> = CWD;
+    Ok(mount::set_attributes(here, path, recursive, change)?)
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
+
+/// Puts what failed in front of why.
+pub(crate) fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> Failure {
+    let what = what.into();
+    move |error| Failure::unknown(format!("cannot {what}: {error}"))
+}

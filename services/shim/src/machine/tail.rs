@@ -1,0 +1,99 @@
+//! The end of what a monitor or a guest's console writes.
+
+use std::os::fd::OwnedFd;
+
+use rustix::io::Errno;
+
+/// Bytes that are kept.
+const KEPT: usize = 4 << 10;
+/// Bytes read before others get their turn.
+const TURN: usize = 64 << 10;
+
+/// The last bytes of a stream.
+#[derive(Default)]
+pub(super) struct Tail {
+    bytes: Vec<u8>,
+}
+
+impl Tail {
+    /// Reads what `from` has; at its end it is closed.
+    pub(super) fn read(&mut self, from: &mut Option<OwnedFd>) {
+        let mut buffer = [0; KEPT];
+        for _ in 0..TURN / KEPT {
+            let Some(fd) = from.as_ref() else { return };
+            match rustix::io::read(fd, &mut buffer) {
+                Ok(0) => *from = None,
+                Ok(count) => self.push(&buffer[..count]),
+                Err(Errno::AGAIN) => return,
+                Err(Errno::INTR) => {}
+                Err(_) => *from = None,
+            }
+        }
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+        let surplus = self.bytes.len().saturating_sub(KEPT);
+        self.bytes.drain(..surplus);
+    }
+
+    /// The monitor's error with its reasons, on one line.
+    pub(super) fn error(&self) -> Option<String> {
+        let text = String::from_utf8_lossy(&self.bytes);
+        let mut lines = text.lines();
+        let mut error = lines
+            .find_map(|line| line.strip_prefix("error: "))?
+            .to_owned();
+        for line in lines.map(str::trim) {
+            let part = line
+                .strip_prefix("because: ")
+                .or(line.strip_prefix("hint: "));
+            let Some(part) = part else { continue };
+            error = format!("{error}: {part}");
+        }
+        Some(error)
+    }
+
+    /// The last line that says something.
+    pub(super) fn last_line(&self) -> Option<String> {
+        let text = String::from_utf8_lossy(&self.bytes);
+        let mut lines = text.lines().map(str::trim).rev();
+        let line = lines.find(|line| !line.is_empty())?;
+        // A guest writes what it likes; an error message has no control characters.
+        Some(line.chars().filter(|c| !c.is_control()).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_is_kept_and_read() {
+        let mut tail = Tail::default();
+        tail.push(&[b'x'; KEPT]);
+        tail.push(b"\n[ 1.2] Kernel panic \x1b[0m\r\n\n");
+        assert_eq!(tail.bytes.len(), KEPT);
+        assert_eq!(tail.last_line().unwrap(), "[ 1.2] Kernel panic [0m");
+        assert_eq!(tail.error(), None);
+        let mut tail = Tail::default();
+        tail.push(b"x\nerror: cannot open the tap\n  because: EPERM\nhint: be root\n");
+        assert_eq!(tail.error().unwrap(), "cannot open the tap: EPERM: be root");
+        assert_eq!(Tail::default().last_line(), None);
+    }
+
+    #[test]
+    fn a_stream_is_closed_at_its_end() {
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        rustix::io::write(&write, b"one\n").unwrap();
+        rustix::io::ioctl_fionbio(&read, true).unwrap();
+        let mut read = Some(read);
+        let mut tail = Tail::default();
+        tail.read(&mut read);
+        assert!(read.is_some());
+        drop(write);
+        tail.read(&mut read);
+        assert!(read.is_none());
+        assert_eq!(tail.last_line().unwrap(), "one");
+    }
+}

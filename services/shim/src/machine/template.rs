@@ -1,0 +1,130 @@
+//! Templates: a machine whose agent was ready, saved, to make others of.
+//!
+//! The first machine of a kind is saved before it gets its container; later ones go on from there, with host ends of
+//! their own. What was saved knows nothing of a container.
+
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, File};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use atoll_machine::protocol::{Client, Request};
+use atoll_machine::{MachineError, SNAPSHOT_VERSION, Source, VmmConfig, host};
+
+use crate::failure::Failure;
+
+/// Where machines of one kind begin.
+pub(crate) struct Template {
+    /// `<kind>-<what it was made of>`.
+    folder: PathBuf,
+}
+
+impl Template {
+    /// The template for machines that boot as `config` says.
+    ///
+    /// # Errors
+    /// When the monitor or the kernel isn't there.
+    pub(crate) fn of(config: &VmmConfig) -> Result<Self, MachineError> {
+        let Source::Boot(source) = &config.source else {
+            let why = io::Error::other("it does not boot");
+            return Err(MachineError::io("make a template of a machine")(why));
+        };
+        let mut kind = DefaultHasher::new();
+        let tags: Vec<_> = config.shares.iter().map(|share| &share.tag).collect();
+        let devices = (config.disks.len(), config.networks.len(), tags);
+        (source.memory_bytes, source.cpus, devices).hash(&mut kind);
+        format!("{:?}", config.backend).hash(&mut kind);
+        let mut made_of = DefaultHasher::new();
+        (SNAPSHOT_VERSION, &source.command_line).hash(&mut made_of);
+        let monitor = host::program("atoll-vmm")?;
+        for path in [&monitor, &source.kernel].into_iter().chain(&source.initrd) {
+            let failed = MachineError::io(format!("look at {}", path.display()));
+            let facts = fs::metadata(path).map_err(failed)?;
+            let change = (facts.mtime(), facts.mtime_nsec());
+            (path, facts.dev(), facts.ino(), facts.len(), change).hash(&mut made_of);
+        }
+        let name = format!("{:016x}-{:016x}", kind.finish(), made_of.finish());
+        Ok(Self {
+            folder: host::cache().join("templates").join(name),
+        })
+    }
+
+    /// The configuration of a machine made of it that has the host ends of `config`; none when there is no template.
+    pub(crate) fn clone_of(&self, config: &VmmConfig) -> Option<VmmConfig> {
+        self.folder.is_dir().then(|| VmmConfig {
+            source: Source::Restore(self.folder.clone()),
+            ..config.clone()
+        })
+    }
+
+    /// Saves the machine at `control`, which then goes on, as this template. One that is there stays.
+    ///
+    /// # Errors
+    /// When it cannot be written; nothing stays then.
+    pub(crate) fn keep(&self, control: &Path) -> Result<(), Failure> {
+        let failed = |error: io::Error| {
+            Failure::unknown(format!(
+                "cannot keep the template {}: {error}",
+                self.folder.display()
+            ))
+        };
+        let root = self.folder.parent().unwrap_or(Path::new("/"));
+        let make = |path: &Path| DirBuilder::new().mode(0o700).recursive(true).create(path);
+        let half = Half(root.join(format!("half-{}", std::process::id())));
+        make(root).map_err(failed)?;
+        self.remove_others(root, OsStr::new("half-"));
+        make(&half.0).map_err(failed)?;
+        let folder = File::open(&half.0).map_err(failed)?;
+        let saved = Client::connect(control)
+            .and_then(|mut monitor| monitor.ask(Request::Save, Some(folder.as_fd())));
+        saved.map_err(super::monitor::machine_failed)?;
+        match fs::rename(&half.0, &self.folder) {
+            // Another shim was first.
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+            renamed => renamed.map_err(failed),
+        }
+    }
+
+    /// Removes it, because no machine can be made of it.
+    pub(crate) fn discard(&self) {
+        if let Err(error) = fs::remove_dir_all(&self.folder)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            crate::report(format_args!(
+                "cannot remove {}: {error}",
+                self.folder.display()
+            ));
+        }
+    }
+
+    /// Removes templates of the same kind made of something else, and what dead shims left half-done. Machines that
+    /// were made of them have their files open.
+    fn remove_others(&self, root: &Path, half: &OsStr) {
+        let ours = self.folder.file_name().unwrap_or_default();
+        let kind = ours.as_encoded_bytes().get(..17).unwrap_or_default();
+        for entry in fs::read_dir(root).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let bytes = name.as_encoded_bytes();
+            let is_old = name != ours && bytes.starts_with(kind);
+            let maker = bytes.strip_prefix(half.as_encoded_bytes());
+            let maker = maker.and_then(|pid| std::str::from_utf8(pid).ok());
+            let is_left = maker.is_some_and(|pid| !Path::new("/proc").join(pid).exists());
+            if is_old || is_left {
+                // Somebody else may be removing it, too.
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+    }
+}
+
+/// A folder that goes unless it was renamed.
+struct Half(PathBuf);
+
+impl Drop for Half {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
