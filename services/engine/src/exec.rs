@@ -16,6 +16,7 @@ use crate::{
         ContainerRef, Status,
         rootfs::Rootfs,
         spec::{ExecProcess, exec_process},
+        start, wall,
     },
     engine::EngineRef,
     error::{Error, ErrorKind, Result},
@@ -267,13 +268,18 @@ async fn try_start(
     } else {
         &config.user
     };
-    let rootfs = Rootfs::of_process(record.state.pid).map_err(|error| {
-        Error::caused(
-            ErrorKind::Internal,
-            "cannot open the container's root",
-            &error,
-        )
-    })?;
+    let rootfs = if wall::is_machine(&record.host_config) {
+        // The guest's changes are in the writable layer.
+        start::rootfs(engine, &record)
+    } else {
+        Rootfs::of_process(record.state.pid).map_err(|error| {
+            Error::caused(
+                ErrorKind::Internal,
+                "cannot open the container's root",
+                &error,
+            )
+        })?
+    };
     let groups = record.host_config.group_add.as_deref().unwrap_or_default();
     let identity = rootfs.identity(user, groups)?;
     let request = ExecProcess {

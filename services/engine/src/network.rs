@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use atoll_network::{Bridge, BridgeConfig, EndpointRequest, Ipam, Ipv4Net};
+use atoll_network::{Bridge, BridgeConfig, Endpoint, EndpointRequest, Ipam, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -167,16 +167,43 @@ impl Network {
             mac: None,
             interface: "eth0",
         };
-        let endpoint = match bridge.attach(&request) {
-            Ok(endpoint) => endpoint,
-            Err(first) => {
-                // Somebody may have removed the bridge behind our back: bring it up again, once.
-                tracing::warn!(container = container_id, error = %first, "attach failed; the bridge is checked");
-                *lock(&self.bridge) = None;
-                self.bridge()?.attach(&request).map_err(failed)?
-            }
-        };
-        Ok(EndpointConfig {
+        let endpoint = self.twice(&bridge, |bridge| bridge.attach(&request))?;
+        Ok(self.recorded(&endpoint))
+    }
+
+    /// What the machine of a container gets on the bridge. Nothing is done yet.
+    ///
+    /// # Errors
+    /// When the address is none of the bridge's.
+    pub(crate) fn machine_endpoint(&self, id: &str, address: Ipv4Addr) -> Result<Endpoint> {
+        self.config.machine_endpoint(id, address).map_err(failed)
+    }
+
+    /// Connects a machine whose monitor has made its tap. Blocks.
+    ///
+    /// # Errors
+    /// When the tap is gone or the kernel refuses.
+    pub(crate) fn connect(&self, endpoint: &Endpoint) -> Result<EndpointConfig> {
+        let bridge = self.bridge()?;
+        self.twice(&bridge, |bridge| bridge.connect(endpoint))?;
+        Ok(self.recorded(endpoint))
+    }
+
+    /// Does something with the bridge. Somebody may have removed it behind our back: then it is brought up again, once.
+    fn twice<T>(
+        &self,
+        bridge: &Bridge,
+        act: impl Fn(&Bridge) -> Result<T, atoll_network::Error>,
+    ) -> Result<T> {
+        act(bridge).or_else(|first| {
+            tracing::warn!(error = %first, "attach failed; the bridge is checked");
+            *lock(&self.bridge) = None;
+            act(&*self.bridge()?).map_err(failed)
+        })
+    }
+
+    fn recorded(&self, endpoint: &Endpoint) -> EndpointConfig {
+        EndpointConfig {
             network_id: self.id("bridge").to_owned(),
             endpoint_id: names::random_id(),
             gateway: endpoint.gateway.to_string(),
@@ -184,7 +211,7 @@ impl Network {
             ip_prefix_len: endpoint.prefix_len,
             mac_address: endpoint.mac.to_string(),
             ..EndpointConfig::default()
-        })
+        }
     }
 }
 

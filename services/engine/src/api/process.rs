@@ -2,6 +2,7 @@
 
 use std::{fs, time::Duration};
 
+use atoll_guest::protocol::ProcessStatus;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
@@ -14,6 +15,7 @@ use crate::{
         request::Request,
         response::{self, Response},
     },
+    shim::client::Listed,
     time,
 };
 
@@ -32,12 +34,42 @@ pub(crate) async fn top(engine: &EngineRef, request: &Request, id: &str) -> Resu
             "only the columns of `ps -ef` are available",
         ));
     }
-    let pids = container.running_shim()?.pids().await?;
-    let processes: Vec<Vec<String>> = pids.iter().filter_map(|pid| process(*pid)).collect();
+    let listed = container.running_shim()?.processes().await?;
+    let row = |listed: &Listed| match listed {
+        Listed::Here(pid) => process(*pid),
+        Listed::Guest(status) => guest_process(status),
+    };
+    let processes: Vec<Vec<String>> = listed.iter().filter_map(row).collect();
     Ok(response::ok(&json!({
         "Titles": ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"],
         "Processes": processes,
     })))
+}
+
+/// The same of a process in a machine; it is shown as it was started here.
+fn guest_process(status: &ProcessStatus) -> Option<Vec<String>> {
+    let age = i64::try_from(status.age_s).ok()?;
+    let started = time::now_nanos() / 1_000_000_000 - age;
+    let clock = jiff::Timestamp::from_second(started).ok()?;
+    let seconds = status.cpu_ms / 1000;
+    Some(vec![
+        status.uid.to_string(),
+        status.pid.to_string(),
+        status.parent.to_string(),
+        "0".to_owned(),
+        clock.to_string().get(11..16)?.to_owned(),
+        status
+            .terminal
+            .map_or("?".to_owned(), |tty| format!("pts/{tty}")),
+        cpu_clock(seconds),
+        status.command.clone(),
+    ])
+}
+
+/// Seconds as `ps` shows them.
+fn cpu_clock(seconds: u64) -> String {
+    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+    format!("{hours:02}:{minutes:02}:{:02}", seconds % 60)
 }
 
 /// One line of `ps -ef`; none when the process has ended.
@@ -74,12 +106,7 @@ fn process(pid: u32) -> Option<Vec<String>> {
         "0".to_owned(),
         clock.to_string().get(11..16)?.to_owned(),
         terminal,
-        format!(
-            "{:02}:{:02}:{:02}",
-            seconds / 3600,
-            seconds / 60 % 60,
-            seconds % 60
-        ),
+        cpu_clock(seconds),
         words,
     ])
 }

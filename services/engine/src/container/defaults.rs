@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use atoll_image::RunConfig;
 
-use super::spec::capabilities;
+use super::{spec::capabilities, wall};
 use crate::{
     error::{Error, Result},
     settings::Settings,
@@ -206,7 +206,7 @@ pub(crate) fn check(
     host: &HostConfig,
     host_capabilities: &[String],
 ) -> Result<()> {
-    check_isolation(&host.isolation)?;
+    wall::check(host)?;
     check_network(host)?;
     check_limits(host)?;
     super::spec::check_options(host)?;
@@ -286,18 +286,6 @@ pub(crate) fn check(
             "{option} is not available yet"
         ))),
         None => Ok(()),
-    }
-}
-
-fn check_isolation(isolation: &str) -> Result<()> {
-    match isolation {
-        "" | "default" | "process" => Ok(()),
-        "system" | "chroot" | "vm" | "vm:kvm" | "vm:soft" => Err(Error::not_implemented(format!(
-            "isolation {isolation} is not available yet; `process` (the default) is"
-        ))),
-        _ => Err(Error::invalid(format!(
-            "invalid isolation {isolation:?}; `process` (the default) is available"
-        ))),
     }
 }
 
@@ -431,11 +419,11 @@ mod tests {
             },
             ..HostConfig::default()
         };
-        let vm = HostConfig {
-            isolation: "vm".into(),
+        let chroot = HostConfig {
+            isolation: "chroot".into(),
             ..host.clone()
         };
-        assert!(refuse(vm).contains("isolation vm is not available yet; `process`"));
+        assert!(refuse(chroot).contains("isolation chroot is not available yet; `process`"));
         let network = HostConfig {
             network_mode: "web".into(),
             ..host.clone()

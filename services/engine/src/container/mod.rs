@@ -19,6 +19,7 @@ pub(crate) mod rootfs;
 pub(crate) mod spec;
 pub(crate) mod start;
 pub(crate) mod users;
+pub(crate) mod wall;
 
 pub(crate) use handle::ContainerRef;
 pub(crate) use record::{Record, Status};

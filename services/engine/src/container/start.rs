@@ -9,7 +9,10 @@ use std::{
 };
 
 use atoll_layer::WritableLayer;
-use atoll_shim_protocol::{LogConfig, LogDriver, StdioUri, spawn, start_error_exit_code};
+use atoll_network::Endpoint;
+use atoll_shim_protocol::{
+    LogConfig, LogDriver, StdioUri, machine::MachineNetwork, spawn, start_error_exit_code,
+};
 
 use super::{
     ContainerRef, Record, Status,
@@ -17,6 +20,7 @@ use super::{
     exit, files, mounts, remove,
     rootfs::Rootfs,
     spec::{self, SpecInput, devices},
+    wall,
 };
 use crate::{
     engine::{EngineRef, blocking, uninterrupted},
@@ -84,11 +88,19 @@ pub(crate) async fn start_locked(engine: &EngineRef, container: &ContainerRef) -
         Err(error) => return Err(fail(engine, container, None, None, error).await),
     };
     let bundle = engine.paths.bundle(container.id());
-    let shim = match prepare(engine, container, &bundle, address) {
+    let endpoint = match wall::is_machine(&record.host_config) {
+        true => address.map(|address| wall::card(engine, container.id(), address)),
+        false => None,
+    };
+    let (tap, card) = match endpoint.transpose() {
+        Ok(endpoint) => endpoint.unzip(),
+        Err(error) => return Err(fail(engine, container, None, address, error).await),
+    };
+    let shim = match prepare(engine, container, &bundle, address, card.as_ref()) {
         Ok(shim) => shim,
         Err((shim, error)) => return Err(fail(engine, container, shim, address, error).await),
     };
-    match run(engine, container, &shim, address).await {
+    match run(engine, container, &shim, address, tap).await {
         Ok(pid) => {
             let record = container.record();
             tracing::info!(
@@ -126,6 +138,7 @@ fn prepare(
     container: &ContainerRef,
     bundle: &Path,
     address: Option<Ipv4Addr>,
+    card: Option<&MachineNetwork>,
 ) -> Result<Arc<Shim>, (Option<Arc<Shim>>, Error)> {
     let record = container.record();
     make_bundle(bundle).map_err(|error| (None, error))?;
@@ -137,7 +150,7 @@ fn prepare(
     )
     .map_err(|error| (None, error))?;
     let shim = Arc::new(shim);
-    match write_bundle(engine, &record, bundle, address) {
+    match write_bundle(engine, &record, bundle, address, card) {
         Ok(()) => Ok(shim),
         Err(error) => Err((Some(shim), error)),
     }
@@ -165,6 +178,7 @@ fn write_bundle(
     record: &Record,
     bundle: &Path,
     address: Option<Ipv4Addr>,
+    card: Option<&MachineNetwork>,
 ) -> Result<()> {
     mounts::prepare(&record.mounts)?;
     let directory = engine.paths.container(&record.id);
@@ -185,6 +199,7 @@ fn write_bundle(
             pid => Ok(Some(pid)),
         }
     };
+    let is_machine = wall::is_machine(&record.host_config);
     let input = SpecInput {
         record,
         identity: &identity,
@@ -192,7 +207,11 @@ fn write_bundle(
         directory: &directory,
         cgroups_path: cgroups_path(engine, record),
         default_ulimits: &engine.settings.ulimits,
-        devices: devices::collect(&record.host_config)?,
+        devices: match is_machine {
+            true => Vec::new(),
+            false => devices::collect(&record.host_config)?,
+        },
+        card: card.cloned(),
         network_pid: shared(&record.host_config.network_mode)?,
         pid_pid: shared(&record.host_config.pid_mode)?,
         ipc_pid: shared(&record.host_config.ipc_mode)?,
@@ -215,6 +234,7 @@ async fn run(
     container: &ContainerRef,
     shim: &Arc<Shim>,
     address: Option<Ipv4Addr>,
+    tap: Option<Endpoint>,
 ) -> Result<u32> {
     let record = container.record();
     let stdio = stdio(engine, &record, shim.bundle());
@@ -224,7 +244,10 @@ async fn run(
         .await
         .map_err(start_failed)?;
     if let Some(address) = address {
-        let endpoint = attach_network(engine, container.id(), pid, address).await?;
+        let endpoint = match tap {
+            Some(tap) => connect_machine(engine, tap).await?,
+            None => attach_network(engine, container.id(), pid, address).await?,
+        };
         container.update(|record| {
             let end = record.networks.entry("bridge".to_owned()).or_default();
             let asked = std::mem::take(end);
@@ -266,6 +289,11 @@ async fn attach_network(
     let engine = EngineRef::clone(engine);
     let id = id.to_owned();
     blocking(move || engine.network.attach(&id, pid, address)).await
+}
+
+async fn connect_machine(engine: &EngineRef, tap: Endpoint) -> Result<EndpointConfig> {
+    let engine = EngineRef::clone(engine);
+    blocking(move || engine.network.connect(&tap)).await
 }
 
 /// Undoes a failed start and records why; answers the error for the client.

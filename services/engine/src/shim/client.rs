@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use atoll_guest::protocol::{PROCESS_STATUS, ProcessStatus};
 use atoll_shim_protocol::{StdioUri, spawn};
 use containerd_shim_protos::{
     api,
@@ -54,6 +55,15 @@ pub(crate) enum TaskStatus {
     Paused,
     /// Ended.
     Stopped,
+}
+
+/// A process of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Listed {
+    /// One of this host.
+    Here(u32),
+    /// One in a machine.
+    Guest(ProcessStatus),
 }
 
 /// A connection to one container's shim.
@@ -302,18 +312,24 @@ impl Shim {
         reply.map(drop).map_err(|error| self.error(&error))
     }
 
-    /// All process ids of the container, on the host.
+    /// All processes of the container: their ids on the host, or what the guest says of those in a machine.
     ///
     /// # Errors
     /// When the container has ended.
-    pub(crate) async fn pids(&self) -> Result<Vec<u32>> {
+    pub(crate) async fn processes(&self) -> Result<Vec<Listed>> {
         let request = api::PidsRequest {
             id: self.id.clone(),
             ..Default::default()
         };
         let reply = self.client.pids(within(REQUEST_TIMEOUT), &request).await;
         let reply = reply.map_err(|error| self.error(&error))?;
-        Ok(reply.processes.iter().map(|process| process.pid).collect())
+        let listed = |process: &api::ProcessInfo| match process.info.as_ref() {
+            Some(info) if info.type_url == PROCESS_STATUS => {
+                serde_json::from_slice(&info.value).map_or(Listed::Here(process.pid), Listed::Guest)
+            }
+            _ => Listed::Here(process.pid),
+        };
+        Ok(reply.processes.iter().map(listed).collect())
     }
 
     /// What the container is doing, and its process id.

@@ -12,6 +12,7 @@ mod security;
 
 use std::{collections::BTreeMap, path::Path};
 
+use atoll_shim_protocol::machine::{self, MachineNetwork};
 use serde_json::{Value, json};
 
 pub(crate) use devices::HostDevice;
@@ -20,8 +21,8 @@ pub(crate) use process::exec_process;
 pub(crate) use resources::resources;
 pub(crate) use security::check_options;
 
-use super::{record::Record, users::Identity};
-use crate::error::Result;
+use super::{record::Record, users::Identity, wall};
+use crate::error::{Error, Result};
 
 /// What the host offers, found once at start.
 #[derive(Debug, Clone)]
@@ -53,6 +54,8 @@ pub(crate) struct SpecInput<'a> {
     pub(crate) default_ulimits: &'a BTreeMap<String, (i64, i64)>,
     /// Devices for privileged containers and `--device`.
     pub(crate) devices: Vec<HostDevice>,
+    /// The network card, when it lives in a machine and has one.
+    pub(crate) card: Option<MachineNetwork>,
     /// Process of the container whose network is shared.
     pub(crate) network_pid: Option<u32>,
     /// Process of the container whose process ids are shared.
@@ -94,13 +97,30 @@ pub(crate) fn build(input: &SpecInput<'_>) -> Result<Value> {
         "process": process::process(input, &capabilities, &hostname)?,
         "root": { "path": "rootfs", "readonly": host_config.readonly_rootfs },
         "mounts": mounts::mounts(input)?,
-        "annotations": host_config.annotations,
+        "annotations": annotations(input)?,
         "linux": linux,
     });
     if own_uts {
         spec["hostname"] = Value::String(hostname);
     }
     Ok(spec)
+}
+
+/// The user's, and those that tell the shim of a machine; the latter are not the user's to set.
+fn annotations(input: &SpecInput<'_>) -> Result<BTreeMap<String, String>> {
+    let host_config = &input.record.host_config;
+    let mut all = host_config.annotations.clone();
+    all.remove(machine::ISOLATION);
+    all.remove(machine::NETWORK);
+    if wall::is_machine(host_config) {
+        all.insert(machine::ISOLATION.to_owned(), host_config.isolation.clone());
+    }
+    if let Some(card) = &input.card {
+        let text = serde_json::to_string(card)
+            .map_err(|error| Error::internal(format!("cannot write the bundle: {error}")))?;
+        all.insert(machine::NETWORK.to_owned(), text);
+    }
+    Ok(all)
 }
 
 #[cfg(test)]
@@ -144,6 +164,7 @@ mod tests {
             cgroups_path: "atoll/x".to_owned(),
             default_ulimits: &BTreeMap::new(),
             devices: Vec::new(),
+            card: None,
             network_pid: None,
             pid_pid: None,
             ipc_pid: None,

@@ -1,0 +1,107 @@
+//! Which wall a container is behind, and what that excludes.
+
+use std::net::Ipv4Addr;
+
+use atoll_network::Endpoint;
+use atoll_shim_protocol::machine::MachineNetwork;
+
+use crate::{
+    engine::EngineRef,
+    error::{Error, Result},
+    types::HostConfig,
+};
+
+/// Whether `isolation` means a machine.
+pub(crate) fn is_machine(host: &HostConfig) -> bool {
+    host.isolation == "vm" || host.isolation.starts_with("vm:")
+}
+
+/// Refuses walls that aren't there, and what a machine cannot share with its host.
+///
+/// # Errors
+/// 501 for walls to come, 400 for others and for options that contradict the wall, each by name.
+pub(crate) fn check(host: &HostConfig) -> Result<()> {
+    match host.isolation.as_str() {
+        "" | "default" | "process" => return Ok(()),
+        "vm" | "vm:kvm" | "vm:soft" => {}
+        "system" | "chroot" => {
+            return Err(Error::not_implemented(format!(
+                "isolation {} is not available yet; `process` (the default), `vm`, `vm:kvm` and `vm:soft` are",
+                host.isolation
+            )));
+        }
+        other => {
+            return Err(Error::invalid(format!(
+                "invalid isolation {other:?}; `process` (the default), `vm`, `vm:kvm` and `vm:soft` are available"
+            )));
+        }
+    }
+    let shares = |mode: &str| mode == "host" || mode.starts_with("container:");
+    let excluded = [
+        (shares(&host.network_mode), "--network", &host.network_mode),
+        (shares(&host.pid_mode), "--pid", &host.pid_mode),
+        (shares(&host.ipc_mode), "--ipc", &host.ipc_mode),
+        (shares(&host.uts_mode), "--uts", &host.uts_mode),
+    ];
+    if let Some((_, option, mode)) = excluded.iter().find(|(asked, ..)| *asked) {
+        return Err(Error::invalid(format!(
+            "{option} {mode} contradicts --isolation {}: a machine has a kernel of its own and shares none of its host's namespaces",
+            host.isolation
+        )));
+    }
+    if !host.resources.devices.is_empty() {
+        return Err(Error::not_implemented(format!(
+            "--device is not available with --isolation {}",
+            host.isolation
+        )));
+    }
+    Ok(())
+}
+
+/// The network card of a container's machine: what the bridge connects, and what the shim is told.
+///
+/// # Errors
+/// When the address isn't one of the bridge's.
+pub(crate) fn card(
+    engine: &EngineRef,
+    id: &str,
+    address: Ipv4Addr,
+) -> Result<(Endpoint, MachineNetwork)> {
+    let endpoint = engine.network.machine_endpoint(id, address)?;
+    let card = MachineNetwork {
+        tap: endpoint.host_ifname.clone(),
+        mac: endpoint.mac.0,
+        mtu: engine.network.config().mtu(),
+        address: endpoint.address,
+        prefix_len: endpoint.prefix_len,
+        gateway: endpoint.gateway,
+    };
+    Ok((endpoint, card))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machines_share_nothing_with_their_host() {
+        let host = |isolation: &str| HostConfig {
+            isolation: isolation.to_owned(),
+            ..HostConfig::default()
+        };
+        for fine in ["", "default", "process", "vm", "vm:kvm", "vm:soft"] {
+            assert!(check(&host(fine)).is_ok(), "{fine}");
+        }
+        let refused = |host: HostConfig| check(&host).unwrap_err().to_string();
+        assert!(refused(host("system")).contains("isolation system is not available yet"));
+        assert!(refused(host("vm:xen")).contains("invalid isolation \"vm:xen\""));
+        let mut pid = host("vm");
+        pid.pid_mode = "host".to_owned();
+        assert!(refused(pid.clone()).contains("--pid host contradicts --isolation vm"));
+        "process".clone_into(&mut pid.isolation);
+        assert!(check(&pid).is_ok());
+        let mut network = host("vm:soft");
+        network.network_mode = "container:web".to_owned();
+        assert!(refused(network).contains("--network container:web contradicts"));
+    }
+}

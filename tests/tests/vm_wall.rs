@@ -1,0 +1,332 @@
+//! The wall of a machine: `docker run --isolation=vm`, driven by the docker CLI.
+
+use atoll_tests::{Engine, waiting};
+
+#[test]
+fn a_machine_runs_a_command_with_another_kernel_and_leaves_no_trace() {
+    let engine = Engine::with_image();
+    let said = engine.docker(&["run", "--rm", "--isolation=vm", "bb", "uname", "-r"]);
+    let ours = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    assert_ne!(said.ok(), ours.trim());
+    let ran = engine.docker(&[
+        "run",
+        "--isolation=vm",
+        "--name",
+        "mach",
+        "bb",
+        "sh",
+        "-c",
+        "echo out; echo err >&2; exit 7",
+    ]);
+    assert_eq!(
+        (ran.code, ran.stdout.as_str(), ran.stderr.as_str()),
+        (7, "out\n", "err\n")
+    );
+    assert_eq!(engine.docker(&["logs", "mach"]).stdout, "out\n");
+    let id = engine.docker(&["inspect", "-f", "{{.Id}}", "mach"]).ok();
+    let wall = engine.docker(&[
+        "inspect",
+        "-f",
+        "{{.HostConfig.Isolation}} {{.State.ExitCode}}",
+        "mach",
+    ]);
+    assert_eq!(wall.ok(), "vm 7");
+    engine.docker(&["rm", "mach"]).ok();
+    engine.assert_no_trace_of(&id);
+}
+
+#[test]
+fn streams_pass_through_a_machine_whole() {
+    let engine = Engine::with_image();
+    let sums = engine
+        .sh("head -c 5000000 /dev/urandom > $T/data.bin
+             sha256sum < $T/data.bin
+             docker run -i --rm --isolation=vm bb cat < $T/data.bin | sha256sum
+             docker run -i --rm --isolation=vm bb sha256sum < $T/data.bin")
+        .ok();
+    let sums: Vec<&str> = sums.lines().collect();
+    assert_eq!((sums[0], sums[0]), (sums[1], sums[2]));
+}
+
+#[test]
+fn files_volumes_and_failures_are_as_behind_other_walls() {
+    let engine = Engine::with_image();
+    std::fs::create_dir(engine.path("shared")).unwrap();
+    let run = |arguments: &[&str]| {
+        engine.docker(&[&["run", "--rm", "--isolation=vm"], arguments].concat())
+    };
+    let volume = format!("{}:/v", engine.path("shared").display());
+    run(&["-v", &volume, "bb", "sh", "-c", "id -u > /v/from-guest"]).ok();
+    let written = std::fs::read_to_string(engine.path("shared/from-guest")).unwrap();
+    assert_eq!(written, "0\n");
+    let read_only = format!("{volume}:ro");
+    let refused = run(&["-v", &read_only, "bb", "touch", "/v/x"]);
+    assert!(
+        refused.stderr.contains("Read-only file system"),
+        "{}",
+        refused.stderr
+    );
+    let hostname = run(&[
+        "--hostname",
+        "guest1",
+        "bb",
+        "sh",
+        "-c",
+        "hostname; cat /etc/hostname",
+    ]);
+    assert_eq!(hostname.ok(), "guest1\nguest1");
+    assert_eq!(run(&["bb", "nope"]).code, 127);
+    assert_eq!(run(&["bb", "/etc/plain"]).code, 126);
+    assert_eq!(
+        run(&[
+            "-u",
+            "guest",
+            "-w",
+            "/tmp",
+            "-e",
+            "A=b c",
+            "bb",
+            "sh",
+            "-c",
+            "id -un; pwd; echo $A"
+        ])
+        .ok(),
+        "guest\n/tmp\nb c"
+    );
+    let contradiction = run(&["--pid", "host", "bb", "true"]);
+    assert_eq!(contradiction.code, 125);
+    assert!(
+        contradiction
+            .stderr
+            .contains("--pid host contradicts --isolation vm"),
+        "{}",
+        contradiction.stderr
+    );
+}
+
+#[test]
+fn a_running_machine_takes_execs_signals_and_pauses() {
+    let engine = Engine::with_image();
+    let script = "trap 'echo got term; exit 3' TERM; echo up; while true; do sleep 1; done";
+    let id = engine
+        .docker(&[
+            "run",
+            "-d",
+            "--isolation=vm",
+            "--name",
+            "mach",
+            "--memory",
+            "64m",
+            "bb",
+            "sh",
+            "-c",
+            script,
+        ])
+        .ok();
+    waiting::until("the container is up", || {
+        engine.docker(&["logs", "mach"]).stdout == "up\n"
+    });
+    assert_eq!(
+        engine
+            .docker(&[
+                "exec",
+                "mach",
+                "sh",
+                "-c",
+                "echo $$ > /tmp/x; cat /proc/1/comm"
+            ])
+            .ok(),
+        "sh"
+    );
+    assert_eq!(
+        engine.docker(&["exec", "mach", "sh", "-c", "exit 9"]).code,
+        9
+    );
+    assert_eq!(engine.docker(&["exec", "mach", "nope"]).code, 127);
+    let top = engine.docker(&["top", "mach"]).ok();
+    assert!(top.contains("trap 'echo got term"), "{top}");
+    engine.docker(&["pause", "mach"]).ok();
+    assert_eq!(
+        engine
+            .docker(&["inspect", "-f", "{{.State.Status}}", "mach"])
+            .ok(),
+        "paused"
+    );
+    engine.docker(&["unpause", "mach"]).ok();
+    let stats = engine
+        .docker(&[
+            "stats",
+            "--no-stream",
+            "--format",
+            "{{.Name}} {{.PIDs}}",
+            "mach",
+        ])
+        .ok();
+    assert!(stats.starts_with("mach "), "{stats}");
+    engine.docker(&["stop", "mach"]).ok();
+    assert_eq!(engine.docker(&["logs", "mach"]).stdout, "up\ngot term\n");
+    assert_eq!(
+        engine
+            .docker(&["inspect", "-f", "{{.State.ExitCode}}", "mach"])
+            .ok(),
+        "3"
+    );
+    engine.docker(&["start", "mach"]).ok();
+    engine.docker(&["kill", "mach"]).ok();
+    assert_eq!(engine.docker(&["wait", "mach"]).ok(), "137");
+    engine.docker(&["rm", "mach"]).ok();
+    engine.assert_no_trace_of(&id);
+}
+
+#[test]
+fn what_ends_a_machine_is_told() {
+    let engine = Engine::with_image();
+    let run = |name: &str, program: &str| {
+        let id = engine
+            .docker(&[
+                "run",
+                "-d",
+                "--isolation=vm",
+                "--privileged",
+                "--name",
+                name,
+                "bb",
+                "sh",
+                "-c",
+                program,
+            ])
+            .ok();
+        waiting::until("the machine has ended", || {
+            engine
+                .docker(&["inspect", "-f", "{{.State.Status}}", name])
+                .ok()
+                == "exited"
+        });
+        let error = engine
+            .docker(&["inspect", "-f", "{{.State.Error}}", name])
+            .ok();
+        engine.docker(&["rm", name]).ok();
+        engine.assert_no_trace_of(&id);
+        error
+    };
+    let panic = run(
+        "panics",
+        "mount -t proc proc /proc; echo c > /proc/sysrq-trigger; sleep 100",
+    );
+    assert!(panic.contains("machine"), "{panic}");
+    let id = engine
+        .docker(&[
+            "run",
+            "-d",
+            "--isolation=vm",
+            "--name",
+            "killed",
+            "bb",
+            "sleep",
+            "1000",
+        ])
+        .ok();
+    let pid = engine
+        .docker(&["inspect", "-f", "{{.State.Pid}}", "killed"])
+        .ok();
+    engine.sh(&format!("kill -9 {pid}")).ok();
+    waiting::until("the machine has ended", || {
+        engine
+            .docker(&["inspect", "-f", "{{.State.Status}}", "killed"])
+            .ok()
+            == "exited"
+    });
+    let state = engine
+        .docker(&[
+            "inspect",
+            "-f",
+            "{{.State.ExitCode}} {{.State.Error}}",
+            "killed",
+        ])
+        .ok();
+    assert!(
+        state.starts_with("137 the machine's monitor was ended by signal 9"),
+        "{state}"
+    );
+    engine.docker(&["rm", "killed"]).ok();
+    engine.assert_no_trace_of(&id);
+}
+
+#[test]
+fn machines_and_containers_reach_each_other_on_the_bridge() {
+    let engine = Engine::with_image();
+    engine
+        .docker(&[
+            "run",
+            "-d",
+            "--isolation=vm",
+            "--name",
+            "mach",
+            "bb",
+            "nc",
+            "-l",
+            "-p",
+            "80",
+            "-e",
+            "echo",
+            "from the machine",
+        ])
+        .ok();
+    let address = engine
+        .docker(&[
+            "inspect",
+            "-f",
+            "{{.NetworkSettings.Networks.bridge.IPAddress}}",
+            "mach",
+        ])
+        .ok();
+    let fetch = format!("until nc {address} 80 2>/dev/null; do sleep 0.1; done");
+    assert_eq!(
+        engine
+            .docker(&["run", "--rm", "bb", "sh", "-c", &fetch])
+            .ok(),
+        "from the machine"
+    );
+    engine
+        .docker(&[
+            "run",
+            "-d",
+            "--name",
+            "cont",
+            "bb",
+            "nc",
+            "-l",
+            "-p",
+            "81",
+            "-e",
+            "echo",
+            "from the container",
+        ])
+        .ok();
+    let address = engine
+        .docker(&[
+            "inspect",
+            "-f",
+            "{{.NetworkSettings.Networks.bridge.IPAddress}}",
+            "cont",
+        ])
+        .ok();
+    let fetch = format!("until nc {address} 81 2>/dev/null; do sleep 0.1; done");
+    assert_eq!(
+        engine
+            .docker(&["run", "--rm", "--isolation=vm", "bb", "sh", "-c", &fetch])
+            .ok(),
+        "from the container"
+    );
+    let none = engine.docker(&[
+        "run",
+        "--rm",
+        "--isolation=vm",
+        "--network",
+        "none",
+        "bb",
+        "ls",
+        "/sys/class/net",
+    ]);
+    assert_eq!(none.ok(), "lo");
+}
