@@ -71,7 +71,7 @@ fn bad_requests_are_answered_and_nothing_is_left() {
         ("{}", "400"),
         ("{\"Image\":5}", "400"),
         (
-            "{\"Image\":\"host\",\"HostConfig\":{\"Isolation\":\"vm\"}}",
+            "{\"Image\":\"host\",\"HostConfig\":{\"Isolation\":\"system\"}}",
             "501",
         ),
         (
