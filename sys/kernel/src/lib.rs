@@ -14,6 +14,7 @@
 )]
 
 pub mod allocator;
+pub mod block;
 pub mod capability;
 pub mod descriptors;
 pub mod file;
