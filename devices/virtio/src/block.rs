@@ -142,6 +142,12 @@ impl BlockDevice {
         })
     }
 
+    /// Its length in sectors of 512 bytes.
+    #[must_use]
+    pub fn sectors(&self) -> u64 {
+        self.bytes / SECTOR
+    }
+
     /// Carries one request out; gives the bytes written to the guest, the status byte included.
     fn serve(&self, chain: &mut Chain<'_>) -> Result<u64, Broken> {
         let header: [u8; 16] = chain.readable.read_array().ok_or(Broken::Request)?;

@@ -162,7 +162,26 @@ impl OpenDisk {
     }
 }
 
+impl Disk {
+    /// Its length in sectors of 512 bytes, as the guest will see it.
+    ///
+    /// # Errors
+    /// [`MachineError::Io`] when it cannot be opened; as [`BlockDevice::new`] and [`BlockDevice::of_layers`].
+    pub fn sectors(&self) -> Result<u64, MachineError> {
+        Ok(OpenDisk::open(self)?.device()?.sectors())
+    }
+}
+
 impl HostEnds {
+    /// Tells the guest of a restored machine to look at its disks of layers again: they may be others.
+    pub fn disks_changed(&self, machine: &Machine) {
+        for (index, open) in self.disks.iter().enumerate() {
+            if matches!(open.disk, Disk::Layers(_)) {
+                machine.config_changed(index);
+            }
+        }
+    }
+
     /// Opens what `config` names.
     ///
     /// # Errors

@@ -118,6 +118,7 @@ impl Host {
                 let shape = snapshot.shape()?;
                 let machine = Machine::new(shape, &*self.hypervisor, memory, devices, output)?;
                 machine.restore(&snapshot)?;
+                self.ends.disks_changed(&machine);
                 Ok(machine)
             }
         }
