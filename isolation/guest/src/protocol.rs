@@ -28,6 +28,13 @@ pub const SHARE_TAG: &str = "atoll";
 /// Where that share is mounted in the guest.
 pub const SHARE: &str = "/run/atoll/share";
 
+/// The tag of the virtiofs share with the upper directory of a root file system of layers.
+pub const UPPER_TAG: &str = "upper";
+/// Where that share is mounted: `diff` and `work` are in it.
+pub const UPPER: &str = "/run/atoll/upper";
+/// Where a root file system of layers is mounted; one without is `rootfs` in [`SHARE`].
+pub const ROOTFS: &str = "/run/atoll/rootfs";
+
 /// The first line of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -132,6 +139,9 @@ pub struct Create {
     pub spec: Spec,
     /// The streams of its first process.
     pub streams: Streams,
+    /// The layers of its root file system, if it is made of some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layers: Option<Layers>,
     /// The guest's network, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<Network>,
@@ -142,6 +152,15 @@ pub struct Create {
     pub clock_ns: u64,
     /// Random bytes of the host's.
     pub entropy: Vec<u8>,
+}
+
+/// Layers: the partitions of the guest's first disk, each an EROFS file system, the first on top.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layers {
+    /// How many, 1 to 255.
+    pub count: u8,
+    /// Sectors of 512 bytes of that disk.
+    pub sectors: u64,
 }
 
 /// How the guest's network card is to be.

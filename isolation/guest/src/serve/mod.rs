@@ -10,6 +10,7 @@
 //! the end of the machine.
 
 mod container;
+mod layers;
 mod network;
 mod processes;
 mod pump;
@@ -47,6 +48,8 @@ struct Agent {
     signals: SignalFd,
     guest: Option<Guest>,
     pumps: Vec<Pump>,
+    /// The machine was made of one that had been saved.
+    is_copy: bool,
 }
 
 /// Serves the host until the container's machine is not needed any more.
@@ -61,11 +64,15 @@ pub(crate) fn serve() -> Result<(), Failure> {
         signals,
         guest: None,
         pumps: Vec::new(),
+        is_copy: false,
     };
     loop {
         match agent.turn() {
             Ok(()) => {}
-            Err(_) if agent.guest.is_none() => agent.host = greet()?,
+            Err(_) if agent.guest.is_none() => {
+                agent.host = greet()?;
+                agent.is_copy = true;
+            }
             Err(reason) => return Err(Failure::of("speak with the host")(reason)),
         }
     }
@@ -182,6 +189,10 @@ impl Agent {
         let made = network::configure(create.network.as_ref())
             .map_err(|error| error.to_string())
             .and_then(|()| network::set(&create.sysctls))
+            .and_then(|()| match create.layers {
+                Some(layers) => layers::mount_all(layers, self.is_copy),
+                None => Ok(()),
+            })
             .map_err(container::other)
             .and_then(|()| Guest::create(create, &mut self.pumps));
         match made {

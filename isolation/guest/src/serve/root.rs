@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 
-use atoll_guest::protocol::{SHARE, SHARE_TAG};
+use atoll_guest::protocol::{SHARE, SHARE_TAG, UPPER, UPPER_TAG};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount, mount_move};
 use rustix::process::{chdir, chroot};
@@ -41,18 +41,27 @@ pub(crate) fn enter_root() -> Result<(), Failure> {
     let plain = flags | MountFlags::NOEXEC;
     mount("cgroup2", "/sys/fs/cgroup", "cgroup2", plain, None)
         .map_err(Failure::of("mount /sys/fs/cgroup"))?;
-    fs::create_dir_all(SHARE).map_err(Failure::of(format!("make {SHARE}")))?;
-    match mount(SHARE_TAG, SHARE, "virtiofs", flags, None) {
-        // A machine without one has containers with images of their own only.
-        Ok(()) | Err(Errno::INVAL) => Ok(()),
-        Err(errno) => Err(Failure::of(format!("mount {SHARE}"))(errno)),
+    // What is in the upper directory may be a device: a whiteout is one.
+    for (tag, place, flags) in [
+        (SHARE_TAG, SHARE, flags),
+        (UPPER_TAG, UPPER, MountFlags::empty()),
+    ] {
+        fs::create_dir_all(place).map_err(Failure::of(format!("make {place}")))?;
+        match mount(tag, place, "virtiofs", flags, None) {
+            // The machine has no such share.
+            Ok(()) | Err(Errno::INVAL) => {}
+            Err(errno) => return Err(Failure::of(format!("mount {place}"))(errno)),
+        }
     }
+    Ok(())
 }
 
-/// Has the share's files written back to the host.
+/// Has the shares' files written back to the host.
 pub(super) fn write_back() {
     // What cannot be written now could not be later; the host sees what is there.
-    if let Ok(share) = File::open(SHARE) {
-        let _ = rustix::fs::syncfs(share);
+    for place in [SHARE, UPPER] {
+        if let Ok(share) = File::open(place) {
+            let _ = rustix::fs::syncfs(share);
+        }
     }
 }
