@@ -28,16 +28,17 @@ use std::time::{Duration, Instant, SystemTime};
 use atoll_container::{Container, CreateRequest, Monitored, RootfsMount};
 use atoll_guest::Lines;
 use atoll_guest::protocol::{
-    Call, Create, LONGEST_ANSWER, Message, Outcome, Request, StreamName, Streams,
+    Call, Create, LONGEST_ANSWER, Layers, Message, Outcome, Request, StreamName, Streams,
 };
-use atoll_machine::VmmConfig;
 use atoll_machine::protocol::{Client, Request as Control};
+use atoll_machine::{Disk, VmmConfig};
 use atoll_spec::Spec;
 use rustix::event::PollFlags;
 
 use crate::failure::Failure;
 use crate::process::Waiter;
 use greeting::{Incoming, Progress};
+use plan::RootSource;
 use share::Folders;
 use tail::Tail;
 use template::Template;
@@ -152,15 +153,18 @@ impl Machine {
         streams: Streams,
         to: Waiter,
     ) -> Result<Booting, Failure> {
-        let plan = plan::plan(spec, backend, request.id.as_str())?;
+        let mounts = &request.rootfs_mounts;
+        let plan = plan::plan(spec, backend, request.id.as_str(), mounts)?;
         let folders = Folders::make(&request.bundle)?;
         let rootfs = spec
             .root
             .as_ref()
             .map_or("rootfs".into(), |root| root.path.clone());
         let rootfs = request.bundle.join(rootfs);
-        share::fill(&folders.share, &rootfs, &request.rootfs_mounts, &plan.binds)?;
+        let root = (plan.root == RootSource::Share).then_some((&*rootfs, &mounts[..]));
+        share::fill(&folders.share, root, &plan.binds)?;
         let cold = monitor::config(&plan, &folders)?;
+        let layers = cold.disks.first().map(layers).transpose()?;
         let template = Template::of(&cold).map_err(monitor::machine_failed)?;
         let clone = template.clone_of(&cold);
         let listener = listen(&monitor::guest_socket(&folders))?;
@@ -179,6 +183,7 @@ impl Machine {
                 id: request.id.to_string(),
                 spec: plan.guest,
                 streams,
+                layers,
                 network: plan.network.map(|(_, network)| network),
                 sysctls: plan.sysctls,
                 clock_ns: 0,
@@ -517,6 +522,14 @@ impl Machine {
         }
         news
     }
+}
+
+/// What the guest is told of its disk of layers.
+fn layers(disk: &Disk) -> Result<Layers, Failure> {
+    let count = u8::try_from(disk.paths().len())
+        .map_err(|_| Failure::invalid("an image has too many layers for a machine: 255 at most"))?;
+    let sectors = disk.sectors().map_err(monitor::machine_failed)?;
+    Ok(Layers { count, sectors })
 }
 
 fn listen(path: &Path) -> Result<UnixListener, Failure> {

@@ -6,12 +6,13 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use atoll_guest::protocol::{PORT, SERVE, SHARE_TAG};
+use atoll_guest::protocol::{PORT, SERVE, SHARE_TAG, UPPER_TAG};
 use atoll_machine::{
-    BootSource, Jail, MachineError, NetworkCard, Share, Sockets, Source, VmmConfig, boot, host,
+    BootSource, Disk, Jail, MachineError, NetworkCard, Share, Sockets, Source, VmmConfig, boot,
+    host,
 };
 
-use super::plan::Plan;
+use super::plan::{Plan, RootSource};
 use super::share::{Folders, failed};
 use crate::failure::Failure;
 
@@ -57,7 +58,10 @@ pub(crate) fn config(plan: &Plan, folders: &Folders) -> Result<VmmConfig, Failur
             memory_bytes: plan.memory_bytes,
             cpus: plan.cpus,
         }),
-        disks: Vec::new(),
+        disks: match &plan.root {
+            RootSource::Share => Vec::new(),
+            RootSource::Layers { images, .. } => vec![Disk::Layers(images.clone())],
+        },
         networks: plan
             .network
             .iter()
@@ -71,18 +75,31 @@ pub(crate) fn config(plan: &Plan, folders: &Folders) -> Result<VmmConfig, Failur
             path: folders.sockets.join("vsock"),
             cid: CID,
         }),
-        shares: vec![Share {
-            path: folders.share.clone(),
-            tag: SHARE_TAG.to_owned(),
-            read_only: false,
-            overlay_upper: false,
-        }],
+        shares: shares(plan, folders),
         balloon_bytes: Some(0),
         console: None,
         control: Some(control_socket(folders)),
         statistics: false,
         jail: Jail::On,
     })
+}
+
+fn shares(plan: &Plan, folders: &Folders) -> Vec<Share> {
+    let mut shares = vec![Share {
+        path: folders.share.clone(),
+        tag: SHARE_TAG.to_owned(),
+        read_only: false,
+        overlay_upper: false,
+    }];
+    if let RootSource::Layers { upper, .. } = &plan.root {
+        shares.push(Share {
+            path: upper.clone(),
+            tag: UPPER_TAG.to_owned(),
+            read_only: false,
+            overlay_upper: true,
+        });
+    }
+    shares
 }
 
 /// Starts the monitor.

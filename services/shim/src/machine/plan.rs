@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use atoll_guest::protocol::{Network, SHARE};
+use atoll_container::RootfsMount;
+use atoll_guest::protocol::{Network, ROOTFS, SHARE};
 use atoll_machine::Backend;
 use atoll_shim_protocol::machine::{ISOLATION, MachineNetwork, NETWORK};
 use atoll_spec::{Linux, Mount, NamespaceKind, Resources, Root, Spec};
@@ -28,6 +29,8 @@ pub(crate) struct Plan {
     pub(crate) memory_bytes: u64,
     /// Its virtual CPUs.
     pub(crate) cpus: u8,
+    /// Where its root file system comes from.
+    pub(crate) root: RootSource,
     /// The host's tap and what the guest is told of its card.
     pub(crate) network: Option<(String, Network)>,
     /// Settings of the guest's network.
@@ -38,6 +41,18 @@ pub(crate) struct Plan {
     pub(crate) guest: Spec,
     /// The configuration for the monitor's control groups.
     pub(crate) host: Spec,
+}
+
+/// Where a root file system comes from.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum RootSource {
+    /// The host mounts it and shows it as `rootfs` in the share.
+    Share,
+    /// EROFS images, the first on top, on a disk; above them a directory with `diff` and `work` of the host's.
+    Layers {
+        images: Vec<PathBuf>,
+        upper: PathBuf,
+    },
 }
 
 /// A file or directory of the host's, shown as `binds/N` in the share.
@@ -63,10 +78,18 @@ pub(crate) fn wanted(spec: &Spec) -> Result<Option<Backend>, Failure> {
 
 /// Plans the machine.
 ///
+/// * `rootfs`: the mounts that make up the root file system.
+///
 /// # Errors
 /// What the configuration wants and a machine cannot give, by name.
-pub(crate) fn plan(spec: &Spec, backend: Backend, id: &str) -> Result<Plan, Failure> {
+pub(crate) fn plan(
+    spec: &Spec,
+    backend: Backend,
+    id: &str,
+    rootfs: &[RootfsMount],
+) -> Result<Plan, Failure> {
     refuse(spec)?;
+    let root = root_source(rootfs)?;
     let network = spec.annotations.get(NETWORK).map(|text| card(text));
     let none = Linux::default();
     let linux = spec.linux.as_ref().unwrap_or(&none);
@@ -80,7 +103,8 @@ pub(crate) fn plan(spec: &Spec, backend: Backend, id: &str) -> Result<Plan, Fail
         network: network.transpose()?,
         sysctls: sysctls(linux).0,
         binds,
-        guest: guest(spec, linux, &resources, mounts, id),
+        guest: guest(spec, linux, &resources, mounts, id, &root),
+        root,
         host: host(spec, linux, &resources),
     })
 }
@@ -138,6 +162,36 @@ fn refuse(spec: &Spec) -> Result<(), Failure> {
         Some((_, what)) => Err(Failure::invalid(format!(
             "{what}: not available behind the wall of a machine"
         ))),
+    }
+}
+
+/// Mounts of type `erofs`, top first, and one of type `overlay` above them (containerd's EROFS snapshotter has the same);
+/// anything else is for the host to mount.
+fn root_source(mounts: &[RootfsMount]) -> Result<RootSource, Failure> {
+    let Some((overlay, images)) = mounts.split_last() else {
+        return Ok(RootSource::Share);
+    };
+    if images.is_empty() || images.iter().any(|image| image.kind != "erofs") {
+        return Ok(RootSource::Share);
+    }
+    let option = |name: &str| {
+        let value =
+            |option: &String| Some(option.strip_prefix(name)?.strip_prefix('=')?.to_owned());
+        overlay.options.iter().find_map(value).map(PathBuf::from)
+    };
+    let (diff, work) = (option("upperdir"), option("workdir"));
+    let places = diff.as_ref().zip(work.as_ref()).filter(|(diff, work)| {
+        diff.ends_with("diff") && work.ends_with("work") && diff.parent() == work.parent()
+    });
+    let upper = places.and_then(|(diff, _)| diff.parent());
+    match upper {
+        Some(upper) if overlay.kind == "overlay" => Ok(RootSource::Layers {
+            images: images.iter().map(|image| (&image.source).into()).collect(),
+            upper: upper.to_owned(),
+        }),
+        _ => Err(Failure::invalid(
+            "a root file system of EROFS images needs an overlay above them whose upperdir and workdir are the directories diff and work of one place",
+        )),
     }
 }
 
@@ -206,10 +260,20 @@ fn mounts(mounts: &[Mount]) -> Result<(Vec<Mount>, Vec<Bind>), Failure> {
 
 /// The container as it is built inside: the machine is the wall, so what only guards the host's kernel is left out, and
 /// what the host limits from outside.
-fn guest(spec: &Spec, linux: &Linux, all: &Resources, mounts: Vec<Mount>, id: &str) -> Spec {
+fn guest(
+    spec: &Spec,
+    linux: &Linux,
+    all: &Resources,
+    mounts: Vec<Mount>,
+    id: &str,
+    root: &RootSource,
+) -> Spec {
     let mut guest = spec.clone();
     guest.root = Some(Root {
-        path: Path::new(SHARE).join("rootfs"),
+        path: match root {
+            RootSource::Share => Path::new(SHARE).join("rootfs"),
+            RootSource::Layers { .. } => ROOTFS.into(),
+        },
         readonly: spec.root.as_ref().is_some_and(|root| root.readonly),
     });
     guest.mounts = mounts;
@@ -294,7 +358,7 @@ mod tests {
     fn a_container_becomes_a_machine_and_a_container_in_it() {
         let spec = spec(WEB);
         assert_eq!(wanted(&spec).unwrap(), Some(Backend::Soft));
-        let plan = plan(&spec, Backend::Soft, "web").unwrap();
+        let plan = plan(&spec, Backend::Soft, "web", &[]).unwrap();
         assert_eq!((plan.memory_bytes, plan.cpus), (160 << 20, 2));
         let (tap, network) = plan.network.unwrap();
         assert_eq!((tap.as_str(), network.prefix_len), ("tap0", 16));
@@ -340,6 +404,50 @@ mod tests {
     }
 
     #[test]
+    fn layers_are_a_disk_below_a_directory() {
+        let mount = |kind: &str, source: &str, options: &[&str]| RootfsMount {
+            kind: kind.to_owned(),
+            source: source.to_owned(),
+            options: options.iter().map(|&option| option.to_owned()).collect(),
+        };
+        let upper = ["upperdir=/c/upper/diff", "workdir=/c/upper/work"];
+        let mounts = [
+            mount("erofs", "/l/2.erofs", &["ro"]),
+            mount("erofs", "/l/1.erofs", &["ro"]),
+            mount("overlay", "overlay", &upper),
+        ];
+        let plan = plan(&spec(WEB), Backend::Soft, "web", &mounts).unwrap();
+        let images = vec!["/l/2.erofs".into(), "/l/1.erofs".into()];
+        let upper_folder = "/c/upper".into();
+        assert_eq!(
+            plan.root,
+            RootSource::Layers {
+                images,
+                upper: upper_folder
+            }
+        );
+        assert_eq!(
+            plan.guest.root.unwrap().path,
+            Path::new("/run/atoll/rootfs")
+        );
+        assert_eq!(root_source(&mounts[2..]).unwrap(), RootSource::Share);
+        assert_eq!(root_source(&[]).unwrap(), RootSource::Share);
+        for bad in [
+            mount("overlay", "overlay", &upper[..1]),
+            mount(
+                "overlay",
+                "overlay",
+                &["upperdir=/a/diff", "workdir=/b/work"],
+            ),
+            mount("overlay", "overlay", &["upperdir=/a/x", "workdir=/a/work"]),
+            mount("bind", "/x", &upper),
+        ] {
+            let mounts = [mounts[0].clone(), bad];
+            assert!(root_source(&mounts).is_err(), "{mounts:?}");
+        }
+    }
+
+    #[test]
     fn memory_has_room_for_the_kernel() {
         assert_eq!(memory_bytes(None), 512 << 20);
         assert_eq!(memory_bytes(Some(-1)), 512 << 20);
@@ -353,7 +461,7 @@ mod tests {
         let refused = |change: &dyn Fn(&mut Spec)| {
             let mut spec = spec(WEB);
             change(&mut spec);
-            plan(&spec, Backend::Soft, "web").unwrap_err().message
+            plan(&spec, Backend::Soft, "web", &[]).unwrap_err().message
         };
         let joined = refused(&|spec| {
             let linux = spec.linux.as_mut().unwrap();

@@ -44,12 +44,11 @@ impl Folders {
     }
 }
 
-/// Fills the share: `rootfs`, and `binds/N`. The mounts are in a mount namespace of our own from now on, so they go
+/// Fills the share: `rootfs`, if it comes from there, and `binds/N`. The mounts are in a mount namespace of our own from now on, so they go
 /// with this process and the monitor, whatever becomes of either.
 pub(crate) fn fill(
     share: &Path,
-    rootfs: &Path,
-    mounts: &[RootfsMount],
+    rootfs: Option<(&Path, &[RootfsMount])>,
     binds: &[Bind],
 ) -> Result<(), Failure> {
     namespace::unshare(libc::CLONE_NEWNS)
@@ -57,14 +56,17 @@ pub(crate) fn fill(
     // Mounts of others go on to appear here, ours stay here.
     set(c"/", true, &Change::propagation(Propagation::Slave))
         .map_err(failed("keep mounts apart"))?;
-    let root = open_rootfs(rootfs, mounts)?;
+    let root = rootfs.map(|(folder, mounts)| open_rootfs(folder, mounts));
+    let root = root.transpose()?;
     let tmpfs = mount::new_filesystem(c"tmpfs", [], Attributes::NOSUID | Attributes::NODEV)
         .map_err(|errno| failed("make the share")(errno.into()))?;
     attach(&tmpfs, share).map_err(failed("mount the share"))?;
-    let place = share.join("rootfs");
-    fs::create_dir(&place)
-        .and_then(|()| attach(&root, &place))
-        .map_err(failed("mount the root file system"))?;
+    if let Some(root) = root {
+        let place = share.join("rootfs");
+        fs::create_dir(&place)
+            .and_then(|()| attach(&root, &place))
+            .map_err(failed("mount the root file system"))?;
+    }
     let folder = share.join("binds");
     fs::create_dir(&folder).map_err(failed("make the share"))?;
     for (number, bind) in binds.iter().enumerate() {
