@@ -330,3 +330,56 @@ fn machines_and_containers_reach_each_other_on_the_bridge() {
     ]);
     assert_eq!(none.ok(), "lo");
 }
+
+#[test]
+fn changes_are_kept_over_restarts_and_seen_by_no_other_machine() {
+    let engine = Engine::with_image();
+    let script = "if [ -e /new ]; then cat /new; ls /etc; else echo kept > /new; rm /etc/plain; mkdir /etc/deep; touch /etc/deep/er; fi";
+    let run = &[
+        "run",
+        "--isolation=vm",
+        "--name",
+        "mach",
+        "bb",
+        "sh",
+        "-c",
+        script,
+    ];
+    assert_eq!(engine.docker(run).ok(), "");
+    // On the disk of the host, when the machine is gone.
+    let upper = engine
+        .sh("ls $T/data/containers/*/upper/diff/etc/deep")
+        .ok();
+    assert_eq!(upper, "er");
+    let again = engine.docker(&["start", "-a", "mach"]).ok();
+    assert_eq!(again.lines().next(), Some("kept"));
+    assert!(
+        again.contains("deep") && !again.contains("plain"),
+        "{again}"
+    );
+    let other = engine.docker(&["run", "--rm", "--isolation=vm", "bb", "ls", "/", "/etc"]);
+    let other = other.ok();
+    assert!(!other.contains("new") && other.contains("plain"), "{other}");
+    engine.docker(&["rm", "mach"]).ok();
+}
+
+#[test]
+fn the_running_system_is_an_image_for_machines_too() {
+    let engine = Engine::start(&[]);
+    let ours = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let said = engine
+        .atoll(&["run", "--rm", "--isolation=vm", "host", "--", "uname", "-r"])
+        .ok();
+    assert_ne!(said, ours.trim());
+    let system = std::fs::read_to_string("/etc/os-release").unwrap();
+    let seen = engine.atoll(&[
+        "run",
+        "--rm",
+        "--isolation=vm",
+        "host",
+        "--",
+        "cat",
+        "/etc/os-release",
+    ]);
+    assert_eq!(seen.stdout, system);
+}

@@ -171,14 +171,14 @@ pub(crate) fn lowers(engine: &EngineRef, record: &Record) -> Vec<PathBuf> {
     if record.chain_ids.is_empty() {
         return vec![PathBuf::from("/")];
     }
-    let chain_ids: Vec<_> = record
-        .chain_ids
-        .iter()
-        .rev()
-        .filter_map(|id| id.parse().ok())
-        .map(ChainId::from_digest)
-        .collect();
-    engine.images.layers().dirs(&chain_ids)
+    engine.images.layers().dirs(&chain_ids(record))
+}
+
+/// The layers of its image, top first; none for the image `host`.
+pub(crate) fn chain_ids(record: &Record) -> Vec<ChainId> {
+    let bottom_first = record.chain_ids.iter().rev();
+    let parsed = bottom_first.filter_map(|id| id.parse().ok());
+    parsed.map(ChainId::from_digest).collect()
 }
 
 fn reserve_name(engine: &EngineRef, name: Option<String>, id: &str) -> Result<String> {

@@ -3,7 +3,7 @@
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
 };
@@ -16,7 +16,7 @@ use atoll_shim_protocol::{
 
 use super::{
     ContainerRef, Record, Status,
-    create::lowers,
+    create::{chain_ids, lowers},
     exit, files, mounts, remove,
     rootfs::Rootfs,
     spec::{self, SpecInput, devices},
@@ -238,9 +238,9 @@ async fn run(
 ) -> Result<u32> {
     let record = container.record();
     let stdio = stdio(engine, &record, shim.bundle());
-    let mount = rootfs_mount(engine, &record);
+    let mounts = rootfs_mounts(engine, &record).await?;
     let pid = shim
-        .create(Some(&mount), record.config.tty, &stdio)
+        .create(&mounts, record.config.tty, &stdio)
         .await
         .map_err(start_failed)?;
     if let Some(address) = address {
@@ -375,14 +375,40 @@ pub(crate) fn rootfs(engine: &EngineRef, record: &Record) -> Rootfs {
     Rootfs::of_layers(layers)
 }
 
-fn rootfs_mount(engine: &EngineRef, record: &Record) -> RootfsMount {
+/// What the shim makes the root file system of: one overlay of directories, or behind the wall of a machine each layer
+/// as an image, top first, and what lies above them.
+async fn rootfs_mounts(engine: &EngineRef, record: &Record) -> Result<Vec<RootfsMount>> {
     let writable = WritableLayer::of(&engine.paths.container(&record.id));
-    let mount = writable.mount(&lowers(engine, record));
-    RootfsMount {
-        kind: mount.type_,
-        source: mount.source,
-        options: mount.options,
+    let chain_ids = chain_ids(record);
+    let is_layered = wall::is_machine(&record.host_config) && !chain_ids.is_empty();
+    if !is_layered {
+        return Ok(vec![writable.mount(&lowers(engine, record)).into()]);
     }
+    let engine = EngineRef::clone(engine);
+    let images: Vec<PathBuf> = blocking(move || {
+        let layers = engine.images.layers();
+        let images = chain_ids.iter().map(|id| layers.erofs_image(id));
+        images
+            .collect::<std::result::Result<_, _>>()
+            .map_err(|error| {
+                Error::caused(
+                    ErrorKind::Internal,
+                    "cannot make the image's layers into disks",
+                    &error,
+                )
+            })
+    })
+    .await?;
+    let mut mounts: Vec<RootfsMount> = images
+        .iter()
+        .map(|image| RootfsMount {
+            kind: "erofs".to_owned(),
+            source: image.to_string_lossy().into_owned(),
+            options: vec!["ro".to_owned()],
+        })
+        .collect();
+    mounts.push(writable.mount(&[]).into());
+    Ok(mounts)
 }
 
 fn stdio(engine: &EngineRef, record: &Record, bundle: &Path) -> StdioUri {

@@ -7,6 +7,7 @@ use std::{
 };
 
 use atoll_guest::protocol::{PROCESS_STATUS, ProcessStatus};
+use atoll_layer::RootfsMountSpec;
 use atoll_shim_protocol::{StdioUri, spawn};
 use containerd_shim_protos::{
     api,
@@ -35,6 +36,16 @@ pub(crate) struct RootfsMount {
     pub(crate) source: String,
     /// Options, as mount(8) takes them.
     pub(crate) options: Vec<String>,
+}
+
+impl From<RootfsMountSpec> for RootfsMount {
+    fn from(spec: RootfsMountSpec) -> Self {
+        Self {
+            kind: spec.type_,
+            source: spec.source,
+            options: spec.options,
+        }
+    }
 }
 
 /// How a process ended.
@@ -151,7 +162,7 @@ impl Shim {
     /// The shim's words, as runc's.
     pub(crate) async fn create(
         &self,
-        rootfs: Option<&RootfsMount>,
+        rootfs: &[RootfsMount],
         terminal: bool,
         stdio: &StdioUri,
     ) -> Result<u32> {
@@ -162,14 +173,12 @@ impl Shim {
             stdout: stdio.to_string(),
             ..Default::default()
         };
-        if let Some(rootfs) = rootfs {
-            request.rootfs.push(api::Mount {
-                type_: rootfs.kind.clone(),
-                source: rootfs.source.clone(),
-                options: rootfs.options.clone(),
-                ..Default::default()
-            });
-        }
+        request.rootfs.extend(rootfs.iter().map(|mount| api::Mount {
+            type_: mount.kind.clone(),
+            source: mount.source.clone(),
+            options: mount.options.clone(),
+            ..Default::default()
+        }));
         let reply = self.client.create(within(REQUEST_TIMEOUT), &request).await;
         Ok(reply.map_err(|error| self.error(&error))?.pid)
     }
