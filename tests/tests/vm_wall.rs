@@ -383,3 +383,74 @@ fn the_running_system_is_an_image_for_machines_too() {
     ]);
     assert_eq!(seen.stdout, system);
 }
+
+#[test]
+fn machines_outlive_a_killed_engine_and_go_with_their_shim() {
+    let mut engine = Engine::with_image();
+    let script = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.2; done";
+    let id = engine
+        .docker(&[
+            "run",
+            "-d",
+            "--isolation=vm",
+            "--name",
+            "mach",
+            "bb",
+            "sh",
+            "-c",
+            script,
+        ])
+        .ok();
+    let state =
+        |engine: &Engine, format: &str| engine.docker(&["inspect", "-f", format, "mach"]).ok();
+    let pid = state(&engine, "{{.State.Pid}}");
+    let lines = |engine: &Engine| engine.docker(&["logs", "mach"]).ok().lines().count();
+    waiting::until("it printed", || lines(&engine) > 0);
+    engine.kill();
+    engine.restart();
+    assert_eq!(
+        state(&engine, "{{.State.Pid}} {{.State.Status}}"),
+        format!("{pid} running")
+    );
+    assert_eq!(engine.docker(&["exec", "mach", "echo", "in"]).ok(), "in");
+    let before = lines(&engine);
+    waiting::until("it goes on", || lines(&engine) > before + 2);
+    let shim = engine.sh(&format!("ps -o ppid= -p {pid}")).ok();
+    engine.sh(&format!("kill -9 {shim}")).ok();
+    waiting::until("it has ended", || {
+        state(&engine, "{{.State.Status}}") == "exited"
+    });
+    let end = state(&engine, "{{.State.ExitCode}} {{.State.Error}}");
+    assert!(end.starts_with("137 shim died"), "{end}");
+    waiting::until("the monitor is gone", || {
+        !std::path::Path::new(&format!("/proc/{pid}")).exists()
+    });
+    engine.docker(&["rm", "mach"]).ok();
+    engine.assert_no_trace_of(&id);
+}
+
+#[test]
+fn a_guest_without_memory_is_told_apart() {
+    let engine = Engine::with_image();
+    let script = "x=a; while :; do x=$x$x$x$x; done";
+    let ran = engine.docker(&[
+        "run",
+        "--isolation=vm",
+        "--name",
+        "mach",
+        "--memory",
+        "32m",
+        "bb",
+        "sh",
+        "-c",
+        script,
+    ]);
+    let state = engine.docker(&[
+        "inspect",
+        "-f",
+        "{{.State.ExitCode}} {{.State.OOMKilled}}",
+        "mach",
+    ]);
+    assert_eq!((ran.code, state.ok().as_str()), (137, "137 true"));
+    engine.docker(&["rm", "mach"]).ok();
+}
