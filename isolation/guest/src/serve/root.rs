@@ -41,6 +41,15 @@ pub(crate) fn enter_root() -> Result<(), Failure> {
     let plain = flags | MountFlags::NOEXEC;
     mount("cgroup2", "/sys/fs/cgroup", "cgroup2", plain, None)
         .map_err(Failure::of("mount /sys/fs/cgroup"))?;
+    // Every container's would do the same, and copies of a machine have it behind them.
+    let controllers = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+    for controller in controllers.split_whitespace() {
+        // One that this kernel does not hand on is missed by who asks for it.
+        let _ = fs::write(
+            "/sys/fs/cgroup/cgroup.subtree_control",
+            format!("+{controller}"),
+        );
+    }
     // What is in the upper directory may be a device: a whiteout is one.
     for (tag, place, flags) in [
         (SHARE_TAG, SHARE, flags),

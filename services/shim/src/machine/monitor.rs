@@ -19,6 +19,10 @@ use crate::failure::Failure;
 /// The guest's context ID; each machine has sockets of its own, so all may have the same.
 const CID: u64 = 3;
 
+/// Grace periods of RCU by asking instead of by waiting for ticks of an idle guest: mounts, namespaces and control groups
+/// wait for several. It halves the time a container takes to be made.
+const EXPEDITED: &str = "rcupdate.rcu_expedited=1";
+
 /// A monitor that was started.
 pub(crate) struct Started {
     /// Its process, a child of ours.
@@ -51,7 +55,7 @@ pub(crate) fn config(plan: &Plan, folders: &Folders) -> Result<VmmConfig, Failur
             kernel_store: host::store(),
             initrd: Some(initrd),
             command_line: format!(
-                "{} {} quiet -- {SERVE}",
+                "{} {} {EXPEDITED} quiet -- {SERVE}",
                 boot::DEFAULT_COMMAND_LINE,
                 boot::WITHOUT_TRACEFS
             ),
