@@ -7,7 +7,8 @@ fn a_machine_runs_a_command_with_another_kernel_and_leaves_no_trace() {
     let engine = Engine::with_image();
     let said = engine.docker(&["run", "--rm", "--isolation=vm", "bb", "uname", "-r"]);
     let ours = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    assert_ne!(said.ok(), ours.trim());
+    let kernel = said.ok();
+    assert_ne!(kernel, ours.trim());
     let ran = engine.docker(&[
         "run",
         "--isolation=vm",
@@ -31,6 +32,22 @@ fn a_machine_runs_a_command_with_another_kernel_and_leaves_no_trace() {
         "mach",
     ]);
     assert_eq!(wall.ok(), "vm 7");
+    let machine = engine.docker(&[
+        "inspect",
+        "-f",
+        "{{.Machine.Backend}} {{.Machine.Kernel}}",
+        "mach",
+    ]);
+    let machine = machine.ok();
+    assert!(
+        machine == format!("soft {kernel}") || machine == format!("kvm {kernel}"),
+        "{machine}"
+    );
+    let info = engine.docker(&["info", "-f", "{{.SecurityOptions}}"]).ok();
+    assert!(
+        info.contains("isolation=process") && info.contains("isolation=vm:soft"),
+        "{info}"
+    );
     engine.docker(&["rm", "mach"]).ok();
     engine.assert_no_trace_of(&id);
 }

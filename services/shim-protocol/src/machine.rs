@@ -10,6 +10,19 @@ pub const ISOLATION: &str = "io.atoll.isolation";
 /// Annotation with the machine's network card, a [`MachineNetwork`] as JSON. Without it the guest has only `lo`.
 pub const NETWORK: &str = "io.atoll.machine.network";
 
+/// File in the bundle that says what the machine turned out to be, a [`MachineFacts`] as JSON; there before `Create` is
+/// answered.
+pub const FACTS_FILE: &str = "machine.json";
+
+/// What a machine turned out to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineFacts {
+    /// Who executes it: `kvm` or `soft`.
+    pub backend: String,
+    /// Release of the guest's kernel.
+    pub kernel: String,
+}
+
 /// The network card of a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

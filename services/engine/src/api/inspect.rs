@@ -41,8 +41,13 @@ fn inspect(engine: &EngineRef, record: &Record) -> Value {
         "json-file" => engine.paths.log(&record.id).display().to_string(),
         _ => String::new(),
     };
+    let machine = record
+        .machine
+        .as_ref()
+        .map(|machine| json!({ "Backend": machine.backend, "Kernel": machine.kernel }));
     json!({
         "Id": record.id,
+        "Machine": machine,
         "Created": record.created,
         "Path": record.path,
         "Args": record.args,

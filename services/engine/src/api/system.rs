@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::{sync::broadcast::error::RecvError, time::Instant};
 
 use crate::{
-    container::Status,
+    container::{Status, wall},
     engine::{EngineRef, blocking},
     error::{Error, ErrorKind, Result},
     events::Event,
@@ -166,10 +166,19 @@ fn host_info(engine: &EngineRef) -> Value {
         "ContainerdCommit": { "ID": "" },
         "RuncCommit": { "ID": "" },
         "InitCommit": { "ID": "" },
-        "SecurityOptions": ["name=seccomp,profile=builtin"],
+        "SecurityOptions": security_options(),
         "CDISpecDirs": [],
         "Warnings": null,
     })
+}
+
+/// The seccomp profile, and the walls that work on this host.
+fn security_options() -> Vec<String> {
+    let walls = wall::available().into_iter();
+    let isolation = walls.map(|wall| format!("name=isolation={wall}"));
+    std::iter::once("name=seccomp,profile=builtin".to_owned())
+        .chain(isolation)
+        .collect()
 }
 
 /// GET /events.

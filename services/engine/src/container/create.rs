@@ -113,6 +113,7 @@ fn create_now(
         networks,
         mounts,
         state: State::default(),
+        machine: None,
         restart_count: 0,
         stopped_by_user: false,
         exits: 0,

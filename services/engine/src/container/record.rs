@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use atoll_shim_protocol::machine::MachineFacts;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -41,6 +42,9 @@ pub(crate) struct Record {
     pub(crate) mounts: Vec<MountPoint>,
     /// What it is doing.
     pub(crate) state: State,
+    /// The machine of the latest run, when it lives in one.
+    #[serde(default)]
+    pub(crate) machine: Option<MachineFacts>,
     /// How often the restart policy started it.
     #[serde(default)]
     pub(crate) restart_count: i64,

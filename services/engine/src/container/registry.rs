@@ -138,6 +138,7 @@ pub(crate) mod tests {
             networks: Default::default(),
             mounts: Vec::new(),
             state: State::default(),
+            machine: None,
             restart_count: 0,
             stopped_by_user: false,
             exits: 0,

@@ -266,7 +266,9 @@ async fn run(
         .map_err(|error| Error::caused(ErrorKind::Internal, "cannot attach", &error))?;
     let pid = shim.start("").await.map_err(start_failed)?;
     container.set_shim(Some(Arc::clone(shim)));
+    let machine = wall::facts(shim.bundle());
     container.update_and_save(|record| {
+        record.machine = machine;
         let state = &mut record.state;
         state.status = Status::Running;
         state.is_starting = false;

@@ -1,9 +1,10 @@
 //! Which wall a container is behind, and what that excludes.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, path::Path, sync::OnceLock};
 
+use atoll_machine::{Backend, host};
 use atoll_network::Endpoint;
-use atoll_shim_protocol::machine::MachineNetwork;
+use atoll_shim_protocol::machine::{FACTS_FILE, MachineFacts, MachineNetwork};
 
 use crate::{
     engine::EngineRef,
@@ -77,6 +78,29 @@ pub(crate) fn card(
         gateway: endpoint.gateway,
     };
     Ok((endpoint, card))
+}
+
+/// What the shim wrote down of the container's machine.
+pub(crate) fn facts(bundle: &Path) -> Option<MachineFacts> {
+    let text = std::fs::read(bundle.join(FACTS_FILE)).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+/// The walls that work on this host now, as `--isolation` takes them.
+pub(crate) fn available() -> Vec<&'static str> {
+    static KVM: OnceLock<bool> = OnceLock::new();
+    let mut walls = vec!["process"];
+    let has_programs = ["atoll-vmm", "atoll-guest"]
+        .iter()
+        .all(|program| host::program(program).is_ok());
+    if has_programs && host::choose(None).is_ok() {
+        // A probe guest runs for some milliseconds; what it finds does not change.
+        if *KVM.get_or_init(|| Backend::Auto.choose() == Backend::Kvm) {
+            walls.push("vm:kvm");
+        }
+        walls.push("vm:soft");
+    }
+    walls
 }
 
 #[cfg(test)]

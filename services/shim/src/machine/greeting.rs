@@ -17,8 +17,8 @@ pub(super) enum Progress {
     Waiting,
     /// It is no line of the protocol.
     Refused,
-    /// The agent of this version.
-    Agent,
+    /// The agent of this version, with its kernel's release.
+    Agent(String),
     /// A stream; its bytes follow.
     Stream(StreamName),
 }
@@ -57,7 +57,9 @@ impl Incoming {
             _ => return Progress::Refused,
         }
         match serde_json::from_slice(&line[..end]) {
-            Ok(Greeting::Agent(hello)) if hello.version == VERSION => Progress::Agent,
+            Ok(Greeting::Agent(hello)) if hello.version == VERSION => {
+                Progress::Agent(hello.release)
+            }
             Ok(Greeting::Stream(name)) => Progress::Stream(name),
             Ok(Greeting::Agent(_)) | Err(_) => Progress::Refused,
         }

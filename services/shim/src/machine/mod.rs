@@ -31,7 +31,8 @@ use atoll_guest::protocol::{
     Call, Create, LONGEST_ANSWER, Layers, Message, Outcome, Request, StreamName, Streams,
 };
 use atoll_machine::protocol::{Client, Request as Control};
-use atoll_machine::{Disk, VmmConfig};
+use atoll_machine::{Backend, Disk, VmmConfig};
+use atoll_shim_protocol::machine::{FACTS_FILE, MachineFacts};
 use atoll_spec::Spec;
 use rustix::event::PollFlags;
 
@@ -120,6 +121,8 @@ pub(crate) struct Machine {
     /// How it boots, if it was made of the template and its agent has not come up yet.
     cold: Option<Box<(VmmConfig, Folders)>>,
     control: PathBuf,
+    /// Where its facts are written.
+    facts: PathBuf,
     listener: UnixListener,
     incoming: Vec<(u64, Incoming)>,
     last_incoming: u64,
@@ -149,7 +152,7 @@ impl Machine {
     pub(crate) fn boot(
         request: &CreateRequest,
         spec: &Spec,
-        backend: atoll_machine::Backend,
+        backend: Backend,
         streams: Streams,
         to: Waiter,
     ) -> Result<Booting, Failure> {
@@ -175,6 +178,7 @@ impl Machine {
             cold: clone.is_some().then(|| Box::new((cold, folders.clone()))),
             template,
             control: monitor::control_socket(&folders),
+            facts: request.bundle.join(FACTS_FILE),
             listener,
             incoming: Vec::new(),
             last_incoming: 0,
@@ -450,7 +454,7 @@ impl Machine {
         match progress {
             Progress::Waiting | Progress::Refused => None,
             Progress::Stream(name) => Some(News::Stream(name, incoming.into_fd())),
-            Progress::Agent => {
+            Progress::Agent(kernel) => {
                 // The first one: a process of the container must not take its place later.
                 let mut create = self.create.take()?;
                 if self.cold.take().is_none() {
@@ -459,6 +463,9 @@ impl Machine {
                         crate::report(format_args!("{failure}"));
                     }
                 }
+                if let Err(failure) = self.tell_facts(kernel) {
+                    crate::report(format_args!("{failure}"));
+                }
                 create.clock_ns = since_1970();
                 create.entropy = random();
                 self.agent = Some(Lines::new(incoming.into_fd(), LONGEST_ANSWER));
@@ -466,6 +473,25 @@ impl Machine {
                 None
             }
         }
+    }
+
+    /// Writes down what the machine turned out to be.
+    fn tell_facts(&self, kernel: String) -> Result<(), Failure> {
+        let mut client = Client::connect(&self.control).map_err(monitor::machine_failed)?;
+        let status = client
+            .ask(Control::Status, None)
+            .map_err(monitor::machine_failed)?;
+        let facts = MachineFacts {
+            backend: match status.backend {
+                Backend::Kvm => "kvm".to_owned(),
+                Backend::Soft | Backend::Auto => "soft".to_owned(),
+            },
+            kernel,
+        };
+        let failed = share::failed(format!("write {}", self.facts.display()));
+        let text = serde_json::to_vec(&facts).map_err(std::io::Error::from);
+        text.and_then(|text| atoll_sys::file::replace(&self.facts, &text, 0o600))
+            .map_err(failed)
     }
 
     /// Reads what the agent says.
