@@ -1,7 +1,9 @@
 //! `run` and `create`.
 
+use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
+use atoll_machine::host;
 use hyper::Method;
 use serde::Deserialize;
 use serde_json::Value;
@@ -49,6 +51,21 @@ impl From<Error> for Failed {
     }
 }
 
+/// Says why the first machine takes longer, to a person who waits for it.
+fn tell_first_machine(args: &ContainerArgs) {
+    let isolation = args.isolation.as_deref().unwrap_or_default();
+    let is_machine = isolation == "vm" || isolation.starts_with("vm:");
+    let has_template = || {
+        let folder = std::fs::read_dir(host::cache().join("templates"));
+        folder.is_ok_and(|mut entries| entries.next().is_some())
+    };
+    if is_machine && std::io::stderr().is_terminal() && !has_template() {
+        let text = "atoll: the first machine boots, which takes some seconds; later ones are copies of it\n";
+        // Nobody left to tell is no reason to fail.
+        let _ = std::io::stderr().write_all(text.as_bytes());
+    }
+}
+
 async fn run_or_fail(client: &Client, args: &RunArgs) -> Result<u8, Failed> {
     let create = &args.create;
     let has_terminal = create.tty && create.interactive && !args.detach;
@@ -57,6 +74,7 @@ async fn run_or_fail(client: &Client, args: &RunArgs) -> Result<u8, Failed> {
     }
     let detach_keys = DetachKeys::parse(&args.detach_keys)?;
     let id = create_container(client, create, !args.detach).await?;
+    tell_first_machine(create);
     if args.detach {
         start(client, &id).await?;
         print::line(&id)?;
