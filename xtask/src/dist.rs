@@ -3,7 +3,7 @@
 //! `atoll` is linked dynamically (it resolves registry names through the host's libc). The shim is
 //! executed for every container, so it is static: an empty static program starts in half the time
 //! of a dynamic one. So is `atoll-vmm`, which is to need no file of the host, and `atoll-guest`, which is alone in its
-//! ramdisk. `atoll-runtime` and `containerd-shim-atoll-v2` are one file by two names.
+//! ramdisk, and `atoll-probe`, which runs in images that have no library. `atoll-runtime` and `containerd-shim-atoll-v2` are one file by two names.
 
 use std::fs;
 use std::path::Path;
@@ -26,7 +26,14 @@ pub(crate) fn build() -> Result<()> {
         &["build", "--profile", "dist", "-p", "atoll-runtime"],
     );
     fixed
-        .args(["-p", "atoll-machine", "-p", "atoll-guest"])
+        .args([
+            "-p",
+            "atoll-machine",
+            "-p",
+            "atoll-guest",
+            "-p",
+            "atoll-probe",
+        ])
         .args(["--bins", "--target", TARGET])
         .env("RUSTFLAGS", "-C target-feature=+crt-static");
     shell::run(&mut fixed)?;
@@ -41,7 +48,7 @@ pub(crate) fn build() -> Result<()> {
     install(&target.join("dist/atoll"), &bin.join("atoll"))?;
     install(&runtime, &bin.join("atoll-runtime"))?;
     install(&runtime, &bin.join("containerd-shim-atoll-v2"))?;
-    for program in ["atoll-vmm", "atoll-guest"] {
+    for program in ["atoll-vmm", "atoll-guest", "atoll-probe"] {
         let built = target.join(TARGET).join("dist").join(program);
         install(&built, &bin.join(program))?;
     }
