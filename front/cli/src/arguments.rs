@@ -81,6 +81,8 @@ pub(crate) enum Verb {
     Version(FormatArgs),
     /// Show what the engine is and has
     Info(FormatArgs),
+    /// Show which walls work on this host, why the others do not, and what to do
+    Doctor(DoctorArgs),
     /// Run virtual machines by themselves
     Machine(machine::MachineArgs),
     /// Find, fetch and list kernels for virtual machines
@@ -435,6 +437,17 @@ pub(crate) struct FormatArgs {
     pub(crate) format: Option<String>,
     /// Print JSON (the same as --format json)
     #[arg(long, conflicts_with = "format")]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    help: HelpFlag,
+}
+
+/// `doctor`.
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct DoctorArgs {
+    /// Print one JSON object
+    #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
     help: HelpFlag,

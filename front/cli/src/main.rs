@@ -21,6 +21,7 @@ mod autostart;
 mod client;
 mod container_config;
 mod detach_keys;
+mod doctor;
 mod error;
 mod frames;
 mod human;

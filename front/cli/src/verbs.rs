@@ -1,6 +1,7 @@
 //! What each verb does.
 
 mod attach;
+mod doctor;
 mod exec;
 mod images;
 mod inspect;
@@ -43,7 +44,7 @@ pub(crate) async fn dispatch(client: &Client, verb: Verb) -> Result<u8, Error> {
         Verb::Version(args) => system::version(client, &args).await?,
         Verb::Info(args) => system::info(client, &args).await?,
         // Served before there is a client.
-        Verb::Engine(_) | Verb::Machine(_) | Verb::Kernel(_) => {}
+        Verb::Engine(_) | Verb::Machine(_) | Verb::Kernel(_) | Verb::Doctor(_) => {}
     }
     Ok(0)
 }
@@ -55,6 +56,7 @@ pub(crate) async fn dispatch(client: &Client, verb: Verb) -> Result<u8, Error> {
 pub(crate) fn without_engine(verb: &Verb) -> Option<Result<u8, Error>> {
     let done = match verb {
         Verb::Machine(args) => return Some(machine::perform(&args.verb)),
+        Verb::Doctor(args) => return Some(doctor::doctor(args)),
         Verb::Kernel(args) => match &args.verb {
             KernelVerb::List(args) => kernel::list(args),
             KernelVerb::Install(args) => kernel::install(args),
