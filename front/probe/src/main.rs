@@ -7,8 +7,9 @@
 //! It is static and needs nothing of the image: `atoll compare` mounts it into any. Words and
 //! answers are in docs/formats/probe.md.
 //!
-//! One thread. It handles no signal; as the first process of a pid namespace only SIGKILL ends it,
-//! or the end of its input, which comes when the client that holds it dies.
+//! Threads: one answers, one reads words. It handles no signal; as the first process of a pid
+//! namespace only SIGKILL ends it, or the end of its input, which comes when the client that holds
+//! it dies; a command that still runs then ends with it.
 #![forbid(unsafe_code)]
 
 mod command;
@@ -18,6 +19,9 @@ mod line;
 use std::ffi::OsString;
 use std::io::{self, BufRead, Write};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::thread;
 
 use line::Line;
 
@@ -35,18 +39,44 @@ fn main() -> ExitCode {
     }
 }
 
+/// Whether the user's command runs.
+static RUNS: AtomicBool = AtomicBool::new(false);
+
 /// Answers one word after the other until the input ends.
 fn serve(command: &[OsString]) -> io::Result<()> {
     say(&greeting())?;
-    for word in io::stdin().lock().lines() {
+    let (sender, words) = channel();
+    thread::spawn(move || read(&sender));
+    for word in words {
         let answer = match word?.as_str() {
             "measure" => measure(),
-            "run" => command::run(command),
+            "run" => {
+                RUNS.store(true, Ordering::SeqCst);
+                let answer = command::run(command);
+                RUNS.store(false, Ordering::SeqCst);
+                answer
+            }
             other => return Err(io::Error::other(format!("unknown word {other:?}"))),
         };
         say(&answer)?;
     }
     Ok(())
+}
+
+/// Passes words on until the input ends.
+fn read(words: &Sender<io::Result<String>>) {
+    for word in io::stdin().lock().lines() {
+        if words.send(word).is_err() {
+            return;
+        }
+    }
+    if RUNS.load(Ordering::SeqCst) {
+        #[expect(
+            clippy::exit,
+            reason = "the other thread waits for the command, which nobody awaits"
+        )]
+        std::process::exit(FAILED.into());
+    }
 }
 
 fn greeting() -> Line {
