@@ -83,6 +83,9 @@ pub(crate) enum Verb {
     Info(FormatArgs),
     /// Show which walls work on this host, why the others do not, and what to do
     Doctor(DoctorArgs),
+    /// Run an image behind each wall that works here and show what the walls cost
+    #[command(override_usage = "atoll compare [OPTIONS] IMAGE [-- COMMAND [ARG...]]")]
+    Compare(CompareArgs),
     /// Run virtual machines by themselves
     Machine(machine::MachineArgs),
     /// Find, fetch and list kernels for virtual machines
@@ -449,6 +452,27 @@ pub(crate) struct DoctorArgs {
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    help: HelpFlag,
+}
+
+/// `compare`.
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct CompareArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Containers behind each wall, after a first one that is told apart
+    #[arg(short = 'n', long, value_name = "ROUNDS", default_value = "5",
+        value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) rounds: u32,
+    /// Image to run; it needs no program of its own
+    #[arg(value_name = "IMAGE")]
+    pub(crate) image: String,
+    /// Command to time inside, after the image's entry point
+    #[arg(value_name = "COMMAND", last = true, num_args = 0..)]
+    pub(crate) command: Vec<String>,
     #[command(flatten)]
     help: HelpFlag,
 }

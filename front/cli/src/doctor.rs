@@ -76,7 +76,7 @@ impl Finding {
     }
 
     /// It fails for these reasons.
-    fn fails_with(&mut self, because: Vec<String>, hint: Option<String>) {
+    pub(crate) fn fails_with(&mut self, because: Vec<String>, hint: Option<String>) {
         self.state = State::Fails;
         self.because.extend(because);
         self.hint = self.hint.take().or(hint);

@@ -92,6 +92,15 @@ pub(crate) enum Error {
         #[source]
         message: Message,
     },
+    /// What should run in a container does not.
+    #[error("cannot {action}")]
+    Inside {
+        /// What was tried: `run sh in bb`.
+        action: String,
+        /// What was seen of it.
+        #[source]
+        message: Message,
+    },
     /// Some of several objects failed; each was reported already.
     #[error("not everything succeeded")]
     Partial,
@@ -163,6 +172,9 @@ impl Error {
                 "refresh the package lists with `apt-get update`".to_owned()
             }
             Self::Api { message, .. } => api_hint(&message.0)?,
+            Self::Inside { message, .. } if message.0.contains("No such file") => {
+                "name a program that the image has after `--`".to_owned()
+            }
             _ => return None,
         };
         Some(hint)
@@ -191,17 +203,31 @@ pub(crate) fn report(error: &Error) {
 }
 
 /// An error in lines: what failed, because of what, and what to do.
-///
-/// The engine's messages may end in hints of their own, which come before ours.
 fn explained(error: &Error) -> String {
-    let mut text = format!("error: {error}\n");
+    let (reasons, hints) = reasons(error);
+    let mut text = String::new();
+    for (depth, reason) in reasons.iter().enumerate() {
+        let prefix = if depth == 0 { "error" } else { "  because" };
+        text.push_str(&format!("{prefix}: {reason}\n"));
+    }
+    for hint in hints {
+        text.push_str(&format!("hint: {hint}\n"));
+    }
+    text
+}
+
+/// What failed and because of what, the outermost first, and what to do.
+///
+/// The engine's messages may end in hints of their own, which take the place of ours.
+pub(crate) fn reasons(error: &Error) -> (Vec<String>, Vec<String>) {
+    let mut reasons = vec![error.to_string()];
     let mut hints = Vec::new();
     let mut cause = error.source();
     while let Some(source) = cause {
         for line in source.to_string().lines() {
             match line.strip_prefix("hint: ") {
                 Some(hint) => hints.push(hint.to_owned()),
-                None => text.push_str(&format!("  because: {line}\n")),
+                None => reasons.push(line.to_owned()),
             }
         }
         cause = source.source();
@@ -209,10 +235,7 @@ fn explained(error: &Error) -> String {
     if hints.is_empty() {
         hints.extend(error.hint());
     }
-    for hint in hints {
-        text.push_str(&format!("hint: {hint}\n"));
-    }
-    text
+    (reasons, hints)
 }
 
 #[cfg(test)]

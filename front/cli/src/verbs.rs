@@ -1,6 +1,7 @@
 //! What each verb does.
 
 mod attach;
+mod compare;
 mod doctor;
 mod exec;
 mod images;
@@ -41,6 +42,7 @@ pub(crate) async fn dispatch(client: &Client, verb: Verb) -> Result<u8, Error> {
         Verb::Import(args) => images::import(client, &args).await?,
         Verb::Rmi(args) => images::rmi(client, &args).await?,
         Verb::Inspect(args) => inspect::inspect(client, &args).await?,
+        Verb::Compare(args) => return compare::compare(client, &args).await,
         Verb::Version(args) => system::version(client, &args).await?,
         Verb::Info(args) => system::info(client, &args).await?,
         // Served before there is a client.
