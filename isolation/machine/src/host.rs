@@ -124,7 +124,7 @@ pub fn program(name: &str) -> Result<PathBuf, MachineError> {
     let called = std::env::args_os().next().map(PathBuf::from);
     let called = called.filter(|path| path.is_absolute());
     let ours = std::env::current_exe().ok().into_iter().chain(called);
-    let beside = ours.map(|path| path.with_file_name(name));
+    let beside = ours.flat_map(|path| beside(&path, name));
     let search = std::env::var_os("PATH").unwrap_or_default();
     let in_path: Vec<_> = std::env::split_paths(&search)
         .map(|folder| folder.join(name))
@@ -136,4 +136,33 @@ pub fn program(name: &str) -> Result<PathBuf, MachineError> {
             let why = "it is neither beside the program that looks for it nor in PATH";
             MachineError::io(format!("find {name}"))(std::io::Error::other(why))
         })
+}
+
+/// Where `name` may be beside `program`: in its folder, and in that of the file it is a link to. A shim in containerd's
+/// PATH is often a link to where all was installed.
+fn beside(program: &Path, name: &str) -> impl Iterator<Item = PathBuf> + use<> {
+    let file = fs::canonicalize(program).ok();
+    let there = file.map(|file| file.with_file_name(name));
+    std::iter::once(program.with_file_name(name)).chain(there)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_beside_a_program_is_found_through_a_link_to_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        let (installed, linked) = (root.join("installed"), root.join("linked"));
+        for path in [&installed, &linked] {
+            fs::create_dir(path).unwrap();
+        }
+        fs::write(installed.join("shim"), "").unwrap();
+        std::os::unix::fs::symlink(installed.join("shim"), linked.join("shim")).unwrap();
+        let found: Vec<_> = beside(&linked.join("shim"), "vmm").collect();
+        assert_eq!(found, [linked.join("vmm"), installed.join("vmm")]);
+        let lost: Vec<_> = beside(&root.join("memfd:shim (deleted)"), "vmm").collect();
+        assert_eq!(lost, [root.join("vmm")]);
+    }
 }
