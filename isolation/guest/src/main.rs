@@ -18,6 +18,7 @@ mod terminal;
 
 use std::ffi::OsString;
 use std::fmt;
+use std::fs;
 use std::io::{self, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
@@ -67,12 +68,12 @@ fn run() -> Result<(), Failure> {
         return Err(Failure::of("run here")(reason));
     }
     mounts::mount_all()?;
-    let mut words = std::env::args_os().skip(1).peekable();
-    if words.next_if(|word| word == SERVE).is_some() {
+    if serves(&fs::read_to_string("/proc/cmdline").map_err(Failure::of("read /proc/cmdline"))?) {
         modules::load_all()?;
         serve::enter_root()?;
         return serve::serve();
     }
+    let mut words = std::env::args_os().skip(1);
     terminal::take_console();
     modules::load_all()?;
     let now = clock_gettime(ClockId::Boottime);
@@ -91,6 +92,13 @@ fn run() -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Whether the kernel's command line says `-- --serve`. Among our arguments there may be words before that, which the
+/// kernel did not know.
+fn serves(command_line: &str) -> bool {
+    let mut words = command_line.split_ascii_whitespace();
+    words.any(|word| word == "--") && words.next() == Some(SERVE)
 }
 
 /// Runs a command to its end, and reaps whatever ends meanwhile.
@@ -122,4 +130,18 @@ fn execute(
 /// Writes a line on the console; nobody is left to tell when that fails.
 fn say(text: fmt::Arguments<'_>) {
     let _ = writeln!(io::stdout(), "atoll-guest: {text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::serves;
+
+    #[test]
+    fn words_before_the_end_of_the_parameters_do_not_matter() {
+        assert!(serves("console=ttyS0 quiet -- --serve\n"));
+        assert!(serves("hello world foo=bar -- --serve"));
+        assert!(!serves("--serve quiet"));
+        assert!(!serves("quiet -- /bin/echo --serve"));
+        assert!(!serves("quiet --"));
+    }
 }
