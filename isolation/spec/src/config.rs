@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::absent::{is_default, null_as_default};
 use crate::linux::{IdMapping, Linux};
+use crate::vm::Vm;
 
 /// A bundle's `config.json`.
 ///
@@ -47,6 +48,9 @@ pub struct Spec {
     /// Linux specific settings.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub linux: Option<Linux>,
+    /// The virtual machine the container is to live in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vm: Option<Vm>,
 }
 
 /// The root file system.

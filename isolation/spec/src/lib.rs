@@ -13,7 +13,7 @@
 //!
 //! Never touches anything but the file it is told to load; knows no namespaces, no mounts.
 //!
-//! Spec: OCI runtime-spec 1.3, config.md and config-linux.md.
+//! Spec: OCI runtime-spec 1.3, config.md, config-linux.md and config-vm.md.
 #![forbid(unsafe_code)]
 
 mod absent;
@@ -25,6 +25,7 @@ mod load;
 mod resources;
 mod state;
 mod validate;
+mod vm;
 
 pub use config::{
     Capabilities, ConsoleSize, Hook, Hooks, IoPriority, Mount, Process, Rlimit, Root, Scheduler,
@@ -41,6 +42,7 @@ pub use resources::{
     Resources, ThrottleDevice, WeightDevice,
 };
 pub use state::{State, Status};
+pub use vm::{Vm, VmHardware, VmHypervisor, VmImage, VmIoMemory, VmKernel};
 
 /// The version of the runtime specification these types follow.
 pub const OCI_VERSION: &str = "1.3.0";

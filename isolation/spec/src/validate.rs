@@ -43,6 +43,9 @@ impl Spec {
         let empty = Linux::default();
         let linux = self.linux.as_ref().unwrap_or(&empty);
         linux.validate()?;
+        if let Some(vm) = &self.vm {
+            vm.validate()?;
+        }
         let makes_uts = linux.has_namespace(NamespaceKind::Uts);
         if self.hostname.as_ref().is_some_and(|h| !h.is_empty()) && !makes_uts {
             return fault(
@@ -171,14 +174,14 @@ impl Linux {
     }
 }
 
-fn fault<T>(field: &str, reason: impl Into<String>) -> Result<T, SpecError> {
+pub(crate) fn fault<T>(field: &str, reason: impl Into<String>) -> Result<T, SpecError> {
     Err(SpecError::Field {
         field: field.to_owned(),
         reason: reason.into(),
     })
 }
 
-fn no_nul(field: &str, path: &Path) -> Result<(), SpecError> {
+pub(crate) fn no_nul(field: &str, path: &Path) -> Result<(), SpecError> {
     use std::os::unix::ffi::OsStrExt;
     if path.as_os_str().as_bytes().contains(&0) {
         return fault(field, "holds a NUL byte");
