@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use atoll_container::{CreateRequest, Created, StartBy, StdioRequest, create as create_container};
+use atoll_shim_protocol::machine::ISOLATION;
 use atoll_spec::Spec;
 
 use crate::arguments::{CreateArguments, RunArguments};
@@ -60,7 +61,21 @@ pub(crate) fn run(root: &Path, systemd: bool, arguments: &RunArguments) -> Outco
 }
 
 fn load(bundle: &Path) -> Outcome<Spec> {
-    Ok(Spec::load(&bundle.join("config.json"))?)
+    let spec = Spec::load(&bundle.join("config.json"))?;
+    let annotation = spec.annotations.get(ISOLATION).map_or("", String::as_str);
+    let names_machine = !matches!(annotation, "" | "default" | "process");
+    let asker = match (names_machine, &spec.vm) {
+        (true, _) => format!("annotation {ISOLATION}={annotation}"),
+        (false, Some(_)) => "vm".to_owned(),
+        (false, None) => return Ok(spec),
+    };
+    // Of a wall that was asked for, no weaker one is made.
+    Err(Failure::new(format!(
+        "the bundle asks for another wall ({asker}), and this program makes containers of processes only"
+    ))
+    .with_hint(
+        "a machine needs a shim that stays with it: run it by containerd with the runtime io.containerd.atoll.v2, or by `docker run --isolation=vm`",
+    ))
 }
 
 fn wants_terminal(spec: &Spec) -> bool {
