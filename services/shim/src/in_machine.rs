@@ -211,7 +211,7 @@ impl Shim {
             Then::Created => self.created(outcome),
             Then::Started(exec_id) => self.started(&exec_id, outcome),
             Then::Done => outcome.and_then(|_| service::empty()),
-            Then::Pids => outcome.and_then(pids),
+            Then::Pids => outcome.and_then(|outcome| pids(outcome, self.options.tells_statuses)),
         };
         // No answer of these waits for another.
         let answer = answer.map(Option::unwrap_or_default);
@@ -281,8 +281,8 @@ impl Shim {
     }
 }
 
-/// The answer to `Pids`: ids of the guest, each with what the guest says of the process.
-fn pids(outcome: Outcome) -> Answer {
+/// The answer to `Pids`: ids of the guest, each with what the guest says of the process if `tells_statuses`.
+fn pids(outcome: Outcome, tells_statuses: bool) -> Answer {
     let Outcome::Processes(processes) = outcome else {
         return Err(Failure::unknown(
             "the guest's agent does not list processes",
@@ -297,7 +297,10 @@ fn pids(outcome: Outcome) -> Answer {
     };
     let process = |status: &ProcessStatus| api::ProcessInfo {
         pid: status.pid,
-        info: info(status).map_or_else(|_| MessageField::none(), MessageField::some),
+        info: tells_statuses
+            .then(|| info(status).ok())
+            .flatten()
+            .map_or_else(MessageField::none, MessageField::some),
         ..Default::default()
     };
     service::encode(&api::PidsResponse {

@@ -111,6 +111,7 @@ fn serve(arguments: &Arguments) -> io::Result<()> {
     let options = Options {
         id: arguments.id.clone(),
         state_root: state_root(&arguments.namespace),
+        tells_statuses: arguments.address.is_empty(),
     };
     let events = Events::new(publisher, &arguments.id);
     Shim::new(options, signals, listener, events).run();

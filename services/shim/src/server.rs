@@ -34,6 +34,8 @@ pub(crate) struct Options {
     pub(crate) id: String,
     /// Folder of isolation/container's state.
     pub(crate) state_root: PathBuf,
+    /// Whether `Pids` says more of a guest's processes than their ids. containerd's clients take only types they know.
+    pub(crate) tells_statuses: bool,
 }
 
 /// The server's whole state.
