@@ -1,13 +1,13 @@
 //! The real containerd with our shim as `io.containerd.atoll.v2`, driven by `ctr`.
 //!
 //! A containerd of its own with temporary root, state and address; containers in cgroups below our
-//! own. Needs root, containerd, busybox-static, util-linux (`script`).
+//! own. Needs root, containerd, busybox-static, util-linux (`script`), a kernel for machines.
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::Write;
+use std::io::{Seek, Write};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -70,7 +70,7 @@ impl Containerd {
         let is_shim = |pid: &i32| {
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
-            words.first() == Some(&SHIM.as_bytes())
+            words[0].ends_with(SHIM.as_bytes())
                 && words.contains(&id.as_bytes())
                 && words.contains(&address.as_bytes())
         };
@@ -81,7 +81,7 @@ impl Containerd {
         // The limit keeps a hanging shim from hanging the test.
         let mut command = Command::new("timeout");
         command
-            .args(["30", "ctr"])
+            .args(["60", "ctr"])
             .args(args)
             .env("CONTAINERD_ADDRESS", self.folder.path().join("c.sock"))
             .stdin(Stdio::null());
@@ -108,6 +108,20 @@ impl Containerd {
         let output = child.wait_with_output().unwrap();
         writer.join().unwrap();
         Ran::from(output)
+    }
+
+    /// `ctr` at a terminal of 33 rows and 91 columns; a shell reads the words.
+    fn in_terminal(&self, args: &[&str]) -> Ran {
+        // ctr has to be in the terminal's foreground process group, or SIGTTOU stops it when it makes
+        // the terminal raw. `timeout` makes a group of its own, so it stands outside the terminal.
+        let line = format!("stty rows 33 cols 91; exec ctr {}", args.join(" "));
+        let mut command = Command::new("timeout");
+        command
+            .args(["-k", "5", "60", "script", "-qec", &line, "/dev/null"])
+            .env("SHELL", "/bin/sh")
+            .env("CONTAINERD_ADDRESS", self.folder.path().join("c.sock"))
+            .stdin(Stdio::null());
+        finish(command)
     }
 
     /// `ctr run` of the image with our runtime.
@@ -213,6 +227,34 @@ fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
+fn sha256sum(input: &[u8]) -> String {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(input).unwrap();
+    file.rewind().unwrap();
+    let mut command = Command::new("sha256sum");
+    command.stdin(file);
+    finish(command).ok()
+}
+
+fn kill(pid: &str) -> Command {
+    let mut kill = Command::new("kill");
+    kill.args(["-9", pid]);
+    kill
+}
+
+/// Shims and monitors whose command lines name something in `folder`.
+fn processes_with(folder: &Path) -> Vec<String> {
+    let folder = folder.to_str().unwrap();
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    let lines = entries.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
+    let lines = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
+    let is_ours = |line: &String| {
+        let program = line.split(' ').next().unwrap_or_default();
+        (program.ends_with(SHIM) || program.ends_with("atoll-vmm")) && line.contains(folder)
+    };
+    lines.filter(is_ours).collect()
+}
+
 /// A name that no other test has, for container and cgroup.
 fn unique(name: &str) -> String {
     format!("atoll-ctd-{name}-{}", std::process::id())
@@ -266,34 +308,13 @@ fn input_and_terminal_work() {
     let input = b"0123456789abcdef".repeat(1 << 16);
     let args = daemon.run_args(&id, &["--rm"], &["sha256sum"]);
     let hash = daemon.ctr_with_input(&args, &input).ok();
-    let mut here = Command::new("sha256sum")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    here.stdin.take().unwrap().write_all(&input).unwrap();
-    let expected = here.wait_with_output().unwrap();
-    assert_eq!(hash.as_bytes(), expected.stdout);
+    assert_eq!(hash, sha256sum(&input));
 
-    // ctr has to be in the terminal's foreground process group, or SIGTTOU stops it when it makes
-    // the terminal raw. `timeout` makes a group of its own, so it stands outside the terminal.
-    let line = format!(
-        "stty rows 33 cols 91; exec ctr {}",
-        daemon
-            .run_args(
-                &id,
-                &["--rm", "-t"],
-                &["sh", "-c", "'sleep 0.3; stty size; exit 6'"]
-            )
-            .join(" ")
-    );
-    let mut command = Command::new("timeout");
-    command
-        .args(["-k", "5", "30", "script", "-qec", &line, "/dev/null"])
-        .env("SHELL", "/bin/sh")
-        .env("CONTAINERD_ADDRESS", daemon.folder.path().join("c.sock"))
-        .stdin(Stdio::null());
-    let ran = finish(command);
+    let ran = daemon.in_terminal(&daemon.run_args(
+        &id,
+        &["--rm", "-t"],
+        &["sh", "-c", "'sleep 0.3; stty size; exit 6'"],
+    ));
     assert!(ran.out.contains("33 91"), "{}{}", ran.out, ran.err);
     assert_eq!(ran.code, 6);
 }
@@ -358,9 +379,7 @@ fn containerd_and_the_shim_may_be_killed() {
         .and_then(|line| line.split_whitespace().next());
     let pid = pid.unwrap().to_owned();
     let shim = daemon.shim_of(&id).to_string();
-    let mut kill = Command::new("kill");
-    kill.args(["-9", &shim]);
-    finish(kill).ok();
+    finish(kill(&shim)).ok();
     wait_until("the dead shim's task is cleaned up", || {
         daemon.status(&id).is_empty() && cgroups_named(&id).is_empty()
     });
@@ -369,4 +388,205 @@ fn containerd_and_the_shim_may_be_killed() {
         fs::read_link(Path::new("/proc").join(&pid).join("exe")).is_err()
     });
     daemon.ctr(&["container", "delete", &id]).ok();
+}
+
+/// Annotation that asks for a machine.
+const IN_MACHINE: [&str; 2] = ["--annotation", "io.atoll.isolation=vm"];
+
+fn own_kernel() -> String {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    release.trim().to_owned()
+}
+
+#[test]
+fn a_machine_is_chosen_by_annotation_or_option_and_nothing_is_left() {
+    let daemon = Containerd::start();
+    let id = unique("vm");
+    let run = |flags: &[&str], script: &str| {
+        let flags = [&["--rm"], flags].concat();
+        daemon.ctr(&daemon.run_args(&id, &flags, &["sh", "-c", script]))
+    };
+    let script = "cat /proc/sys/kernel/osrelease; exit 5";
+    let ran = run(&IN_MACHINE, script);
+    assert_eq!(ran.code, 5, "{}", ran.err);
+    let guest = ran.out.trim().to_owned();
+    assert!(!guest.is_empty() && guest != own_kernel(), "{guest}");
+
+    let file = daemon.folder.path().join("vm.json");
+    let path = file.to_str().unwrap();
+    let option = ["--runtime-config-path", path];
+    fs::write(&file, "{\"isolation\": \"vm\"}\n").unwrap();
+    let ran = run(&option, script);
+    assert_eq!(
+        (ran.code, ran.out.trim()),
+        (5, guest.as_str()),
+        "{}",
+        ran.err
+    );
+    // The bundle wins.
+    let process = ["--annotation", "io.atoll.isolation=process"];
+    let ran = run(&[&option[..], &process].concat(), script);
+    assert_eq!(ran.out.trim(), own_kernel(), "{}", ran.err);
+
+    let refused = |flags: &[&str]| {
+        let ran = run(flags, "echo ran");
+        assert!(ran.code != 0 && ran.out.is_empty(), "{}", ran.out);
+        ran.err
+    };
+    fs::write(&file, "isolation = \"vm\"\n").unwrap();
+    let toml = refused(&option);
+    assert!(
+        toml.contains(path) && toml.contains("must be JSON"),
+        "{toml}"
+    );
+    fs::write(&file, "{\"isolation\": \"gvisor\"}").unwrap();
+    assert!(refused(&option).contains("isolation \"gvisor\""));
+    let network = refused(&[&IN_MACHINE[..], &["--net-host"]].concat());
+    assert!(
+        network.contains("cannot share the host's network namespace"),
+        "{network}"
+    );
+    let joined = ["--with-ns", "ipc:/proc/1/ns/ipc"];
+    let joined = refused(&[&IN_MACHINE[..], &joined].concat());
+    assert!(joined.contains("Ipc namespace /proc/1/ns/ipc"), "{joined}");
+    let device = refused(&[&IN_MACHINE[..], &["--device", "/dev/full"]].concat());
+    assert!(device.contains("linux.devices"), "{device}");
+    assert!(refused(&["--annotation", "io.atoll.isolation=hyperv"]).contains("\"hyperv\""));
+
+    assert_eq!(daemon.ctr(&["task", "ls", "-q"]).ok(), "");
+    assert_eq!(cgroups_named(&id), Vec::<PathBuf>::new());
+    assert_eq!(processes_with(daemon.folder.path()), Vec::<String>::new());
+    let states = fs::read_dir("/run/containerd/atoll/default");
+    let mut left = states.into_iter().flatten().flatten();
+    assert!(!left.any(|entry| entry.file_name().to_string_lossy().contains(&id)));
+}
+
+#[test]
+fn tasks_in_a_machine_answer_as_others_do() {
+    let daemon = Containerd::start();
+    let id = unique("vm-task");
+    let input = b"0123456789abcdef".repeat(1 << 12);
+    let flags = [&["--rm"], &IN_MACHINE[..]].concat();
+    let args = daemon.run_args(&id, &flags, &["sha256sum"]);
+    let hash = daemon.ctr_with_input(&args, &input).ok();
+    assert_eq!(hash, sha256sum(&input));
+    let ran = daemon.in_terminal(&daemon.run_args(
+        &id,
+        &[&["--rm", "-t"], &IN_MACHINE[..]].concat(),
+        &["sh", "-c", "'sleep 0.3; stty size; exit 6'"],
+    ));
+    assert!(ran.out.contains("33 91"), "{}{}", ran.out, ran.err);
+    assert_eq!(ran.code, 6);
+
+    let ctr = |args: &[&str]| daemon.ctr(args);
+    let flags = [
+        &["-d", "--memory-limit", "67108864", "--seccomp"],
+        &IN_MACHINE[..],
+    ]
+    .concat();
+    ctr(&daemon.run_args(&id, &flags, &["sleep", "600"])).ok();
+    assert_eq!(daemon.status(&id), "RUNNING");
+    assert_eq!(ctr(&["task", "ps", &id]).ok().lines().count(), 2);
+    let metrics = ctr(&["task", "metrics", &id]).ok();
+    assert!(metrics.contains("pids.current"), "{metrics}");
+    ctr(&["task", "pause", &id]).ok();
+    assert_eq!(daemon.status(&id), "PAUSED");
+    ctr(&["task", "resume", &id]).ok();
+    assert_eq!(daemon.status(&id), "RUNNING");
+
+    let exec = |name: &str, command: &[&str]| {
+        let words = [&["task", "exec", "--exec-id", name, &id], command].concat();
+        daemon.ctr_with_input(&words, b"piped")
+    };
+    let ran = exec(
+        "e1",
+        &["sh", "-c", "cat /proc/sys/kernel/osrelease; exit 7"],
+    );
+    assert_eq!(ran.code, 7, "{}", ran.err);
+    assert_ne!(ran.out.trim(), own_kernel());
+    assert_eq!(exec("e2", &["cat"]).ok(), "piped");
+    let ran = exec("e3", &["nosuch"]);
+    assert!(ran.err.contains("executable file not found"), "{}", ran.err);
+
+    ctr(&["task", "kill", "-s", "KILL", &id]).ok();
+    wait_until("the task stops", || daemon.status(&id) == "STOPPED");
+    let ran = ctr(&["task", "delete", &id]);
+    assert!(ran.err.contains("exit code 137"), "{}", ran.err);
+    ctr(&["container", "delete", &id]).ok();
+    assert_eq!(cgroups_named(&id), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_machine_outlives_containerd_and_goes_with_its_shim() {
+    let mut daemon = Containerd::start();
+    let id = unique("vm-die");
+    let flags = [&["-d"], &IN_MACHINE[..]].concat();
+    let args = daemon.run_args(&id, &flags, &["sleep", "600"]);
+    daemon.ctr(&args).ok();
+    daemon.restart();
+    assert_eq!(daemon.status(&id), "RUNNING");
+    let exec = ["task", "exec", "--exec-id", "e", &id, "echo", "still"];
+    assert_eq!(daemon.ctr(&exec).ok(), "still\n");
+    let shim = daemon.shim_of(&id).to_string();
+    finish(kill(&shim)).ok();
+    wait_until("the dead shim's machine is cleaned up", || {
+        daemon.status(&id).is_empty()
+            && cgroups_named(&id).is_empty()
+            && processes_with(daemon.folder.path()).is_empty()
+    });
+    daemon.ctr(&["container", "delete", &id]).ok();
+}
+
+#[test]
+fn the_vm_object_of_a_bundle_chooses_kernel_and_parameters() {
+    let daemon = Containerd::start();
+    let id = unique("vm-object");
+    let rootfs = daemon.folder.path().join("rootfs");
+    let file = daemon.folder.path().join("bundle.json");
+    let run = |vm: &str| {
+        let kinds = ["pid", "network", "ipc", "uts", "mount"];
+        let namespaces = kinds
+            .map(|kind| format!("{{\"type\": \"{kind}\"}}"))
+            .join(",");
+        let config = format!(
+            r#"{{"ociVersion": "1.0.2", "root": {{"path": "{}"}}, "vm": {vm},
+                "process": {{"args": ["/bin/cat", "/proc/cmdline"], "cwd": "/", "user": {{}}}},
+                "mounts": [{{"destination": "/proc", "type": "proc", "source": "proc"}},
+                    {{"destination": "/dev", "type": "tmpfs", "source": "tmpfs"}}],
+                "linux": {{"namespaces": [{namespaces}], "cgroupsPath": "/{id}"}}}}"#,
+            rootfs.display()
+        );
+        fs::write(&file, config).unwrap();
+        let mut args = vec![
+            "run",
+            "--rm",
+            "--runtime",
+            "io.containerd.atoll.v2",
+            "--config",
+        ];
+        args.extend([file.to_str().unwrap(), &id]);
+        daemon.ctr(&args)
+    };
+    let (kernel, _) = atoll_machine::host::choose(None).unwrap();
+    let kernel = kernel.display();
+    let words = format!(
+        r#"{{"kernel": {{"path": "{kernel}", "parameters": ["foo=bar", "hello world"]}}}}"#
+    );
+    let said = run(&words).ok();
+    assert!(said.contains(" foo=bar hello world -- "), "{said}");
+    let refused = |vm: &str| {
+        let ran = run(vm);
+        assert!(ran.code != 0 && ran.out.is_empty(), "{}", ran.out);
+        ran.err
+    };
+    let missing = refused(r#"{"kernel": {"path": "/nonexistent/vmlinuz"}}"#);
+    assert!(missing.contains("/nonexistent/vmlinuz"), "{missing}");
+    let none = refused(r#"{"kernel": {"path": "/etc/hostname"}}"#);
+    assert!(none.contains("/etc/hostname is not a kernel"), "{none}");
+    let hypervisor =
+        format!(r#"{{"kernel": {{"path": "{kernel}"}}, "hypervisor": {{"path": "/bin/qemu"}}}}"#);
+    assert!(refused(&hypervisor).contains("vm.hypervisor is not available"));
+    let initrd = format!(r#"{{"kernel": {{"path": "{kernel}", "initrd": "/i"}}}}"#);
+    assert!(refused(&initrd).contains("vm.kernel.initrd is not available"));
+    assert_eq!(cgroups_named(&id), Vec::<PathBuf>::new());
 }

@@ -76,7 +76,7 @@ impl Task {
         let id = request.id.parse()?;
         let mut create = CreateRequest::new(id, state_root.to_path_buf(), bundle.clone());
         create.rootfs_mounts = machine::rootfs_mounts(&request.rootfs);
-        if let Some(backend) = machine::wanted(&spec)? {
+        if let Some(backend) = machine::wanted(&spec, request.options.as_ref())? {
             let (ours, stdin) = stdio::open_remote(&io, false)?;
             let streams = Streams {
                 terminal: io.terminal,

@@ -92,6 +92,15 @@ impl Bundle {
         self.folder.path()
     }
 
+    /// Edits the configuration.
+    fn change(&self, edit: impl FnOnce(&mut serde_json::Value)) {
+        let path = self.path().join("config.json");
+        let text = fs::read(&path).unwrap();
+        let mut config: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        edit(&mut config);
+        fs::write(&path, config.to_string()).unwrap();
+    }
+
     fn stdio(&self) -> StdioUri {
         StdioUri {
             attach_socket: self.path().join(spawn::ATTACH_SOCKET),
@@ -577,15 +586,58 @@ fn an_out_of_memory_kill_is_recorded() {
         ],
         false,
     );
-    let path = bundle.path().join("config.json");
-    let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    config["linux"]["resources"] =
-        serde_json::json!({"memory": {"limit": 8 << 20, "swap": 8 << 20}});
-    fs::write(&path, config.to_string()).unwrap();
+    bundle.change(|config| {
+        config["linux"]["resources"] =
+            serde_json::json!({"memory": {"limit": 8 << 20, "swap": 8 << 20}});
+    });
     bundle.create();
     bundle.start("");
     assert_eq!(bundle.wait(""), 137);
     assert!(bundle.exit_record().oom_killed);
+}
+
+#[test]
+fn the_vm_object_chooses_the_machines_hardware() {
+    assert!(
+        std::env::var_os("ATOLL_BIN").is_some(),
+        "a machine needs the programs of `cargo xtask dist`: set ATOLL_BIN to their folder"
+    );
+    let (kernel, _) = atoll_machine::host::choose(None).unwrap();
+    let script = "while read -r name kib rest; do
+            case $name in MemTotal:) echo $((kib / 1024));; processor) echo cpu;; esac
+        done < /proc/meminfo; while read -r name rest; do
+            case $name in processor) echo cpu;; esac; done < /proc/cpuinfo";
+    let bundle = Bundle::new(script);
+    let hardware = |memory: u64| {
+        bundle.change(|config| {
+            let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+            if namespaces.len() == 4 {
+                namespaces.push(serde_json::json!({"type": "network"}));
+            }
+            // The object wins over what the limits of the container would give.
+            config["linux"]["resources"] = serde_json::json!({"memory": {"limit": 32 << 20}});
+            config["vm"] = serde_json::json!({
+                "kernel": {"path": kernel},
+                "hwConfig": {"vcpus": 2, "memory": memory},
+            });
+        });
+    };
+    hardware(64 << 20);
+    let refused = bundle.try_create(false).unwrap_err().to_string();
+    assert!(refused.contains("vm.hwConfig.memory"), "{refused}");
+    hardware(1 << 60);
+    let refused = bundle.try_create(false).unwrap_err().to_string();
+    assert!(refused.contains("memory"), "{refused}");
+    hardware((384 << 20) + 4096);
+    bundle.create();
+    bundle.start("");
+    assert_eq!(bundle.wait(""), 0);
+    let said = bundle.logged();
+    let lines: Vec<_> = said.lines().collect();
+    let mib: u64 = lines[0].parse().unwrap();
+    // The kernel keeps some of it.
+    assert!((320..384).contains(&mib), "{said}");
+    assert_eq!(lines[1..], ["cpu", "cpu"], "{said}");
 }
 
 #[test]

@@ -12,12 +12,14 @@
 //! container has, that is the container's end, with the monitor's last words as the reason.
 
 mod agent;
+mod asked;
 mod greeting;
 mod monitor;
 mod plan;
 mod share;
 mod tail;
 mod template;
+mod wall;
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -44,7 +46,8 @@ use share::Folders;
 use tail::Tail;
 use template::Template;
 
-pub(crate) use plan::{outer, wanted};
+pub(crate) use plan::outer;
+pub(crate) use wall::wanted;
 
 /// How long a machine may take to its agent. Less than the engine waits for a shim.
 const BOOT: Duration = Duration::from_secs(55);
@@ -168,7 +171,7 @@ impl Machine {
         share::fill(&folders.share, root, &plan.binds)?;
         let cold = monitor::config(&plan, &folders)?;
         let layers = cold.disks.first().map(layers).transpose()?;
-        let template = Template::of(&cold).map_err(monitor::machine_failed)?;
+        let template = Template::of(&cold, &plan).map_err(monitor::machine_failed)?;
         let clone = template.clone_of(&cold);
         let listener = listen(&monitor::guest_socket(&folders))?;
         let monitored = Monitored::prepare(request, &plan.host)?;

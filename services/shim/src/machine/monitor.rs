@@ -45,7 +45,7 @@ pub(crate) fn control_socket(folders: &Folders) -> PathBuf {
 
 /// What the monitor is told.
 pub(crate) fn config(plan: &Plan, folders: &Folders) -> Result<VmmConfig, Failure> {
-    let (kernel, modules) = host::choose(None).map_err(machine_failed)?;
+    let (kernel, modules) = host::choose(plan.kernel.as_deref()).map_err(machine_failed)?;
     let initrd = host::kept_initramfs(modules.as_deref()).map_err(machine_failed)?;
     Ok(VmmConfig {
         backend: plan.backend,
@@ -54,11 +54,7 @@ pub(crate) fn config(plan: &Plan, folders: &Folders) -> Result<VmmConfig, Failur
             protocol: None,
             kernel_store: host::store(),
             initrd: Some(initrd),
-            command_line: format!(
-                "{} {} {EXPEDITED} quiet -- {SERVE}",
-                boot::DEFAULT_COMMAND_LINE,
-                boot::WITHOUT_TRACEFS
-            ),
+            command_line: command_line(&plan.parameters),
             memory_bytes: plan.memory_bytes,
             cpus: plan.cpus,
         }),
@@ -104,6 +100,21 @@ fn shares(plan: &Plan, folders: &Folders) -> Vec<Share> {
         });
     }
     shares
+}
+
+/// What the kernel is told: `parameters` last, as the last of two wins.
+fn command_line(parameters: &[String]) -> String {
+    let ours = [
+        boot::DEFAULT_COMMAND_LINE,
+        boot::WITHOUT_TRACEFS,
+        EXPEDITED,
+        "quiet",
+    ];
+    let words = ours
+        .into_iter()
+        .chain(parameters.iter().map(String::as_str));
+    let words: Vec<_> = words.chain(["--", SERVE]).collect();
+    words.join(" ")
 }
 
 /// Starts the monitor.

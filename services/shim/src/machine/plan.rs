@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use atoll_container::RootfsMount;
 use atoll_guest::protocol::{Network, ROOTFS, SHARE};
 use atoll_machine::Backend;
-use atoll_shim_protocol::machine::{ISOLATION, MachineNetwork, NETWORK};
+use atoll_shim_protocol::machine::{MachineNetwork, NETWORK};
 use atoll_spec::{Linux, Mount, NamespaceKind, Resources, Root, Spec};
 
+use super::asked::asked;
 use crate::failure::Failure;
 
 /// Memory of a machine whose container has no limit.
@@ -18,7 +19,9 @@ const OVERHEAD: u64 = 96 << 20;
 /// Machines come in multiples of this.
 const STEP: u64 = 32 << 20;
 /// Nothing boots in less.
-const LEAST: u64 = 128 << 20;
+pub(super) const LEAST: u64 = 128 << 20;
+/// No machine has more.
+pub(super) const MAX_CPUS: u8 = 64;
 
 /// A machine and what goes into it.
 #[derive(Debug, PartialEq)]
@@ -31,6 +34,10 @@ pub(crate) struct Plan {
     pub(crate) cpus: u8,
     /// Where its root file system comes from.
     pub(crate) root: RootSource,
+    /// The kernel of its `vm` object, instead of the host's newest.
+    pub(crate) kernel: Option<PathBuf>,
+    /// Words for the kernel's command line.
+    pub(crate) parameters: Vec<String>,
     /// The host's tap and what the guest is told of its card.
     pub(crate) network: Option<(String, Network)>,
     /// Settings of the guest's network.
@@ -63,19 +70,6 @@ pub(crate) struct Bind {
     pub(crate) recursive: bool,
 }
 
-/// The backend when the container is to live in a machine.
-pub(crate) fn wanted(spec: &Spec) -> Result<Option<Backend>, Failure> {
-    match spec.annotations.get(ISOLATION).map(String::as_str) {
-        None | Some("" | "default" | "process") => Ok(None),
-        Some("vm") => Ok(Some(Backend::Auto)),
-        Some("vm:kvm") => Ok(Some(Backend::Kvm)),
-        Some("vm:soft") => Ok(Some(Backend::Soft)),
-        Some(other) => Err(Failure::invalid(format!(
-            "isolation {other:?} (annotation {ISOLATION}) is not available; vm, vm:kvm, vm:soft and process are"
-        ))),
-    }
-}
-
 /// Plans the machine.
 ///
 /// * `rootfs`: the mounts that make up the root file system.
@@ -95,11 +89,14 @@ pub(crate) fn plan(
     let linux = spec.linux.as_ref().unwrap_or(&none);
     let resources = linux.resources.clone().unwrap_or_default();
     let (mounts, binds) = mounts(&spec.mounts)?;
+    let asked = asked(spec.vm.as_ref())?;
     let limit = resources.memory.as_ref().and_then(|memory| memory.limit);
     Ok(Plan {
         backend,
-        memory_bytes: memory_bytes(limit),
-        cpus: cpus(&resources),
+        memory_bytes: asked.memory_bytes.unwrap_or_else(|| memory_bytes(limit)),
+        cpus: asked.cpus.unwrap_or_else(|| cpus(&resources)),
+        kernel: asked.kernel,
+        parameters: asked.parameters,
         network: network.transpose()?,
         sysctls: sysctls(linux).0,
         binds,
@@ -142,6 +139,17 @@ fn refuse(spec: &Spec) -> Result<(), Failure> {
             "a machine cannot join the host's {:?} namespace {}",
             namespace.kind,
             namespace.path.as_deref().unwrap_or(Path::new("")).display()
+        )));
+    }
+    let shared = [
+        (NamespaceKind::Network, "network"),
+        (NamespaceKind::Pid, "pid"),
+        (NamespaceKind::Ipc, "ipc"),
+        (NamespaceKind::Uts, "uts"),
+    ];
+    if let Some((_, name)) = shared.iter().find(|(kind, _)| !linux.has_namespace(*kind)) {
+        return Err(Failure::invalid(format!(
+            "a machine cannot share the host's {name} namespace: linux.namespaces must have a new one"
         )));
     }
     let unavailable = [
@@ -224,7 +232,7 @@ fn cpus(resources: &Resources) -> u8 {
     let period = cpu.period.filter(|period| *period > 0).unwrap_or(100_000);
     let quota = cpu.quota.and_then(|quota| u64::try_from(quota).ok());
     let whole = quota.map_or(1, |quota| quota.div_ceil(period).max(1));
-    u8::try_from(whole).unwrap_or(u8::MAX).min(64)
+    u8::try_from(whole).unwrap_or(u8::MAX).min(MAX_CPUS)
 }
 
 /// Mounts as the guest makes them, and what the host has to show for them.
@@ -278,6 +286,7 @@ fn guest(
     });
     guest.mounts = mounts;
     guest.annotations.clear();
+    guest.vm = None;
     if let Some(process) = &mut guest.process {
         process.apparmor_profile = None;
         process.selinux_label = None;
@@ -346,7 +355,7 @@ mod tests {
             "{\"tap\":\"tap0\",\"mac\":[2,66,172,17,0,2],\"mtu\":1500,\"address\":\"172.17.0.2\",\"prefix_len\":16,\"gateway\":\"172.17.0.1\"}"},
         "linux": {
             "cgroupsPath": "atoll/web",
-            "namespaces": [{"type": "pid"}, {"type": "network"}, {"type": "mount"}],
+            "namespaces": [{"type": "pid"}, {"type": "network"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}],
             "resources": {"memory": {"limit": 67108864}, "cpu": {"quota": 150000, "period": 100000}, "pids": {"limit": 9},
                 "devices": [{"allow": false, "access": "rwm"}]},
             "sysctl": {"net.ipv4.ip_forward": "1", "kernel.shm_rmid_forced": "1"},
@@ -357,7 +366,6 @@ mod tests {
     #[test]
     fn a_container_becomes_a_machine_and_a_container_in_it() {
         let spec = spec(WEB);
-        assert_eq!(wanted(&spec).unwrap(), Some(Backend::Soft));
         let plan = plan(&spec, Backend::Soft, "web", &[]).unwrap();
         assert_eq!((plan.memory_bytes, plan.cpus), (160 << 20, 2));
         let (tap, network) = plan.network.unwrap();
@@ -392,7 +400,13 @@ mod tests {
         assert_eq!(keys(&linux.sysctl), ["kernel.shm_rmid_forced"]);
         assert!(linux.seccomp.is_none());
         let kinds: Vec<_> = linux.namespaces.iter().map(|one| one.kind).collect();
-        assert_eq!(kinds, [NamespaceKind::Pid, NamespaceKind::Mount]);
+        let left = [
+            NamespaceKind::Pid,
+            NamespaceKind::Ipc,
+            NamespaceKind::Uts,
+            NamespaceKind::Mount,
+        ];
+        assert_eq!(kinds, left);
         let resources = linux.resources.unwrap();
         assert!(resources.cpu.is_none() && resources.devices.is_empty());
         assert_eq!(resources.memory.unwrap().limit, Some(67_108_864));
@@ -488,8 +502,11 @@ mod tests {
         );
         let idmap = refused(&|spec| spec.mounts[1].options.push("idmap".into()));
         assert!(idmap.contains("/etc/hosts: idmapped"), "{idmap}");
-        let mut other = spec(WEB);
-        other.annotations.insert(ISOLATION.into(), "hyperv".into());
-        assert!(wanted(&other).unwrap_err().message.contains("\"hyperv\""));
+        for (idx, kind) in ["pid", "network", "ipc", "uts"].iter().enumerate() {
+            let shared = refused(&|spec| {
+                drop(spec.linux.as_mut().unwrap().namespaces.remove(idx));
+            });
+            assert!(shared.contains(&format!("host's {kind} name")), "{shared}");
+        }
     }
 }

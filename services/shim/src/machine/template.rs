@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use atoll_machine::protocol::{Client, Request};
 use atoll_machine::{MachineError, SNAPSHOT_VERSION, Source, VmmConfig, host};
 
+use super::plan::Plan;
 use crate::failure::Failure;
 
 /// Where machines of one kind begin.
@@ -23,11 +24,11 @@ pub(crate) struct Template {
 }
 
 impl Template {
-    /// The template for machines that boot as `config` says.
+    /// The template for machines that boot as `config` says, which was made of `plan`.
     ///
     /// # Errors
     /// When the monitor or the kernel isn't there.
-    pub(crate) fn of(config: &VmmConfig) -> Result<Self, MachineError> {
+    pub(crate) fn of(config: &VmmConfig, plan: &Plan) -> Result<Self, MachineError> {
         let Source::Boot(source) = &config.source else {
             let why = io::Error::other("it does not boot");
             return Err(MachineError::io("make a template of a machine")(why));
@@ -37,6 +38,8 @@ impl Template {
         let devices = (config.disks.len(), config.networks.len(), tags);
         (source.memory_bytes, source.cpus, devices).hash(&mut kind);
         format!("{:?}", config.backend).hash(&mut kind);
+        // What a bundle asks for is a kind of its own; another version of the host's newest kernel is not.
+        (&plan.kernel, &plan.parameters).hash(&mut kind);
         let mut made_of = DefaultHasher::new();
         (SNAPSHOT_VERSION, &source.command_line).hash(&mut made_of);
         let monitor = host::program("atoll-vmm")?;
