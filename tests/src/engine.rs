@@ -61,6 +61,7 @@ impl Engine {
             of(&namespace.id().to_string()) != of("self") && !Ran::of(&mut ip).stdout.is_empty()
         };
         waiting::until("the network namespace is ready", loopback_is_up);
+        Self::wrap_docker(folder.path());
         let extra: Vec<String> = extra.iter().map(|&flag| flag.to_owned()).collect();
         let child = Self::spawn(folder.path(), namespace.id(), &extra);
         let engine = Self {
@@ -114,6 +115,31 @@ impl Engine {
     /// A way to learn whether a test's expectation is Docker's behaviour or a wish of ours.
     fn is_peer() -> bool {
         std::env::var_os("ATOLL_TEST_PEER").is_some_and(|peer| peer == "dockerd")
+    }
+
+    /// With `ATOLL_TEST_ISOLATION=vm`, every `docker run` and `create` of a test is behind that wall.
+    ///
+    /// A way to learn what differs there.
+    fn wrap_docker(folder: &Path) {
+        let Some(wall) = std::env::var_os("ATOLL_TEST_ISOLATION") else {
+            return;
+        };
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let docker = std::env::split_paths(&path)
+            .map(|folder| folder.join("docker"))
+            .find(|path| path.is_file())
+            .expect("the docker CLI is installed");
+        let docker = docker.display();
+        let wall = wall.display();
+        let script = format!(
+            "#!/bin/sh\ncase $1 in run|create) verb=$1; shift; exec {docker} $verb --isolation={wall} \"$@\";; esac\nexec {docker} \"$@\"\n"
+        );
+        let wrapped = folder.join("wrapped");
+        std::fs::create_dir(&wrapped).expect("the temporary folder is writable");
+        let wrapper = wrapped.join("docker");
+        std::fs::write(&wrapper, script).expect("the temporary folder is writable");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&wrapper, mode).expect("it is ours");
     }
 
     #[track_caller]
@@ -220,7 +246,10 @@ impl Engine {
         command
             .env("DOCKER_HOST", self.address())
             .env("DOCKER_CONFIG", self.path("docker-config"))
-            .env("PATH", format!("{bin}:{path}"))
+            .env(
+                "PATH",
+                format!("{}:{bin}:{path}", self.path("wrapped").display()),
+            )
             .env("SOCKET", self.path("docker.sock"))
             .env("T", self.folder.path());
     }
