@@ -40,9 +40,9 @@ pub(crate) struct Block {
 
 impl Block {
     /// A block decoded from the pages given.
-    pub(crate) fn new(ops: Vec<Op>, page: (u64, u32), second_page: Option<(u64, u32)>) -> Self {
+    pub(crate) fn new(ops: &[Op], page: (u64, u32), second_page: Option<(u64, u32)>) -> Self {
         Self {
-            ops: ops.into_boxed_slice(),
+            ops: ops.into(),
             page,
             second_page,
         }

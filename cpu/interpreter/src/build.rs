@@ -15,6 +15,10 @@ use crate::tlb::Context;
 const MAX_INSTRUCTIONS: usize = 48;
 /// The longest an instruction may be.
 const MAX_BYTES: u64 = 15;
+/// Bytes of the longest block.
+const MOST: usize = MAX_INSTRUCTIONS * MAX_BYTES as usize;
+/// Bytes that are read at first: most blocks are a few instructions.
+const FIRST: u64 = 64;
 
 /// Prefixes that newer processors give another meaning have none here: REP BSF is BSF, REP WBINVD is WBINVD.
 const OPTIONS: u32 = DecoderOptions::NO_MPFX_0FBC
@@ -118,59 +122,73 @@ fn bits(mode: Mode) -> u32 {
 
 /// Decodes the block at linear address `linear`, which is at `offset` in memory.
 pub(crate) fn block(cpu: &mut Cpu, linear: u64, offset: u64) -> Result<Block, Fault> {
-    let in_page = (PAGE - offset % PAGE).min(MAX_INSTRUCTIONS as u64 * MAX_BYTES);
-    let mut bytes = vec![0; in_page as usize];
+    let in_page = (PAGE - offset % PAGE).min(MOST as u64);
     let page = offset & !(PAGE - 1);
     // Marked first: a write from now on is noticed, and stale bytes are never kept.
     let version = cpu.ram.code_pages().version(page / PAGE);
-    if cpu.ram.code_pages().mark(offset, in_page.min(64)) {
+    if cpu.ram.code_pages().mark(offset, in_page.min(FIRST)) {
         cpu.announce_code(page);
     }
-    cpu.ram.read(offset, &mut bytes);
-    let mut ops = Vec::with_capacity(8);
-    let mut decoder = Decoder::with_ip(bits(cpu.mode), &bytes, 0, OPTIONS);
-    let mut instruction = Instruction::default();
-    let mut ended = false;
-    let mut used = 0;
-    while ops.len() < MAX_INSTRUCTIONS && decoder.can_decode() {
-        decoder.decode_out(&mut instruction);
-        if ends_too_early(&decoder, &instruction, bytes.len()) {
-            if ops.is_empty() {
-                return across(cpu, linear, offset, bytes);
-            }
-            break;
-        }
-        used = instruction.next_ip().max(used);
-        let op = lowered(&bytes, &instruction, cpu.mode);
-        ops.push(op.op);
-        if op.ends {
-            ended = true;
-            break;
-        }
+    // One allocation a block, of its own length.
+    let mut ops = std::mem::take(&mut cpu.decoded);
+    let few = in_page.min(FIRST) as usize;
+    let mut bytes = [0; FIRST as usize];
+    cpu.ram.read(offset, &mut bytes[..few]);
+    let (mut used, mut ended) = decode(&bytes[..few], cpu.mode, &mut ops);
+    if !ended && few < in_page as usize {
+        let mut bytes = vec![0; in_page as usize];
+        cpu.ram.read(offset, &mut bytes);
+        (used, ended) = decode(&bytes, cpu.mode, &mut ops);
     }
+    let is_cut = ops.is_empty();
     if !ended {
         ops.push(lower::fall_through(used as u16));
     }
+    let block = Block::new(&ops, (page, version), None);
+    cpu.decoded = ops;
+    if is_cut {
+        return across(cpu, linear, offset, in_page as usize);
+    }
     cpu.ram.code_pages().mark(offset, used.clamp(1, in_page));
-    Ok(Block::new(ops, (page, version), None))
+    Ok(block)
 }
 
-/// Decodes the one instruction that begins with `head` at the end of a page and ends in the next.
-fn across(cpu: &mut Cpu, linear: u64, offset: u64, head: Vec<u8>) -> Result<Block, Fault> {
-    let next = linear.wrapping_add(head.len() as u64);
+/// Decodes `bytes` up to the end of a block into `ops`, which has nothing else then, and nothing at all when the first
+/// instruction needs more bytes. Gives the bytes of the instructions, and whether the last one ends the block.
+fn decode(bytes: &[u8], mode: Mode, ops: &mut Vec<Op>) -> (u64, bool) {
+    ops.clear();
+    let mut used = 0;
+    let mut decoder = Decoder::with_ip(bits(mode), bytes, 0, OPTIONS);
+    let mut instruction = Instruction::default();
+    while ops.len() < MAX_INSTRUCTIONS && decoder.can_decode() {
+        decoder.decode_out(&mut instruction);
+        if ends_too_early(&decoder, &instruction, bytes.len()) {
+            break;
+        }
+        used = instruction.next_ip().max(used);
+        let op = lowered(bytes, &instruction, mode);
+        ops.push(op.op);
+        if op.ends {
+            return (used, true);
+        }
+    }
+    (used, false)
+}
+
+/// Decodes the one instruction that begins with the last `head` bytes of a page and ends in the next.
+fn across(cpu: &mut Cpu, linear: u64, offset: u64, head: usize) -> Result<Block, Fault> {
+    let next = linear.wrapping_add(head as u64);
     let second = cpu.fetch_page(next)?;
     let page = offset & !(PAGE - 1);
     let versions = [page, second.offset].map(|page| cpu.ram.code_pages().version(page / PAGE));
-    for (start, len) in [(offset, head.len() as u64), (second.offset, MAX_BYTES)] {
+    for (start, len) in [(offset, head as u64), (second.offset, MAX_BYTES)] {
         if cpu.ram.code_pages().mark(start, len) {
             cpu.announce_code(start & !(PAGE - 1));
         }
     }
-    let mut bytes = head;
-    let first_len = bytes.len();
-    bytes.resize(first_len + MAX_BYTES as usize, 0);
-    cpu.ram.read(offset, &mut bytes[..first_len]);
-    cpu.ram.read(second.offset, &mut bytes[first_len..]);
+    let mut bytes = vec![0; head + MAX_BYTES as usize];
+    cpu.ram.read(offset, &mut bytes[..head]);
+    cpu.ram.read(second.offset, &mut bytes[head..]);
     let mut decoder = Decoder::with_ip(bits(cpu.mode), &bytes, 0, OPTIONS);
     let instruction = decoder.decode();
     let op = lowered(&bytes, &instruction, cpu.mode);
@@ -179,7 +197,7 @@ fn across(cpu: &mut Cpu, linear: u64, offset: u64, head: Vec<u8>) -> Result<Bloc
         ops.push(lower::fall_through(instruction.next_ip() as u16));
     }
     Ok(Block::new(
-        ops,
+        &ops,
         (page, versions[0]),
         Some((second.offset, versions[1])),
     ))

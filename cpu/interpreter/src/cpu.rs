@@ -12,7 +12,7 @@ use atoll_x86::flags::{Flags, STATUS};
 use crate::block::FetchedPages;
 use crate::fpu::FpuState;
 use crate::msr::Msrs;
-use crate::op::{Fault, RIP};
+use crate::op::{Fault, Op, RIP};
 use crate::paging::Paging;
 use crate::peers::Peers;
 use crate::tlb::{Context, Tlb};
@@ -188,6 +188,8 @@ pub(crate) struct Cpu {
     pub(crate) fetched_pages: FetchedPages,
     /// A page whose blocks found by linear address are wrong.
     pub(crate) forgotten_page: Option<u64>,
+    /// Room for the operations of a block that is being decoded.
+    pub(crate) decoded: Vec<Op>,
 
     /// ES, CS, SS, DS, FS, GS with hidden parts.
     pub(crate) segments: [Segment; 6],

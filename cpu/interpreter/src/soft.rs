@@ -202,6 +202,7 @@ impl Cpu {
             last_generation: 2,
             fetched_pages: FetchedPages::default(),
             forgotten_page: None,
+            decoded: Vec::new(),
             segments: [NO_SEGMENT; 6],
             ldtr: NO_SEGMENT,
             tr: NO_SEGMENT,
