@@ -266,7 +266,7 @@ pub struct ProcessStatus {
     pub pid: u32,
     /// Its parent's.
     pub parent: u32,
-    /// Its effective user.
+    /// Its real user.
     pub uid: u32,
     /// Minor number of its terminal's device, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]

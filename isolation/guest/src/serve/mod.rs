@@ -12,7 +12,6 @@
 mod container;
 mod layers;
 mod network;
-mod processes;
 mod pump;
 mod root;
 mod streams;
@@ -21,7 +20,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use atoll_guest::Lines;
+use atoll_guest::{Lines, processes};
 use atoll_guest::protocol::{
     Call, Create, Greeting, Hello, LONGEST_LINE, Message, Outcome, Request, VERSION,
 };

@@ -15,7 +15,6 @@ use crate::{
         request::Request,
         response::{self, Response},
     },
-    shim::client::Listed,
     time,
 };
 
@@ -34,20 +33,16 @@ pub(crate) async fn top(engine: &EngineRef, request: &Request, id: &str) -> Resu
             "only the columns of `ps -ef` are available",
         ));
     }
-    let listed = container.running_shim()?.processes().await?;
-    let row = |listed: &Listed| match listed {
-        Listed::Here(pid) => process(*pid),
-        Listed::Guest(status) => guest_process(status),
-    };
-    let processes: Vec<Vec<String>> = listed.iter().filter_map(row).collect();
+    let processes = container.running_shim()?.processes().await?;
+    let processes: Vec<Vec<String>> = processes.iter().filter_map(row).collect();
     Ok(response::ok(&json!({
         "Titles": ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"],
         "Processes": processes,
     })))
 }
 
-/// The same of a process in a machine; it is shown as it was started here.
-fn guest_process(status: &ProcessStatus) -> Option<Vec<String>> {
+/// One line of `ps -ef`. A process in a machine is shown as if it had been started here.
+fn row(status: &ProcessStatus) -> Option<Vec<String>> {
     let age = i64::try_from(status.age_s).ok()?;
     let started = time::now_nanos() / 1_000_000_000 - age;
     let clock = jiff::Timestamp::from_second(started).ok()?;
@@ -70,54 +65,6 @@ fn guest_process(status: &ProcessStatus) -> Option<Vec<String>> {
 fn cpu_clock(seconds: u64) -> String {
     let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
     format!("{hours:02}:{minutes:02}:{:02}", seconds % 60)
-}
-
-/// One line of `ps -ef`; none when the process has ended.
-fn process(pid: u32) -> Option<Vec<String>> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    // The name in parentheses may hold anything, also parentheses.
-    let (head, tail) = stat.rsplit_once(')')?;
-    let fields: Vec<&str> = tail.split_whitespace().collect();
-    let number = |index: usize| fields.get(index).and_then(|text| text.parse::<u64>().ok());
-    let uid = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
-    let uid = uid.split_whitespace().next()?.to_owned();
-    let seconds = (number(11)? + number(12)?) / TICKS;
-    let started = boot_seconds()? + number(19)? / TICKS;
-    let arguments: Vec<String> = command
-        .split(|byte| *byte == 0)
-        .filter(|word| !word.is_empty())
-        .map(|word| String::from_utf8_lossy(word).into_owned())
-        .collect();
-    let words = match arguments.is_empty() {
-        true => format!("[{}]", head.split_once('(')?.1),
-        false => arguments.join(" "),
-    };
-    let terminal = match number(4)? {
-        0 => "?".to_owned(),
-        device => format!("pts/{}", device & 0xff),
-    };
-    let clock = jiff::Timestamp::from_second(i64::try_from(started).ok()?).ok()?;
-    Some(vec![
-        uid,
-        pid.to_string(),
-        number(1)?.to_string(),
-        "0".to_owned(),
-        clock.to_string().get(11..16)?.to_owned(),
-        terminal,
-        cpu_clock(seconds),
-        words,
-    ])
-}
-
-fn boot_seconds() -> Option<u64> {
-    let stat = fs::read_to_string("/proc/stat").ok()?;
-    stat.lines()
-        .find_map(|line| line.strip_prefix("btime "))?
-        .trim()
-        .parse()
-        .ok()
 }
 
 /// GET /containers/{id}/stats.

@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use atoll_guest::protocol::{PROCESS_STATUS, ProcessStatus};
+use atoll_guest::{
+    processes,
+    protocol::{PROCESS_STATUS, ProcessStatus},
+};
 use atoll_layer::RootfsMountSpec;
 use atoll_shim_protocol::{StdioUri, spawn};
 use containerd_shim_protos::{
@@ -66,15 +69,6 @@ pub(crate) enum TaskStatus {
     Paused,
     /// Ended.
     Stopped,
-}
-
-/// A process of a container.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Listed {
-    /// One of this host.
-    Here(u32),
-    /// One in a machine.
-    Guest(ProcessStatus),
 }
 
 /// A connection to one container's shim.
@@ -321,24 +315,28 @@ impl Shim {
         reply.map(drop).map_err(|error| self.error(&error))
     }
 
-    /// All processes of the container: their ids on the host, or what the guest says of those in a machine.
+    /// All processes of the container: what the guest says of those in a machine, what is seen here of others.
     ///
     /// # Errors
     /// When the container has ended.
-    pub(crate) async fn processes(&self) -> Result<Vec<Listed>> {
+    pub(crate) async fn processes(&self) -> Result<Vec<ProcessStatus>> {
         let request = api::PidsRequest {
             id: self.id.clone(),
             ..Default::default()
         };
         let reply = self.client.pids(within(REQUEST_TIMEOUT), &request).await;
         let reply = reply.map_err(|error| self.error(&error))?;
-        let listed = |process: &api::ProcessInfo| match process.info.as_ref() {
-            Some(info) if info.type_url == PROCESS_STATUS => {
-                serde_json::from_slice(&info.value).map_or(Listed::Here(process.pid), Listed::Guest)
+        let (mut found, mut here) = (Vec::new(), Vec::new());
+        for process in &reply.processes {
+            match process.info.as_ref() {
+                Some(info) if info.type_url == PROCESS_STATUS => {
+                    found.extend(serde_json::from_slice::<ProcessStatus>(&info.value));
+                }
+                _ => here.push(process.pid),
             }
-            _ => Listed::Here(process.pid),
-        };
-        Ok(reply.processes.iter().map(listed).collect())
+        }
+        found.extend(processes::list(&here));
+        Ok(found)
     }
 
     /// What the container is doing, and its process id.

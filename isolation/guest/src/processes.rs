@@ -1,14 +1,15 @@
-//! What `ps` wants to know of the container's processes.
+//! What `ps` wants to know of a container's processes, in a guest and on the host alike.
 
 use std::fs;
 
-use atoll_guest::protocol::ProcessStatus;
+use crate::protocol::ProcessStatus;
 
 /// Kernel clock ticks per second, fixed for user space on Linux.
 const TICKS: u64 = 100;
 
-/// The processes of `pids` that are still there.
-pub(super) fn list(pids: &[u32]) -> Vec<ProcessStatus> {
+/// The processes of `pids`, of this system, that are still there.
+#[must_use]
+pub fn list(pids: &[u32]) -> Vec<ProcessStatus> {
     let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
     let uptime = uptime.split('.').next().unwrap_or_default();
     let uptime = uptime.parse().unwrap_or(0);
@@ -39,7 +40,7 @@ fn status(pid: u32, uptime: u64) -> Option<ProcessStatus> {
     Some(ProcessStatus {
         pid,
         parent: u32::try_from(number(1)?).ok()?,
-        uid: uid.split_whitespace().nth(1)?.parse().ok()?,
+        uid: uid.split_whitespace().next()?.parse().ok()?,
         terminal: terminal.and_then(|device| u32::try_from(device & 0xff).ok()),
         cpu_ms: (number(11)? + number(12)?) * 1000 / TICKS,
         age_s: uptime.saturating_sub(number(19)? / TICKS),
@@ -59,7 +60,7 @@ mod tests {
         };
         assert_eq!(
             (found.pid, found.uid),
-            (ours, rustix::process::geteuid().as_raw())
+            (ours, rustix::process::getuid().as_raw())
         );
         assert_eq!(found.parent, std::os::unix::process::parent_id());
         assert!(found.command.contains("atoll"), "{}", found.command);
