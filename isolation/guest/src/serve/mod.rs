@@ -20,10 +20,10 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use atoll_guest::{Lines, processes};
 use atoll_guest::protocol::{
     Call, Create, Greeting, Hello, LONGEST_LINE, Message, Outcome, Request, VERSION,
 };
+use atoll_guest::{Lines, processes};
 use atoll_sys::signal_fd::SignalFd;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;

@@ -266,7 +266,10 @@ async fn run(
         .map_err(|error| Error::caused(ErrorKind::Internal, "cannot attach", &error))?;
     let pid = shim.start("").await.map_err(start_failed)?;
     container.set_shim(Some(Arc::clone(shim)));
-    let machine = wall::facts(shim.bundle());
+    let machine = match wall::is_machine(&record.host_config) {
+        true => wall::facts(shim.bundle()),
+        false => None,
+    };
     container.update_and_save(|record| {
         record.machine = machine;
         let state = &mut record.state;
