@@ -1,6 +1,5 @@
 //! Failed requests, as ttrpc reports them.
 
-use std::error::Error as _;
 use std::fmt;
 
 use atoll_container::ErrorKind;
@@ -53,13 +52,6 @@ impl From<atoll_container::Error> for Failure {
             ErrorKind::InvalidArgument => Code::INVALID_ARGUMENT,
             _ => Code::UNKNOWN,
         };
-        let mut message = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            message.push_str(": ");
-            message.push_str(&cause.to_string());
-            source = cause.source();
-        }
-        Self { code, message }
+        Self::new(code, atoll_sys::with_causes(&error))
     }
 }

@@ -72,6 +72,18 @@ pub fn describe(errno: Errno) -> String {
     format!("{} ({text})", errno_name(errno))
 }
 
+/// An error and its causes on one line: `a: b: c`.
+#[must_use]
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        text = format!("{text}: {source}");
+        cause = source.source();
+    }
+    text
+}
+
 macro_rules! errno_names {
     ($($rustix:ident $name:ident),* $(,)?) => {
         const ERRNO_NAMES: &[(Errno, &str)] = &[$((Errno::$rustix, stringify!($name))),*];

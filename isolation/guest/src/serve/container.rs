@@ -1,6 +1,5 @@
 //! The container of this machine and its processes.
 
-use std::error::Error as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -212,11 +211,8 @@ fn fault(error: &Error) -> Fault {
         ErrorKind::InvalidArgument => FaultKind::InvalidArgument,
         _ => FaultKind::Other,
     };
-    let mut message = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        message = format!("{message}: {cause}");
-        source = cause.source();
+    Fault {
+        kind,
+        message: atoll_sys::with_causes(error),
     }
-    Fault { kind, message }
 }

@@ -126,7 +126,7 @@ impl Server {
             return refused("the machine is being started".to_owned(), Some("ask again"));
         };
         if let Err(error) = self.perform(request, &machine, fds) {
-            return refused(described(&error), error.hint().as_deref());
+            return refused(atoll_sys::with_causes(&error), error.hint().as_deref());
         }
         let ended = (request == Request::Stop).then(|| Arc::clone(&machine));
         let status = Status {
@@ -187,15 +187,4 @@ fn pause(machine: &Machine) -> Result<(), MachineError> {
     }
     let why = io::Error::other("it ended meanwhile, or its console's reader has stopped reading");
     Err(MachineError::io("pause the machine")(why))
-}
-
-/// An error and its causes on one line.
-fn described(error: &MachineError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(source) = cause {
-        text = format!("{text}: {source}");
-        cause = source.source();
-    }
-    text
 }

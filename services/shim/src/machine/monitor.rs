@@ -1,6 +1,5 @@
 //! The monitor's process: its configuration and its start.
 
-use std::error::Error as _;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -149,12 +148,7 @@ pub(crate) fn start(config: &VmmConfig, folders: &Folders) -> Result<Started, Fa
 
 /// A machine's error with causes and hint, in one line.
 pub(crate) fn machine_failed(error: MachineError) -> Failure {
-    let mut message = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        message = format!("{message}: {source}");
-        cause = source.source();
-    }
+    let mut message = atoll_sys::with_causes(&error);
     if let Some(hint) = error.hint() {
         message = format!("{message} (hint: {hint})");
     }
