@@ -3,7 +3,6 @@
 use std::time::SystemTime;
 
 use atoll_guest::protocol::{Exec, Outcome, PROCESS_STATUS, ProcessStatus, Request, Streams};
-use atoll_shim_protocol::start_error_exit_code;
 use containerd_shim_protos::api;
 use containerd_shim_protos::protobuf::MessageField;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
@@ -13,7 +12,7 @@ use crate::machine::{Answered, MachineToken, News, Then};
 use crate::process::{Exit, Phase, Waiter};
 use crate::server::Shim;
 use crate::service::{self, Answer};
-use crate::task::{Task, open_input};
+use crate::task::{Task, open_input, signal_number};
 
 /// A machine's monitor that ended by itself, of which nobody knows a code.
 const LOST: u32 = 255;
@@ -57,10 +56,7 @@ impl Task {
         all: bool,
         to: Waiter,
     ) -> Result<bool, Failure> {
-        let number = i32::try_from(signal)
-            .ok()
-            .filter(|number| (0..=64).contains(number))
-            .ok_or_else(|| Failure::invalid(format!("no such signal: {signal}")))?;
+        let number = signal_number(signal)?;
         let is_paused = self.is_paused;
         let process = self.find(exec_id)?;
         match process.phase {
@@ -252,9 +248,7 @@ impl Shim {
             }
             Err(failure) => {
                 if is_waiting {
-                    let code = start_error_exit_code(&failure.message).cast_unsigned();
-                    process.stdio.finish();
-                    process.phase = Phase::Exited(Exit::never_started(code));
+                    process.never_ran(&failure);
                 }
                 // Whoever waits already must hear that a process will never run.
                 self.answer_waiters(exec_id);

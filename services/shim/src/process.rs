@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use atoll_shim_protocol::start_error_exit_code;
 use rustix::process::WaitStatus;
 
+use crate::failure::Failure;
 use crate::stdio::{IoNames, Stdio};
 
 /// How long after a process's end its output may be silent while somebody else (a grandchild)
@@ -121,6 +123,13 @@ impl Process {
             silent_since: now,
             until: now + DRAIN_LIMIT,
         };
+    }
+
+    /// Notes that its program was never executed, because of `failure`.
+    pub(crate) fn never_ran(&mut self, failure: &Failure) {
+        let code = start_error_exit_code(&failure.message).cast_unsigned();
+        self.stdio.finish();
+        self.phase = Phase::Exited(Exit::never_started(code));
     }
 
     /// Notes that output was read.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use atoll_cgroup::{Cgroup, OomNotifier};
 use atoll_container::{Container, CreateRequest, ExecRequest, InitProcess, StdioRequest};
 use atoll_guest::protocol::Streams;
-use atoll_shim_protocol::{ExitRecord, spawn, start_error_exit_code};
+use atoll_shim_protocol::{ExitRecord, spawn};
 use atoll_spec::{NamespaceKind, Resources, Spec};
 use containerd_shim_protos::api;
 
@@ -172,9 +172,7 @@ impl Task {
         };
         if let Err(error) = init_handle.start() {
             let failure = Failure::from(error);
-            let code = start_error_exit_code(&failure.message).cast_unsigned();
-            self.init.stdio.finish();
-            self.init.phase = Phase::Exited(Exit::never_started(code));
+            self.init.never_ran(&failure);
             return Err(failure);
         }
         self.init.phase = Phase::Running;
@@ -252,9 +250,7 @@ impl Task {
             }
             Err(error) => {
                 let failure = Failure::from(error);
-                let code = start_error_exit_code(&failure.message).cast_unsigned();
-                exec.process.stdio.finish();
-                exec.process.phase = Phase::Exited(Exit::never_started(code));
+                exec.process.never_ran(&failure);
                 Err(failure)
             }
         }
@@ -303,10 +299,7 @@ impl Task {
 
     /// Sends a signal.
     pub(crate) fn kill(&mut self, exec_id: &str, signal: u32, all: bool) -> Result<(), Failure> {
-        let number = i32::try_from(signal)
-            .ok()
-            .filter(|number| (0..=64).contains(number))
-            .ok_or_else(|| Failure::invalid(format!("no such signal: {signal}")))?;
+        let number = signal_number(signal)?;
         let gone = || Failure::not_found("process already finished");
         let process = self.find(exec_id)?;
         let (pid, is_init) = (process.pid, process.exec_id.is_empty());
@@ -459,6 +452,14 @@ impl Task {
         self.init.stdio.finish();
         Ok(exit)
     }
+}
+
+/// The signal a request names.
+pub(crate) fn signal_number(signal: u32) -> Result<i32, Failure> {
+    i32::try_from(signal)
+        .ok()
+        .filter(|number| (0..=64).contains(number))
+        .ok_or_else(|| Failure::invalid(format!("no such signal: {signal}")))
 }
 
 /// Opens the fifo for stdin of a process that has been started; one without stdin runs on.
