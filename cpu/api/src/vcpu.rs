@@ -223,6 +223,23 @@ pub trait Vcpu: Send {
     /// [`CpuError::State`] when no processor can have it.
     fn set_state(&mut self, state: &VcpuState) -> Result<(), CpuError>;
 
+    /// Forgets the code it has decoded: what [`Vcpu::code`] gives from now on is executed from now on. Nothing to do for
+    /// hardware.
+    fn forget_code(&mut self) {}
+
+    /// The code it has decoded, for a CPU of this very program with the same memory; `None` from hardware.
+    fn code(&self) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// Takes over code that [`Vcpu::code`] gave, before it runs: what it executes of that it need not decode. False when
+    /// it cannot use it.
+    ///
+    /// The bytes are trusted as much as the program: wrong ones have the guest execute something else.
+    fn learn_code(&mut self, _code: &[u8]) -> bool {
+        false
+    }
+
     /// How other threads reach it.
     fn handle(&self) -> Arc<dyn VcpuHandle>;
 

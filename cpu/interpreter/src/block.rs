@@ -9,93 +9,51 @@
 //! ```
 //!
 //! A block's first instruction decides its place; all but the last instruction lie in one page. Blocks hold no linear
-//! address, so one serves every mapping of its page. When the cache is full it is emptied: most code that an operating
-//! system executes, it executes once.
+//! address, so one serves every mapping of its page. What is found by physical address is the [`Store`]'s.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
-
-use atoll_memory::{PAGE, Ram};
+use atoll_memory::PAGE;
 
 use crate::build::CodePage;
-use crate::cpu::{Cpu, Mode};
+use crate::code;
+use crate::cpu::Cpu;
 use crate::op::{Fault, Op};
+use crate::store::{Key, Store};
 
 /// Entries of the jump table: pages times places in a page.
-const PAGE_SLOTS: usize = 128;
-/// Entries that one page has.
+const PAGE_SLOTS: usize = 512;
+/// Entries that one page has, in pairs: two blocks that meet in one place do not push each other out.
 const PLACE_SLOTS: usize = 128;
-/// Operations in the cache before it is emptied.
-const MAX_OPS: usize = 64_000;
-
-/// A run of instructions that is entered at its first only.
-pub(crate) struct Block {
-    /// What to do, in order. The last one leaves.
-    pub(crate) ops: Box<[Op]>,
-    /// Memory offset of the page it begins in, and that page's version when it was decoded.
-    page: (u64, u32),
-    /// The same of the page its last instruction ends in, when that is another.
-    second_page: Option<(u64, u32)>,
-}
-
-impl Block {
-    /// A block decoded from the pages given.
-    pub(crate) fn new(ops: &[Op], page: (u64, u32), second_page: Option<(u64, u32)>) -> Self {
-        Self {
-            ops: ops.into(),
-            page,
-            second_page,
-        }
-    }
-
-    /// Whether its code is what it was.
-    fn is_current(&self, ram: &Ram) -> bool {
-        let pages = ram.code_pages();
-        pages.version(self.page.0 / PAGE) == self.page.1
-            && self
-                .second_page
-                .is_none_or(|(offset, version)| pages.version(offset / PAGE) == version)
-    }
-}
-
-/// Memory offset of a block's first instruction, and how wide its code is.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Key(u64);
-
-impl Key {
-    /// `offset` is under 2^40.
-    pub(crate) fn new(offset: u64, mode: Mode) -> Self {
-        Self(offset << 2 | mode as u64)
-    }
-}
-
-/// Spreads keys that are numbers: a multiplication is enough.
-#[derive(Default)]
-pub(crate) struct KeyHasher(u64);
-
-impl Hasher for KeyHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.write_u64(u64::from(byte));
-        }
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        self.0 = (self.0 ^ value)
-            .wrapping_mul(0x9E37_79B9_7F4A_7C15)
-            .rotate_left(29);
-    }
-}
-
+/// An entry of the jump table, as the number that it is kept as: memory of zeros, which costs nothing until it is
+/// touched, is a table of empty ones.
 #[derive(Clone, Copy)]
 struct Jump {
+    /// Linear address and [`Cpu::jump_key`].
     tag: u64,
-    block: u32,
+    /// The block's first operation.
+    start: u32,
+    /// With which generation it ends; none has 0.
     generation: u32,
+}
+
+impl Jump {
+    #[inline(always)]
+    fn of(number: u128) -> Self {
+        Self {
+            tag: (number >> 64) as u64,
+            start: (number >> 32) as u32,
+            generation: number as u32,
+        }
+    }
+
+    #[inline(always)]
+    fn number(self) -> u128 {
+        u128::from(self.tag) << 64 | u128::from(self.start) << 32 | u128::from(self.generation)
+    }
+
+    #[inline(always)]
+    fn is_valid(self, cpu: &Cpu) -> bool {
+        self.generation == cpu.local_generation || self.generation == cpu.global_generation
+    }
 }
 
 /// A page's translation for fetching code, valid as long as a jump found at the same time.
@@ -139,10 +97,8 @@ impl FetchedPages {
 /// The blocks of one CPU.
 pub(crate) struct Cache {
     fetched: Box<[Fetched; FETCHED]>,
-    blocks: Vec<Block>,
-    by_place: HashMap<Key, u32, BuildHasherDefault<KeyHasher>>,
-    jumps: Box<[Jump; PAGE_SLOTS * PLACE_SLOTS]>,
-    ops: usize,
+    store: Store,
+    jumps: Box<[u128]>,
     epoch: u64,
 }
 
@@ -153,15 +109,8 @@ impl Cache {
     /// Empty.
     pub(crate) fn new() -> Self {
         Self {
-            blocks: Vec::new(),
-            by_place: HashMap::default(),
-            jumps: Box::new(
-                [Jump {
-                    tag: NO_TAG,
-                    block: 0,
-                    generation: 0,
-                }; PAGE_SLOTS * PLACE_SLOTS],
-            ),
+            store: Store::default(),
+            jumps: vec![0; PAGE_SLOTS * PLACE_SLOTS].into_boxed_slice(),
             fetched: Box::new(
                 [Fetched {
                     tag: NO_TAG,
@@ -172,28 +121,27 @@ impl Cache {
                     generation: 0,
                 }; FETCHED],
             ),
-            ops: 0,
             epoch: 0,
         }
     }
 
-    /// The block at the CPU's next instruction.
+    /// The operations of the block at the CPU's next instruction.
     #[inline(always)]
-    pub(crate) fn find(&mut self, cpu: &mut Cpu) -> Result<&Block, Fault> {
+    pub(crate) fn find(&mut self, cpu: &mut Cpu) -> Result<&[Op], Fault> {
         let linear = cpu.linear_rip();
         let tag = linear ^ cpu.jump_key();
-        let jump = self.jumps[slot(linear)];
-        let valid = jump.tag == tag
-            && (jump.generation == cpu.local_generation
-                || jump.generation == cpu.global_generation)
-            && self.epoch == cpu.ram.code_pages().epoch()
-            && cpu.forgotten_page.is_none();
-        let index = if valid {
-            jump.block
+        let slot = slot(linear);
+        let is_sure = self.epoch == cpu.ram.code_pages().epoch() && cpu.forgotten_page.is_none();
+        let is_it = |jump: Jump| jump.tag == tag && jump.is_valid(cpu) && is_sure;
+        let (first, second) = (Jump::of(self.jumps[slot]), Jump::of(self.jumps[slot + 1]));
+        let start = if is_it(first) {
+            first.start
+        } else if is_it(second) {
+            second.start
         } else {
             self.find_slow(cpu, linear, tag)?
         };
-        Ok(&self.blocks[index as usize])
+        Ok(self.store.ops_at(start))
     }
 
     #[cold]
@@ -203,18 +151,16 @@ impl Cache {
         if self.epoch != epoch {
             // Some code somewhere changed: every block is looked up anew, and its pages' versions compared.
             self.epoch = epoch;
-            self.forget_jumps();
+            cpu.forget_jumps();
             cpu.see_epoch();
         }
         if let Some(page) = cpu.forgotten_page.take() {
             let first = slot(page) / PLACE_SLOTS * PLACE_SLOTS;
-            for jump in &mut self.jumps[first..first + PLACE_SLOTS] {
-                jump.tag = NO_TAG;
-            }
+            self.jumps[first..first + PLACE_SLOTS].fill(0);
             self.fetched[fetched_slot(page)].tag = NO_TAG;
         }
         if cpu.last_generation > u32::MAX - 4096 {
-            self.forget_jumps();
+            self.jumps.fill(0);
             for fetched in self.fetched.iter_mut() {
                 fetched.tag = NO_TAG;
             }
@@ -224,25 +170,35 @@ impl Cache {
         let page = self.fetch(cpu, linear, tag)?;
         let offset = page.offset | (linear % PAGE);
         let key = Key::new(offset, cpu.mode);
-        let index = match self.by_place.get(&key) {
-            Some(&index)
-                if self.blocks[index as usize].is_current(&cpu.ram)
+        let index = match self.store.find(key) {
+            Some(index)
+                if self.store.is_current(index, &cpu.ram)
                     && self.second_page_holds(cpu, index, linear) =>
             {
                 index
             }
             old => {
-                let old = old.copied();
-                let block = crate::build::block(cpu, linear, offset)?;
-                self.keep(key, old, block)
+                let pages = crate::build::block(cpu, linear, offset)?;
+                let old = old.filter(|_| !self.store.is_full());
+                if self.store.is_full() {
+                    // Most code that an operating system executes, it executes once.
+                    self.store.clear();
+                    cpu.forget_jumps();
+                }
+                self.store.keep(key, old, &cpu.decoded, pages)
             }
         };
-        self.jumps[slot(linear)] = Jump {
+        let start = self.store.start(index);
+        let generation = page.generation(cpu);
+        let slot = slot(linear);
+        self.jumps[slot + 1] = self.jumps[slot];
+        self.jumps[slot] = Jump {
             tag,
-            block: index,
-            generation: page.generation(cpu),
-        };
-        Ok(index)
+            start,
+            generation,
+        }
+        .number();
+        Ok(start)
     }
 
     /// The page that code at `linear` is fetched from.
@@ -267,7 +223,7 @@ impl Cache {
 
     /// Whether the page after the block's own is still the one its last instruction ends in.
     fn second_page_holds(&self, cpu: &mut Cpu, index: u32, linear: u64) -> bool {
-        let Some((offset, _)) = self.blocks[index as usize].second_page else {
+        let Some(offset) = self.store.second_page(index) else {
             return true;
         };
         let next = (linear & !(PAGE - 1)).wrapping_add(PAGE);
@@ -275,29 +231,35 @@ impl Cache {
             .is_some_and(|page| page.offset == offset)
     }
 
-    fn keep(&mut self, key: Key, old: Option<u32>, block: Block) -> u32 {
-        if self.ops > MAX_OPS {
-            self.blocks.clear();
-            self.by_place.clear();
-            self.ops = 0;
-            self.forget_jumps();
-        } else if let Some(index) = old {
-            let place = &mut self.blocks[index as usize];
-            self.ops = self.ops - place.ops.len() + block.ops.len();
-            *place = block;
-            return index;
-        }
-        self.ops += block.ops.len();
-        let index = u32::try_from(self.blocks.len()).unwrap_or(u32::MAX);
-        self.blocks.push(block);
-        self.by_place.insert(key, index);
-        index
+    /// Forgets all blocks.
+    pub(crate) fn clear(&mut self) {
+        self.store.clear();
+        self.jumps.fill(0);
     }
 
-    fn forget_jumps(&mut self) {
-        for jump in self.jumps.iter_mut() {
-            jump.tag = NO_TAG;
+    /// The blocks as bytes.
+    pub(crate) fn save(&self, cpu: &Cpu) -> Vec<u8> {
+        code::save(&self.store, cpu)
+    }
+
+    /// Takes blocks from such bytes in place of its own, before `cpu` runs. False, and it has none, when they are damaged.
+    pub(crate) fn load(&mut self, cpu: &Cpu, bytes: &[u8]) -> bool {
+        self.clear();
+        let store = code::load(&cpu.ram, bytes);
+        let is_whole = store.is_some();
+        self.store = store.unwrap_or_default();
+        is_whole
+    }
+
+    /// Keeps the blocks that were executed lately when there are many others, whose memory goes.
+    pub(crate) fn trim(&mut self, cpu: &Cpu) {
+        if !self.store.is_large() {
+            return;
         }
+        let jumps = self.jumps.iter().map(|number| Jump::of(*number));
+        let live = jumps.filter(|jump| jump.is_valid(cpu));
+        self.store.keep_only(live.map(|jump| jump.start).collect());
+        self.jumps.fill(0);
     }
 }
 
@@ -316,9 +278,10 @@ fn fetched_slot(linear: u64) -> usize {
     (linear / PAGE) as usize % FETCHED
 }
 
+/// The first of the two entries where a block at `linear` may be.
 #[inline(always)]
 fn slot(linear: u64) -> usize {
     let page = (linear / PAGE) ^ (linear >> 18);
     let place = linear ^ (linear >> 6);
-    (page as usize % PAGE_SLOTS) * PLACE_SLOTS + place as usize % PLACE_SLOTS
+    (page as usize % PAGE_SLOTS) * PLACE_SLOTS + place as usize % (PLACE_SLOTS / 2) * 2
 }

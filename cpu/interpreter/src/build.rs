@@ -3,12 +3,12 @@
 use atoll_memory::PAGE;
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction};
 
-use crate::block::Block;
 use crate::cpu::{CS, Cpu, Mode};
 use crate::exception::{GP, PF};
 use crate::lower;
 use crate::op::{Fault, Op};
 use crate::paging::{Access, PageFault};
+use crate::store::{PageVersion, Pages};
 use crate::tlb::Context;
 
 /// The most instructions in one block.
@@ -120,16 +120,18 @@ fn bits(mode: Mode) -> u32 {
     }
 }
 
-/// Decodes the block at linear address `linear`, which is at `offset` in memory.
-pub(crate) fn block(cpu: &mut Cpu, linear: u64, offset: u64) -> Result<Block, Fault> {
+/// Decodes the block at linear address `linear`, which is at `offset` in memory, into [`Cpu::decoded`]; gives its pages.
+pub(crate) fn block(cpu: &mut Cpu, linear: u64, offset: u64) -> Result<Pages, Fault> {
     let in_page = (PAGE - offset % PAGE).min(MOST as u64);
     let page = offset & !(PAGE - 1);
     // Marked first: a write from now on is noticed, and stale bytes are never kept.
-    let version = cpu.ram.code_pages().version(page / PAGE);
+    let pages = Pages {
+        first: PageVersion::now(&cpu.ram, page),
+        second: None,
+    };
     if cpu.ram.code_pages().mark(offset, in_page.min(FIRST)) {
         cpu.announce_code(page);
     }
-    // One allocation a block, of its own length.
     let mut ops = std::mem::take(&mut cpu.decoded);
     let few = in_page.min(FIRST) as usize;
     let mut bytes = [0; FIRST as usize];
@@ -144,18 +146,17 @@ pub(crate) fn block(cpu: &mut Cpu, linear: u64, offset: u64) -> Result<Block, Fa
     if !ended {
         ops.push(lower::fall_through(used as u16));
     }
-    let block = Block::new(&ops, (page, version), None);
     cpu.decoded = ops;
     if is_cut {
         return across(cpu, linear, offset, in_page as usize);
     }
     cpu.ram.code_pages().mark(offset, used.clamp(1, in_page));
-    Ok(block)
+    Ok(pages)
 }
 
 /// Decodes `bytes` up to the end of a block into `ops`, which has nothing else then, and nothing at all when the first
 /// instruction needs more bytes. Gives the bytes of the instructions, and whether the last one ends the block.
-fn decode(bytes: &[u8], mode: Mode, ops: &mut Vec<Op>) -> (u64, bool) {
+pub(crate) fn decode(bytes: &[u8], mode: Mode, ops: &mut Vec<Op>) -> (u64, bool) {
     ops.clear();
     let mut used = 0;
     let mut decoder = Decoder::with_ip(bits(mode), bytes, 0, OPTIONS);
@@ -176,11 +177,14 @@ fn decode(bytes: &[u8], mode: Mode, ops: &mut Vec<Op>) -> (u64, bool) {
 }
 
 /// Decodes the one instruction that begins with the last `head` bytes of a page and ends in the next.
-fn across(cpu: &mut Cpu, linear: u64, offset: u64, head: usize) -> Result<Block, Fault> {
+fn across(cpu: &mut Cpu, linear: u64, offset: u64, head: usize) -> Result<Pages, Fault> {
     let next = linear.wrapping_add(head as u64);
     let second = cpu.fetch_page(next)?;
     let page = offset & !(PAGE - 1);
-    let versions = [page, second.offset].map(|page| cpu.ram.code_pages().version(page / PAGE));
+    let pages = Pages {
+        first: PageVersion::now(&cpu.ram, page),
+        second: Some(PageVersion::now(&cpu.ram, second.offset)),
+    };
     for (start, len) in [(offset, head as u64), (second.offset, MAX_BYTES)] {
         if cpu.ram.code_pages().mark(start, len) {
             cpu.announce_code(start & !(PAGE - 1));
@@ -192,15 +196,13 @@ fn across(cpu: &mut Cpu, linear: u64, offset: u64, head: usize) -> Result<Block,
     let mut decoder = Decoder::with_ip(bits(cpu.mode), &bytes, 0, OPTIONS);
     let instruction = decoder.decode();
     let op = lowered(&bytes, &instruction, cpu.mode);
-    let mut ops = vec![op.op];
+    cpu.decoded.clear();
+    cpu.decoded.push(op.op);
     if !op.ends {
-        ops.push(lower::fall_through(instruction.next_ip() as u16));
+        cpu.decoded
+            .push(lower::fall_through(instruction.next_ip() as u16));
     }
-    Ok(Block::new(
-        &ops,
-        (page, versions[0]),
-        Some((second.offset, versions[1])),
-    ))
+    Ok(pages)
 }
 
 /// Decodes one instruction and executes it without keeping it: for code that overwrites itself, single steps and

@@ -188,6 +188,8 @@ pub(crate) struct Cpu {
     pub(crate) fetched_pages: FetchedPages,
     /// A page whose blocks found by linear address are wrong.
     pub(crate) forgotten_page: Option<u64>,
+    /// It slept for long.
+    pub(crate) has_rested: bool,
     /// Room for the operations of a block that is being decoded.
     pub(crate) decoded: Vec<Op>,
 
@@ -371,6 +373,12 @@ impl Cpu {
         if !keep_global {
             self.global_generation = self.new_generation();
         }
+    }
+
+    /// Forgets which blocks were found by linear address.
+    pub(crate) fn forget_jumps(&mut self) {
+        self.local_generation = self.new_generation();
+        self.global_generation = self.new_generation();
     }
 
     fn new_generation(&mut self) -> u32 {

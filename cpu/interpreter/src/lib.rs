@@ -25,6 +25,7 @@
 
 mod block;
 mod build;
+mod code;
 mod cpu;
 mod exception;
 mod exec;
@@ -41,6 +42,7 @@ mod run;
 mod segment;
 mod soft;
 mod state;
+mod store;
 mod tlb;
 
 pub use soft::Soft;

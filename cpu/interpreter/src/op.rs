@@ -50,6 +50,8 @@ pub(crate) struct Op {
     pub(crate) offset: u16,
     /// Offset of the next instruction from the block's start.
     pub(crate) next: u16,
+    /// Of a block's first operation: how many the block has, 1 at least.
+    pub(crate) count: u16,
 }
 
 /// Slot of a register that is always zero.

@@ -1,6 +1,7 @@
 //! The loop: find a block, execute it, look at events now and then.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use atoll_cpu_api::{Activity, CpuError, Request, Stop};
 
@@ -12,6 +13,8 @@ use crate::op::{Fault, Flow, Op, RIP, Step};
 
 /// Blocks between two looks at events: some microseconds.
 const BLOCKS: u32 = 256;
+/// A CPU that slept so long has done what it had to: it can do without the code for that.
+const REST: Duration = Duration::from_millis(250);
 
 /// Executes until something stops the CPU.
 pub(crate) fn run(cpu: &mut Cpu, cache: &mut Cache) -> Result<Stop, CpuError> {
@@ -27,6 +30,9 @@ fn run_on(cpu: &mut Cpu, cache: &mut Cache) -> Result<Stop, CpuError> {
         if let Some(stop) = events(cpu)? {
             return Ok(stop);
         }
+        if std::mem::take(&mut cpu.has_rested) {
+            cache.trim(cpu);
+        }
         if let Some(stop) = blocks(cpu, cache)? {
             return Ok(stop);
         }
@@ -38,17 +44,17 @@ fn run_on(cpu: &mut Cpu, cache: &mut Cache) -> Result<Stop, CpuError> {
 fn blocks(cpu: &mut Cpu, cache: &mut Cache) -> Result<Option<Stop>, CpuError> {
     while cpu.budget > 0 {
         cpu.budget -= 1;
-        let Ok(block) = cache.find(cpu) else {
+        let Ok(ops) = cache.find(cpu) else {
             if let Some(stop) = trouble(cpu, None)? {
                 return Ok(Some(stop));
             }
             continue;
         };
         cpu.regs[usize::from(RIP)] = cpu.rip;
-        match execute(cpu, &block.ops) {
-            Ok(_) => cpu.instructions = cpu.instructions.wrapping_add(block.ops.len() as u64),
+        match execute(cpu, ops) {
+            Ok(_) => cpu.instructions = cpu.instructions.wrapping_add(ops.len() as u64),
             Err(Fault) => {
-                let at = faulted(cpu, &block.ops);
+                let at = faulted(cpu, ops);
                 if let Some(stop) = trouble(cpu, at)? {
                     return Ok(Some(stop));
                 }
@@ -259,7 +265,9 @@ impl Cpu {
     /// Sleeps until something is raised or `deadline` passes.
     fn sleep(&mut self, deadline: Option<std::time::Instant>) {
         self.be_idle();
+        let begun = std::time::Instant::now();
         self.attention.wait(deadline);
+        self.has_rested |= begun.elapsed() >= REST;
         self.see_epoch();
     }
 

@@ -122,6 +122,18 @@ impl Vcpu for SoftVcpu {
         Arc::new(Handle(Arc::clone(&self.cpu.attention)))
     }
 
+    fn forget_code(&mut self) {
+        self.cache.clear();
+    }
+
+    fn code(&self) -> Option<Vec<u8>> {
+        Some(self.cache.save(&self.cpu))
+    }
+
+    fn learn_code(&mut self, code: &[u8]) -> bool {
+        self.cache.load(&self.cpu, code)
+    }
+
     fn instructions(&self) -> Option<u64> {
         Some(self.cpu.instructions)
     }
@@ -202,6 +214,7 @@ impl Cpu {
             last_generation: 2,
             fetched_pages: FetchedPages::default(),
             forgotten_page: None,
+            has_rested: false,
             decoded: Vec::new(),
             segments: [NO_SEGMENT; 6],
             ldtr: NO_SEGMENT,

@@ -77,6 +77,14 @@ impl CodePages {
             .is_some_and(|mark| mark.fetch_or(pieces(offset % PAGE, len), Ordering::AcqRel) == 0)
     }
 
+    /// Marks pieces of page `page` by their bits, as [`pieces`] gives them.
+    pub fn mark_pieces(&self, page: u64, bits: u64) {
+        let page = usize::try_from(page).unwrap_or(usize::MAX);
+        if let Some(mark) = self.marks.get(page) {
+            mark.fetch_or(bits, Ordering::AcqRel);
+        }
+    }
+
     /// Reports a write of `len` bytes at `offset`; says whether it hit decoded code.
     ///
     /// Call after the write: a CPU that sees the new epoch must also see the new bytes.
@@ -118,7 +126,8 @@ impl CodePages {
 }
 
 /// The bit of each piece that `len` bytes at `start` within a page touch.
-fn pieces(start: u64, len: u64) -> u64 {
+#[must_use]
+pub fn pieces(start: u64, len: u64) -> u64 {
     let first = start / PIECE;
     let last = ((start + len.max(1) - 1) / PIECE).min(63);
     (u64::MAX >> (63 - (last - first))) << first

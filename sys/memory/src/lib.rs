@@ -23,7 +23,7 @@
     reason = "x86-64 only: usize is u64; halves of a u128 are meant"
 )]
 
-mod code_pages;
+pub mod code_pages;
 mod io;
 mod memory;
 mod ram;

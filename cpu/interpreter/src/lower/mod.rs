@@ -147,6 +147,7 @@ fn blank(offset: u16, next: u16) -> Op {
         extra: 0,
         offset,
         next,
+        count: 1,
     }
 }
 

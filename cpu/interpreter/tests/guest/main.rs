@@ -4,6 +4,7 @@
 
 mod code;
 mod events;
+mod learnt;
 mod machine;
 mod memory;
 mod modes;

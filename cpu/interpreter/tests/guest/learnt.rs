@@ -1,0 +1,131 @@
+//! Code that one CPU decoded, taken over by another with the same memory.
+
+use std::sync::Arc;
+
+use atoll_cpu_api::VcpuState;
+use iced_x86::code_asm::*;
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::machine::{CODE, Machine};
+
+/// A loop with loads, stores, vectors, calls and branches; RAX tells what came of it.
+fn put_program(machine: &Machine) {
+    machine.put(CODE, |a| {
+        let (mut again, mut odd, mut function) =
+            (a.create_label(), a.create_label(), a.create_label());
+        a.mov(ecx, 100).unwrap();
+        a.mov(rax, 0x1234_5678_9ABC_DEF0u64).unwrap();
+        a.set_label(&mut again).unwrap();
+        a.call(function).unwrap();
+        a.test(cl, 1).unwrap();
+        a.jnz(odd).unwrap();
+        a.rol(rax, 7).unwrap();
+        a.set_label(&mut odd).unwrap();
+        a.movq(xmm0, rax).unwrap();
+        a.paddd(xmm0, xmm0).unwrap();
+        a.movq(rdx, xmm0).unwrap();
+        a.mov(qword_ptr(0x8000 + rcx * 8), rdx).unwrap();
+        a.dec(ecx).unwrap();
+        a.jnz(again).unwrap();
+        a.hlt().unwrap();
+        a.set_label(&mut function).unwrap();
+        a.xor(rax, qword_ptr(0x8000 + rcx * 8 + 8)).unwrap();
+        a.imul_2(rax, rcx).unwrap();
+        a.inc(rax).unwrap();
+        a.ret().unwrap();
+    });
+}
+
+/// A machine with the program that has not run.
+fn fresh() -> Machine {
+    let machine = Machine::new();
+    put_program(&machine);
+    machine
+}
+
+fn ran(mut machine: Machine) -> (Machine, VcpuState) {
+    let state = machine.run_to_halt();
+    (machine, state)
+}
+
+#[test]
+fn what_was_learnt_executes_as_what_was_decoded() {
+    let (first, expected) = ran(fresh());
+    let code = first.cpu.code().unwrap();
+    let mut second = fresh();
+    assert!(second.cpu.learn_code(&code));
+    // What it knows now is what it was told.
+    assert_eq!(second.cpu.code().unwrap(), code);
+    let (second, state) = ran(second);
+    assert_eq!(state.registers, expected.registers);
+    assert_eq!(second.cpu.instructions(), first.cpu.instructions());
+    assert_eq!(
+        second.cpu.code().unwrap(),
+        code,
+        "nothing had to be decoded"
+    );
+}
+
+#[test]
+fn code_that_was_learnt_is_not_executed_once_it_is_overwritten() {
+    let (first, expected) = ran(fresh());
+    let mut second = fresh();
+    assert!(second.cpu.learn_code(&first.cpu.code().unwrap()));
+    // mov ecx, 100 becomes mov ecx, 1.
+    assert_eq!(second.ram.load::<u32>(CODE + 1), 100);
+    second.recorder.0.lock().unwrap().clear();
+    let one = 1u32.to_le_bytes();
+    second
+        .memory
+        .write_slice(&one, GuestAddress(CODE + 1))
+        .unwrap();
+    let (second, state) = ran(second);
+    assert_ne!(state.registers[0], expected.registers[0]);
+    assert!(second.cpu.instructions() < Some(20));
+}
+
+#[test]
+fn code_of_before_is_forgotten() {
+    let (mut machine, _) = ran(fresh());
+    let all = machine.cpu.code().unwrap().len();
+    machine.cpu.forget_code();
+    let none = machine.cpu.code().unwrap().len();
+    machine.put(CODE + 0x1000, |a| {
+        a.nop().unwrap();
+        a.hlt().unwrap();
+    });
+    machine.start_at(CODE + 0x1000);
+    machine.run_to_halt();
+    let some = machine.cpu.code().unwrap().len();
+    assert!(none < some && some < all, "{none} {some} {all}");
+}
+
+#[test]
+fn damaged_code_is_refused_or_executes_something() {
+    let code = ran(fresh()).0.cpu.code().unwrap();
+    for len in 0..code.len() {
+        assert!(!fresh().cpu.learn_code(&code[..len]), "{len} bytes");
+    }
+    assert!(!fresh().cpu.learn_code(&[&code[..], &[0]].concat()));
+    for at in 0..code.len() {
+        for bit in [0x01, 0x80] {
+            let mut wrong = code.clone();
+            wrong[at] ^= bit;
+            let mut machine = fresh();
+            let none = machine.cpu.code();
+            if !machine.cpu.learn_code(&wrong) {
+                assert_eq!(machine.cpu.code(), none, "as if nothing had been said");
+                continue;
+            }
+            // It comes to some end; one that does not is paused.
+            let handle = machine.cpu.handle();
+            let watch = std::thread::spawn(move || {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+                handle.pause();
+            });
+            let bus = Arc::clone(&machine.recorder) as _;
+            let _ = machine.cpu.run(&bus);
+            drop(watch);
+        }
+    }
+}
