@@ -17,6 +17,7 @@ use crate::device::{DeviceError, DeviceType, VirtioDevice, read_config_bytes};
 use crate::ring::{Broken, Queues};
 
 pub use self::gpt::MAX_PARTITIONS;
+pub use self::layers::slots_for;
 
 const SECTOR: u64 = 512;
 const QUEUE_SIZE: u16 = 256;

@@ -54,7 +54,7 @@ mod driver;
 mod hostile;
 
 pub use balloon::{BalloonControl, BalloonDevice, BalloonState};
-pub use block::{BlockDevice, BlockOptions, MAX_PARTITIONS};
+pub use block::{BlockDevice, BlockOptions, MAX_PARTITIONS, slots_for};
 pub use chain::{Buffers, Chain};
 pub use console::{ConsoleDevice, ConsoleSize, ConsoleState};
 pub use device::{DeviceError, DeviceState, DeviceType, RestoreError, VirtioDevice};

@@ -12,7 +12,7 @@ use atoll_spec::{Process, Spec};
 use serde::{Deserialize, Serialize};
 
 /// Version of the protocol, in every [`Hello`].
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The host's port that guests connect to.
 pub const PORT: u32 = 1024;
 /// Bytes of the longest line, its newline included: a container's whole configuration is on one.
@@ -23,6 +23,8 @@ pub const LONGEST_ANSWER: usize = 256 << 10;
 pub const LONGEST_GREETING: usize = 1024;
 /// The word on the kernel's command line, after `--`, that makes the first process an agent.
 pub const SERVE: &str = "--serve";
+/// The only argument of the agent's own program that does nothing.
+pub const NOTHING: &str = "--nothing";
 /// The tag of the virtiofs share that a container's files come from.
 pub const SHARE_TAG: &str = "atoll";
 /// Where that share is mounted in the guest.
@@ -104,6 +106,10 @@ pub struct Call {
 pub enum Request {
     /// Makes the container; its streams are connected before the answer. Once in a machine's life.
     Create(Box<Create>),
+    /// Makes such a container, runs a program of the agent's own in it that does nothing, and takes all of it away: what a
+    /// container needs has been executed once then, and machines made of this one know the code. Nothing of `network`,
+    /// `sysctls`, `clock_ns` and `entropy` is done, and nothing connected. Before [`Request::Create`] only.
+    Rehearse(Box<Create>),
     /// Executes the container's program.
     Start,
     /// Runs one more process.
@@ -159,8 +165,6 @@ pub struct Create {
 pub struct Layers {
     /// How many, 1 to 255.
     pub count: u8,
-    /// Sectors of 512 bytes of that disk.
-    pub sectors: u64,
 }
 
 /// How the guest's network card is to be.
@@ -308,7 +312,7 @@ mod tests {
         });
         assert_eq!(
             text(line(&hello).unwrap()),
-            "{\"agent\":{\"version\":1,\"release\":\"6.1.0\"}}\n"
+            "{\"agent\":{\"version\":2,\"release\":\"6.1.0\"}}\n"
         );
         let stream = Greeting::Stream(StreamName {
             process: String::new(),

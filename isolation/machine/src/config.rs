@@ -19,7 +19,7 @@ use crate::machine::{create_at, remove_state};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Backend {
-    /// KVM where a probe guest runs well on it, else software.
+    /// KVM where a probe guest runs well on it, else software; for a machine that was saved, whatever it ran on.
     #[default]
     Auto,
     /// The host's processor, through /dev/kvm.

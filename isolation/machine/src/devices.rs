@@ -11,6 +11,7 @@ use atoll_sys::{tap, unix};
 use atoll_virtio::{
     BalloonControl, BalloonDevice, BlockDevice, BlockOptions, ConsoleDevice, DeviceError, FsDevice,
     FsOptions, NetDevice, NetOptions, RngDevice, VirtioDevice, VsockDevice, VsockOptions,
+    slots_for,
 };
 use rustix::fs::{FileType, Mode, OFlags};
 use sha2::{Digest, Sha256};
@@ -163,25 +164,17 @@ impl OpenDisk {
 }
 
 impl Disk {
-    /// Its length in sectors of 512 bytes, as the guest will see it.
-    ///
-    /// # Errors
-    /// [`MachineError::Io`] when it cannot be opened; as [`BlockDevice::new`] and [`BlockDevice::of_layers`].
-    pub fn sectors(&self) -> Result<u64, MachineError> {
-        Ok(OpenDisk::open(self)?.device()?.sectors())
+    /// How many partitions it has, when it is one of layers. A guest that was saved goes on with any other of as many.
+    #[must_use]
+    pub fn partitions(&self) -> Option<u32> {
+        match self {
+            Self::Layers(paths) => Some(slots_for(paths.len())),
+            Self::Image { .. } => None,
+        }
     }
 }
 
 impl HostEnds {
-    /// Tells the guest of a restored machine to look at its disks of layers again: they may be others.
-    pub fn disks_changed(&self, machine: &Machine) {
-        for (index, open) in self.disks.iter().enumerate() {
-            if matches!(open.disk, Disk::Layers(_)) {
-                machine.config_changed(index);
-            }
-        }
-    }
-
     /// Opens what `config` names.
     ///
     /// # Errors

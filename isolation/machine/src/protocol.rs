@@ -28,6 +28,8 @@ pub enum Request {
     Resume,
     /// Save it into the folder whose descriptor comes with the request. It goes on afterwards if it ran before.
     Save,
+    /// Forget the code that was decoded so far: one saved later has the code that was executed from now on.
+    ForgetCode,
     /// Ask the guest to give this much of its memory to its balloon, or to take back what is more.
     Balloon {
         /// Bytes, in whole pages.

@@ -14,7 +14,6 @@
 )]
 
 pub mod allocator;
-pub mod block;
 pub mod capability;
 pub mod descriptors;
 pub mod file;

@@ -1,8 +1,8 @@
-//! A GUID partition table (UEFI 2.10 §5.3) over partitions of given lengths, as bytes.
+//! A GUID partition table (UEFI 2.10 §5.3) over partitions in slots of one length, as bytes.
 //!
 //! ```text
-//! sector 0      1       2 …                 MiB boundaries …                        last
-//!        MBR    header  entries             partition 1 ▒ partition 2 ▒ …   entries header
+//! sector 0      1       2 …           1 MiB         slot    + 1 MiB              last
+//!        MBR    header  entries       partition 1   ▒▒▒▒▒▒▒▒partition 2 …   entries header
 //!        └─────────── start ──────────┘                                     └──── end ────┘
 //! ```
 
@@ -25,13 +25,20 @@ const LINUX_DATA: [u8; 16] = [
 /// A GUID, as it is written.
 pub(super) type Guid = [u8; 16];
 
-/// One partition to be.
+/// Which partitions there are.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Partition {
-    /// Its length: more than 0; the last sector may be one in part.
+pub(super) struct Slots {
+    /// How many: 1 to [`MAX_PARTITIONS`].
+    pub(super) count: u32,
+    /// Bytes from the beginning of one to that of the next: whole MiB, 2 at least.
     pub(super) bytes: u64,
-    /// Its own, that no other partition has.
-    pub(super) guid: Guid,
+}
+
+impl Slots {
+    /// Bytes of a partition.
+    pub(super) fn room(self) -> u64 {
+        self.bytes.saturating_sub(ALIGNMENT * SECTOR)
+    }
 }
 
 /// The table, and where everything lies.
@@ -47,31 +54,32 @@ pub(super) struct Table {
     pub(super) end: Vec<u8>,
 }
 
-/// The table of a disk named `disk` with these partitions in this order; `None` when there are none, or too many, or one
-/// has no byte, or they are longer than any disk.
-pub(super) fn table(disk: Guid, partitions: &[Partition]) -> Option<Table> {
-    if partitions.is_empty() || partitions.len() > MAX_PARTITIONS {
+/// The table of a disk with these slots; `None` when there are none, or too many, or they are too short or longer than
+/// any disk. The same slots make the same table.
+pub(super) fn table(slots: Slots) -> Option<Table> {
+    let count = usize::try_from(slots.count).ok()?;
+    let is_whole = slots.bytes % (ALIGNMENT * SECTOR) == 0 && slots.room() > 0;
+    if count == 0 || count > MAX_PARTITIONS || !is_whole {
         return None;
     }
-    let room = (partitions.len() as u32).next_multiple_of(FEWEST_ENTRIES);
+    let room = slots.count.next_multiple_of(FEWEST_ENTRIES);
     let entry_sectors = u64::from(room * ENTRY_BYTES) / SECTOR;
     let first_usable = 2 + entry_sectors;
+    let slot = slots.bytes / SECTOR;
+    let next = slot.checked_mul(u64::from(slots.count))?;
     let mut entries = Vec::new();
     let mut offsets = Vec::new();
-    let mut next = first_usable;
-    for (index, partition) in partitions.iter().enumerate() {
-        let first = next.checked_next_multiple_of(ALIGNMENT)?;
-        let sectors = partition.bytes.div_ceil(SECTOR);
-        let last = first.checked_add(sectors.checked_sub(1)?)?;
+    for index in 0..u64::from(slots.count) {
+        let first = index * slot + ALIGNMENT;
+        let last = (index + 1) * slot - 1;
         entries.extend(LINUX_DATA);
-        entries.extend(partition.guid);
+        entries.extend(guid(index + 1));
         entries.extend(first.to_le_bytes());
         entries.extend(last.to_le_bytes());
         // No attributes.
         entries.extend([0; 8]);
         entries.extend(name(&format!("layer {}", index + 1)));
         offsets.push(first.checked_mul(SECTOR)?);
-        next = last.checked_add(1)?;
     }
     entries.resize((room * ENTRY_BYTES) as usize, 0);
     let last_usable = next - 1;
@@ -83,7 +91,7 @@ pub(super) fn table(disk: Guid, partitions: &[Partition]) -> Option<Table> {
         own,
         other,
         usable: (first_usable, last_usable),
-        disk,
+        disk: guid(0),
         entries_at,
         room,
         checksum: crc32fast::hash(&entries),
@@ -100,6 +108,16 @@ pub(super) fn table(disk: Guid, partitions: &[Partition]) -> Option<Table> {
         end_at,
         end: end.concat(),
     })
+}
+
+/// The GUID of partition `number`, or of the disk with 0: of version 8, whose bytes are of one's own making (RFC 9562
+/// §5.8); its first three fields are written little-endian. Only one disk of a machine has such partitions.
+fn guid(number: u64) -> Guid {
+    let mut guid = *b"atoll layer\0\0\0\0\0";
+    guid[12..].copy_from_slice(&(number as u32).to_be_bytes());
+    guid[7] = guid[7] & 0x0F | 0x80;
+    guid[8] = guid[8] & 0x3F | 0x80;
+    guid
 }
 
 /// A partition's name: at most 36 units of UTF-16.

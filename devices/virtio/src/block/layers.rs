@@ -1,5 +1,8 @@
 //! Many files as the partitions of one disk that is only read: a machine has fewer places for devices than an image may
 //! have layers.
+//!
+//! Partitions lie in slots of one length, however long the files are, and there are more than an image mostly has layers:
+//! what a guest read of the table once stays true when the files are others. Where no file is, there are zeros.
 
 use std::fs::File;
 use std::io;
@@ -7,18 +10,16 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::FileType;
-use sha2::{Digest, Sha256};
 
 use super::SECTOR;
-use super::gpt::{self, Guid, MAX_PARTITIONS, Partition};
+use super::gpt::{self, MAX_PARTITIONS, Slots};
 use crate::chain::Buffers;
 use crate::device::DeviceError;
 
-/// Bytes of a file that go into its partition's GUID. An EROFS image has its own UUID there.
-const SAMPLE_BYTES: usize = 4096;
-
-/// The longest file: far more than EROFS's 16 TiB, and 255 of them still make a disk.
-const MAX_BYTES: u64 = 1 << 48;
+/// Partitions of a disk, if the files are not more.
+const FEW: u32 = 16;
+/// Bytes from one partition to the next.
+const SLOT: u64 = 256 << 30;
 
 /// The disk: table, files, and zeros between them.
 #[derive(Debug)]
@@ -44,20 +45,28 @@ enum Source {
 
 impl LayerDisk {
     pub(super) fn new(files: Vec<File>) -> Result<Self, DeviceError> {
-        if files.is_empty() || files.len() > MAX_PARTITIONS {
-            return Err(DeviceError::LayerCount(files.len()));
+        let slots = Slots {
+            count: slots_for(files.len()),
+            bytes: SLOT,
+        };
+        Self::in_slots(files, slots)
+    }
+
+    fn in_slots(files: Vec<File>, slots: Slots) -> Result<Self, DeviceError> {
+        let count = files.len();
+        if files.is_empty() || count > MAX_PARTITIONS {
+            return Err(DeviceError::LayerCount(count));
         }
-        let mut partitions = Vec::new();
-        for (index, file) in files.iter().enumerate() {
-            partitions.push(partition(index, file)?);
-        }
-        let disk = guid(partitions.iter().flat_map(|partition| partition.guid));
-        let table = gpt::table(disk, &partitions).ok_or(DeviceError::LayerCount(files.len()))?;
+        let table = gpt::table(slots).ok_or(DeviceError::LayerCount(count))?;
         let mut spans = vec![Span::of_table(0, table.start)];
-        for ((file, partition), start) in files.into_iter().zip(partitions).zip(table.offsets) {
+        for (index, (file, start)) in files.into_iter().zip(table.offsets).enumerate() {
+            let bytes = length(&file, slots.room()).map_err(|source| DeviceError::Layer {
+                number: index + 1,
+                source,
+            })?;
             spans.push(Span {
                 start,
-                bytes: partition.bytes,
+                bytes,
                 source: Source::File(file),
             });
         }
@@ -123,42 +132,32 @@ fn zero(data: &mut Buffers<'_>) -> u64 {
     done
 }
 
-/// What partition `index` is when it holds `file`. The same file at the same place gives the same.
-fn partition(index: usize, file: &File) -> Result<Partition, DeviceError> {
-    let unfit = |source: io::Error| DeviceError::Layer {
-        number: index + 1,
-        source,
-    };
-    let stat = rustix::fs::fstat(file).map_err(|errno| unfit(errno.into()))?;
+/// How many partitions a disk of `files` files has: the same disk serves machines whose images have not more layers.
+#[must_use]
+pub fn slots_for(files: usize) -> u32 {
+    if files <= FEW as usize {
+        FEW
+    } else {
+        MAX_PARTITIONS as u32
+    }
+}
+
+/// Bytes of a file that fits into `room` and can be read.
+fn length(file: &File, room: u64) -> io::Result<u64> {
+    let stat = rustix::fs::fstat(file)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(unfit(io::Error::other("it is no regular file")));
+        return Err(io::Error::other("it is no regular file"));
     }
     let bytes = stat.st_size.cast_unsigned();
     if bytes == 0 {
-        return Err(unfit(io::Error::other("it is empty")));
+        return Err(io::Error::other("it is empty"));
     }
-    if bytes > MAX_BYTES {
-        return Err(unfit(io::Error::other("it is longer than 256 TiB")));
+    if bytes > room {
+        let why = format!("it is longer than {} MiB", room >> 20);
+        return Err(io::Error::other(why));
     }
-    let mut sample = [0; SAMPLE_BYTES];
-    let count = bytes.min(SAMPLE_BYTES as u64) as usize;
-    file.read_exact_at(&mut sample[..count], 0).map_err(unfit)?;
-    let place = (index as u64).to_le_bytes();
-    let identity = [&place[..], &bytes.to_le_bytes(), &sample];
-    let guid = guid(identity.concat());
-    Ok(Partition { bytes, guid })
-}
-
-/// A GUID of version 8, whose bytes are of one's own making (RFC 9562 §5.8); its first three fields are written
-/// little-endian.
-fn guid(of: impl IntoIterator<Item = u8>) -> Guid {
-    let of: Vec<u8> = of.into_iter().collect();
-    let hash = Sha256::digest(of);
-    let mut guid = [0; 16];
-    guid.copy_from_slice(&hash[..16]);
-    guid[7] = guid[7] & 0x0F | 0x80;
-    guid[8] = guid[8] & 0x3F | 0x80;
-    guid
+    file.read_exact_at(&mut [0], 0)?;
+    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -13,9 +13,9 @@ use super::pump::Pump;
 use super::streams;
 
 /// Folder of the container's state.
-const STATE_ROOT: &str = "/run/atoll/state";
+pub(super) const STATE_ROOT: &str = "/run/atoll/state";
 /// Folder of its bundle: nothing is in it, all paths are absolute.
-const BUNDLE: &str = "/run/atoll/bundle";
+pub(super) const BUNDLE: &str = "/run/atoll/bundle";
 
 /// The container.
 pub(super) struct Guest {

@@ -1,30 +1,16 @@
 //! A root file system of layers: partitions of a disk below a writable directory of the host's.
 
-use std::fs::{self, File};
-use std::os::fd::AsFd;
-use std::path::Path;
-use std::time::Duration;
+use std::fs;
 
 use atoll_guest::protocol::{Layers, ROOTFS, UPPER};
-use atoll_sys::block;
-use rustix::mount::{MountFlags, mount};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 /// The disk with the layers.
 const DISK: &str = "vda";
 /// Where they are mounted: short, because the list of them all has to fit into a page.
 const FOLDER: &str = "/l";
-/// How often the disk is looked at.
-const PAUSE: Duration = Duration::from_millis(1);
-/// How many times.
-const TURNS: u32 = 2000;
-
 /// Mounts the layers and the overlay of them at [`ROOTFS`].
-///
-/// * `is_copy`: the machine was made of one that had another disk.
-pub(super) fn mount_all(layers: Layers, is_copy: bool) -> Result<(), String> {
-    if is_copy {
-        look_again(layers.sectors)?;
-    }
+pub(super) fn mount_all(layers: Layers) -> Result<(), String> {
     let mut lowers = String::new();
     for number in 1..=layers.count {
         let (device, place) = (format!("/dev/{DISK}{number}"), format!("{FOLDER}/{number}"));
@@ -49,26 +35,12 @@ pub(super) fn mount_all(layers: Layers, is_copy: bool) -> Result<(), String> {
     .map_err(|errno| format!("mount the overlay of {} layers: {errno}", layers.count))
 }
 
-/// Waits until the kernel knows that the disk is another, and has it read the new partition table.
-fn look_again(sectors: u64) -> Result<(), String> {
-    let size = Path::new("/sys/block").join(DISK).join("size");
-    let is_new = || {
-        let text = fs::read_to_string(&size).unwrap_or_default();
-        text.trim().parse() == Ok(sectors)
-    };
-    // The change was told when the machine began; a worker of the kernel's deals with it.
-    let mut turns = 0;
-    while !is_new() {
-        turns += 1;
-        if turns > TURNS {
-            return Err(format!(
-                "the disk never had the {sectors} sectors it should have"
-            ));
-        }
-        std::thread::sleep(PAUSE);
+/// Takes away what [`mount_all`] mounted.
+pub(super) fn unmount_all(layers: Layers) -> Result<(), String> {
+    let places = (1..=layers.count).map(|number| format!("{FOLDER}/{number}"));
+    for place in std::iter::once(ROOTFS.to_owned()).chain(places) {
+        unmount(&*place, UnmountFlags::empty())
+            .map_err(|errno| format!("unmount {place}: {errno}"))?;
     }
-    let path = Path::new("/dev").join(DISK);
-    let disk = File::open(&path).map_err(|error| format!("open {}: {error}", path.display()))?;
-    block::reread_partitions(disk.as_fd())
-        .map_err(|errno| format!("read the partitions of {}: {errno}", path.display()))
+    Ok(())
 }

@@ -13,6 +13,7 @@ mod container;
 mod layers;
 mod network;
 mod pump;
+mod rehearsal;
 mod root;
 mod streams;
 
@@ -47,8 +48,6 @@ struct Agent {
     signals: SignalFd,
     guest: Option<Guest>,
     pumps: Vec<Pump>,
-    /// The machine was made of one that had been saved.
-    is_copy: bool,
 }
 
 /// Serves the host until the container's machine is not needed any more.
@@ -63,14 +62,12 @@ pub(crate) fn serve() -> Result<(), Failure> {
         signals,
         guest: None,
         pumps: Vec::new(),
-        is_copy: false,
     };
     loop {
         match agent.turn() {
             Ok(()) => {}
             Err(_) if agent.guest.is_none() => {
                 agent.host = greet()?;
-                agent.is_copy = true;
             }
             Err(reason) => return Err(Failure::of("speak with the host")(reason)),
         }
@@ -140,6 +137,10 @@ impl Agent {
     fn perform(&mut self, request: Request) -> Outcome {
         let done = match request {
             Request::Create(create) => return self.create(*create),
+            Request::Rehearse(create) if self.guest.is_none() => {
+                rehearsal::rehearse(*create).map_err(container::other)
+            }
+            Request::Rehearse(_) => Err(container::one_container()),
             Request::Start => self.guest().and_then(Guest::start),
             Request::Exec(exec) => {
                 let started = match &mut self.guest {
@@ -189,7 +190,7 @@ impl Agent {
             .map_err(|error| error.to_string())
             .and_then(|()| network::set(&create.sysctls))
             .and_then(|()| match create.layers {
-                Some(layers) => layers::mount_all(layers, self.is_copy),
+                Some(layers) => layers::mount_all(layers),
                 None => Ok(()),
             })
             .map_err(container::other)

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 
 use atoll_guest::protocol::{SHARE, SHARE_TAG, UPPER, UPPER_TAG};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, mount, mount_move};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_move, unmount};
 use rustix::process::{chdir, chroot};
 
 use crate::{Failure, mounts};
@@ -50,9 +50,14 @@ pub(crate) fn enter_root() -> Result<(), Failure> {
             format!("+{controller}"),
         );
     }
+    mount_shares()
+}
+
+fn mount_shares() -> Result<(), Failure> {
+    let plain = MountFlags::NOSUID | MountFlags::NODEV;
     // What is in the upper directory may be a device: a whiteout is one.
     for (tag, place, flags) in [
-        (SHARE_TAG, SHARE, flags),
+        (SHARE_TAG, SHARE, plain),
         (UPPER_TAG, UPPER, MountFlags::empty()),
     ] {
         fs::create_dir_all(place).map_err(Failure::of(format!("make {place}")))?;
@@ -63,6 +68,18 @@ pub(crate) fn enter_root() -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Mounts the shares anew, so that nothing is known of what is in them: in a copy of the machine they are others.
+pub(super) fn forget_shares() -> Result<(), Failure> {
+    for place in [SHARE, UPPER] {
+        match unmount(place, UnmountFlags::empty()) {
+            // The machine has no such share.
+            Ok(()) | Err(Errno::INVAL) => {}
+            Err(errno) => return Err(Failure::of(format!("unmount {place}"))(errno)),
+        }
+    }
+    mount_shares()
 }
 
 /// Has the shares' files written back to the host.

@@ -30,6 +30,7 @@ use atoll_sys::{Errno, namespace, trap};
 use crate::config::Jail;
 use crate::devices::HostEnds;
 use crate::error::MachineError;
+use crate::machine::code;
 
 /// How much of its shared directories a monitor must be able to change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,6 +73,8 @@ pub fn enter(mode: Jail, needs: &Needs, ends: &mut HostEnds) -> Result<(), Machi
     if mode == Jail::Off {
         return Ok(());
     }
+    // Its own file is out of sight inside.
+    code::program();
     // Refused to a process of more than one thread, and without effect otherwise.
     namespace::unshare(libc::CLONE_THREAD)
         .map_err(failed("be shut in with more than one thread"))?;

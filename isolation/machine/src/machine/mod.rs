@@ -10,6 +10,7 @@
 //! ```
 
 mod bus;
+pub(crate) mod code;
 mod console;
 mod control;
 mod controller;

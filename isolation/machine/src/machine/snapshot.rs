@@ -13,7 +13,8 @@ use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
-use super::{Machine, MachineConfig};
+use super::{Machine, MachineConfig, code};
+use crate::config::Backend;
 use crate::error::{MachineError, OtherProcessor};
 
 /// Version of the format; a reader takes its own only.
@@ -22,6 +23,7 @@ pub const SNAPSHOT_VERSION: u32 = 1;
 const STATE_FILE: &str = "state.json";
 const NEW_STATE_FILE: &str = "state.new";
 const MEMORY_FILE: &str = "memory";
+pub(super) const CODE_FILE: &str = "code";
 /// Bytes copied at once; a stretch of zeros this long becomes a hole.
 const CHUNK: u64 = 64 * 1024;
 
@@ -50,6 +52,9 @@ pub struct Snapshot {
     /// The clock chip.
     #[serde(default)]
     pub rtc: RtcState,
+    /// Code that the first CPU had decoded, when this very program wrote it: in a file of its own.
+    #[serde(skip)]
+    pub code: Option<Vec<u8>>,
 }
 
 impl Snapshot {
@@ -72,7 +77,7 @@ impl Snapshot {
                 "its format is version {version}, this program takes {SNAPSHOT_VERSION}"
             )));
         }
-        let snapshot: Self = serde_json::from_slice(&text).map_err(damaged)?;
+        let mut snapshot: Self = serde_json::from_slice(&text).map_err(damaged)?;
         let memory = File::open(folder.join(MEMORY_FILE)).map_err(failed(MEMORY_FILE))?;
         let bytes = memory.metadata().map_err(failed(MEMORY_FILE))?.len();
         if bytes != snapshot.memory_bytes {
@@ -82,7 +87,17 @@ impl Snapshot {
             )));
         }
         let memory = GuestMemory::private_copy_of(memory, bytes)?;
+        snapshot.code = code::read(&folder.join(CODE_FILE));
         Ok((snapshot, memory))
+    }
+
+    /// Who executed it, and has to go on with it.
+    #[must_use]
+    pub fn backend(&self) -> Backend {
+        match self.guest_clock {
+            Some(_) => Backend::Kvm,
+            None => Backend::Soft,
+        }
     }
 
     /// The machine to make for it.
@@ -115,6 +130,12 @@ impl Machine {
         create_at(folder, MEMORY_FILE)
             .and_then(|file| self.write_memory(&file))
             .map_err(failed(MEMORY_FILE))?;
+        remove_at(folder, CODE_FILE).map_err(failed(CODE_FILE))?;
+        if let Some(code) = &snapshot.code {
+            create_at(folder, CODE_FILE)
+                .and_then(|file| code::write(&file, code))
+                .map_err(failed(CODE_FILE))?;
+        }
         let text =
             serde_json::to_vec(&snapshot).map_err(|why| MachineError::Snapshot(why.to_string()))?;
         create_at(folder, NEW_STATE_FILE)
@@ -123,6 +144,13 @@ impl Machine {
                 rustix::fs::renameat(folder, NEW_STATE_FILE, folder, STATE_FILE).map_err(Into::into)
             })
             .map_err(failed(STATE_FILE))
+    }
+
+    /// Has the CPUs of the machine, which is paused, forget the code they decoded: what is saved later was executed since.
+    pub fn forget_code(&self) {
+        for index in 0..self.vcpus.len() {
+            self.vcpu(index).forget_code();
+        }
     }
 
     /// Puts a machine that was just made, with the memory [`Snapshot::open`] gave, into a saved state.
@@ -155,6 +183,10 @@ impl Machine {
         }
         for (index, state) in snapshot.cpus.iter().enumerate() {
             self.vcpu(index).set_state(state)?;
+            if let Some(code) = &snapshot.code {
+                // Without it the guest is slower at first.
+                let _ = self.vcpu(index).learn_code(code);
+            }
             if let Some(apics) = self.board.interrupts.local_apics() {
                 let msr = |number| state.msrs.get(&number).copied().unwrap_or(0);
                 let (base, deadline) = (msr(APIC_BASE_MSR), msr(TSC_DEADLINE_MSR));
@@ -209,6 +241,7 @@ impl Machine {
             ioapic: self.board.interrupts.save(),
             serial: self.board.serial().state().clone(),
             rtc: self.board.rtc().state(),
+            code: self.vcpu(0).code(),
         })
     }
 

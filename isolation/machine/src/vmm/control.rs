@@ -163,22 +163,36 @@ impl Server {
                 balloon.resize(machine, bytes);
                 Ok(())
             }
+            Request::ForgetCode => while_paused(machine, || {
+                machine.forget_code();
+                Ok(())
+            }),
             Request::Save => {
                 let folder = fds.first().ok_or_else(|| {
                     MachineError::Snapshot("no folder came with the request".to_owned())
                 })?;
-                let runs = machine.activity() == Activity::Running;
-                pause(machine)?;
                 // A folder with a state is whole, so that is last.
                 let folder = folder.as_fd();
-                let saved = self.config.save(folder).and_then(|()| machine.save(folder));
-                if runs {
-                    machine.resume();
-                }
-                saved
+                while_paused(machine, || {
+                    self.config.save(folder).and_then(|()| machine.save(folder))
+                })
             }
         }
     }
+}
+
+/// Does something while the machine is paused; it goes on afterwards if it ran before.
+fn while_paused(
+    machine: &Machine,
+    act: impl FnOnce() -> Result<(), MachineError>,
+) -> Result<(), MachineError> {
+    let runs = machine.activity() == Activity::Running;
+    pause(machine)?;
+    let done = act();
+    if runs {
+        machine.resume();
+    }
+    done
 }
 
 fn pause(machine: &Machine) -> Result<(), MachineError> {

@@ -41,11 +41,16 @@ impl Host {
         let failed = || MachineError::io("close what it was started with");
         let named = config.inherited();
         inherited::close_others(&named).map_err(|errno| failed()(errno.into()))?;
-        let backend = config.backend.choose();
+        let beginning = Beginning::open(&config.source)?;
+        let backend = match (config.backend, &beginning) {
+            // It goes on there or nowhere; a probe would only take its time.
+            (Backend::Auto, Beginning::Restore(Some((snapshot, _)))) => snapshot.backend(),
+            (backend, _) => backend.choose(),
+        };
         let host = Self {
             backend,
             hypervisor: backend.open()?,
-            beginning: Beginning::open(&config.source)?,
+            beginning,
             ends: HostEnds::open(config)?,
         };
         // They were opened again by their numbers; one that was named twice is taken once.
@@ -118,7 +123,6 @@ impl Host {
                 let shape = snapshot.shape()?;
                 let machine = Machine::new(shape, &*self.hypervisor, memory, devices, output)?;
                 machine.restore(&snapshot)?;
-                self.ends.disks_changed(&machine);
                 Ok(machine)
             }
         }

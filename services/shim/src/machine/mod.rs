@@ -32,7 +32,7 @@ use atoll_guest::Lines;
 use atoll_guest::protocol::{
     Call, Create, LONGEST_ANSWER, Layers, Message, Outcome, Request, StreamName, Streams,
 };
-use atoll_machine::protocol::{Client, Request as Control};
+use atoll_machine::protocol::{Client, Request as Control, Status};
 use atoll_machine::{Backend, Disk, VmmConfig};
 use atoll_shim_protocol::machine::{FACTS_FILE, MachineFacts};
 use atoll_spec::Spec;
@@ -57,6 +57,8 @@ const CALL: Duration = Duration::from_secs(30);
 const KILL: Duration = Duration::from_secs(2);
 /// Connections of a guest that have not said yet what they are.
 const MAX_INCOMING: usize = 64;
+/// The call that is not the container's; others count from 1.
+const REHEARSAL: u64 = 0;
 /// Random bytes for the guest.
 const ENTROPY: usize = 64;
 
@@ -132,6 +134,8 @@ pub(crate) struct Machine {
     agent: Option<Lines>,
     /// The first call, until there is an agent.
     create: Option<Box<Create>>,
+    /// The same, until the rehearsal is over.
+    rehearsed: Option<Box<Create>>,
     pending: VecDeque<Pending>,
     last_call: u64,
     console: Option<OwnedFd>,
@@ -196,6 +200,7 @@ impl Machine {
                 clock_ns: 0,
                 entropy: Vec::new(),
             })),
+            rehearsed: None,
             pending: VecDeque::new(),
             last_call: 0,
             console: Some(started.console),
@@ -329,9 +334,7 @@ impl Machine {
         } else {
             Control::Resume
         };
-        let mut client = Client::connect(&self.control).map_err(monitor::machine_failed)?;
-        client.ask(request, None).map_err(monitor::machine_failed)?;
-        Ok(())
+        self.ask_monitor(request).map(drop)
     }
 
     /// Ends the monitor at once.
@@ -417,8 +420,12 @@ impl Machine {
             id: self.last_call,
             request,
         };
+        self.tell(&call);
+    }
+
+    fn tell(&mut self, call: &Call) {
         if let Some(agent) = &mut self.agent
-            && let Err(error) = agent.send(&call)
+            && let Err(error) = agent.send(call)
         {
             self.give_up(&format!("its agent cannot be told: {error}"));
         }
@@ -459,31 +466,65 @@ impl Machine {
             Progress::Stream(name) => Some(News::Stream(name, incoming.into_fd())),
             Progress::Agent(kernel) => {
                 // The first one: a process of the container must not take its place later.
-                let mut create = self.create.take()?;
-                if self.cold.take().is_none() {
-                    // The first of its kind. Without a template the next one boots as well.
-                    if let Err(failure) = self.template.keep(&self.control) {
-                        crate::report(format_args!("{failure}"));
-                    }
-                }
+                let create = self.create.take()?;
+                self.agent = Some(Lines::new(incoming.into_fd(), LONGEST_ANSWER));
                 if let Err(failure) = self.tell_facts(kernel) {
                     crate::report(format_args!("{failure}"));
                 }
-                create.clock_ns = since_1970();
-                create.entropy = random();
-                self.agent = Some(Lines::new(incoming.into_fd(), LONGEST_ANSWER));
-                self.send(Request::Create(create));
+                if self.cold.take().is_none() {
+                    // The first of its kind.
+                    self.rehearse(create);
+                } else {
+                    self.send_create(create);
+                }
                 None
             }
         }
     }
 
+    /// Has the guest do once what a container needs, so that a template has it behind it.
+    fn rehearse(&mut self, create: Box<Create>) {
+        let forgotten = self.ask_monitor(Control::ForgetCode);
+        if let Err(failure) = forgotten {
+            crate::report(format_args!("{failure}"));
+        }
+        self.tell(&Call {
+            id: REHEARSAL,
+            request: Request::Rehearse(create.clone()),
+        });
+        self.rehearsed = Some(create);
+    }
+
+    /// Keeps the template now that the rehearsal is over, and goes on with the container.
+    fn keep_template(&mut self, outcome: &Outcome) {
+        let Some(create) = self.rehearsed.take() else {
+            return;
+        };
+        if let Outcome::Failed(fault) = outcome {
+            // Machines made of it are slower, and no worse: if something is wrong, the container will tell.
+            crate::report(format_args!("no rehearsal: {}", fault.message));
+        }
+        // Without a template the next one boots as well.
+        if let Err(failure) = self.template.keep(&self.control) {
+            crate::report(format_args!("{failure}"));
+        }
+        self.send_create(create);
+    }
+
+    fn send_create(&mut self, mut create: Box<Create>) {
+        create.clock_ns = since_1970();
+        create.entropy = random();
+        self.send(Request::Create(create));
+    }
+
+    fn ask_monitor(&self, request: Control) -> Result<Status, Failure> {
+        let mut client = Client::connect(&self.control).map_err(monitor::machine_failed)?;
+        client.ask(request, None).map_err(monitor::machine_failed)
+    }
+
     /// Writes down what the machine turned out to be.
     fn tell_facts(&self, kernel: String) -> Result<(), Failure> {
-        let mut client = Client::connect(&self.control).map_err(monitor::machine_failed)?;
-        let status = client
-            .ask(Control::Status, None)
-            .map_err(monitor::machine_failed)?;
+        let status = self.ask_monitor(Control::Status)?;
         let facts = MachineFacts {
             backend: match status.backend {
                 Backend::Kvm => "kvm".to_owned(),
@@ -514,6 +555,7 @@ impl Machine {
         }
         for message in messages {
             match message {
+                Message::Answer { id, outcome } if id == REHEARSAL => self.keep_template(&outcome),
                 Message::Answer { id, outcome } => {
                     let at = self.pending.iter().position(|pending| pending.id == id);
                     if let Some(pending) = at.and_then(|at| self.pending.remove(at)) {
@@ -557,8 +599,7 @@ impl Machine {
 fn layers(disk: &Disk) -> Result<Layers, Failure> {
     let count = u8::try_from(disk.paths().len())
         .map_err(|_| Failure::invalid("an image has too many layers for a machine: 255 at most"))?;
-    let sectors = disk.sectors().map_err(monitor::machine_failed)?;
-    Ok(Layers { count, sectors })
+    Ok(Layers { count })
 }
 
 fn listen(path: &Path) -> Result<UnixListener, Failure> {

@@ -12,7 +12,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use atoll_machine::protocol::{Client, Request};
-use atoll_machine::{MachineError, SNAPSHOT_VERSION, Source, VmmConfig, host};
+use atoll_machine::{Backend, Disk, MachineError, SNAPSHOT_VERSION, Source, VmmConfig, host};
 
 use super::plan::Plan;
 use crate::failure::Failure;
@@ -35,13 +35,15 @@ impl Template {
         };
         let mut kind = DefaultHasher::new();
         let tags: Vec<_> = config.shares.iter().map(|share| &share.tag).collect();
-        let devices = (config.disks.len(), config.networks.len(), tags);
+        let disks: Vec<_> = config.disks.iter().map(Disk::partitions).collect();
+        let devices = (disks, config.networks.len(), tags);
         (source.memory_bytes, source.cpus, devices).hash(&mut kind);
         format!("{:?}", config.backend).hash(&mut kind);
         // What a bundle asks for is a kind of its own; another version of the host's newest kernel is not.
         (&plan.kernel, &plan.parameters).hash(&mut kind);
         let mut made_of = DefaultHasher::new();
         (SNAPSHOT_VERSION, &source.command_line).hash(&mut made_of);
+        host_of(config.backend).hash(&mut made_of);
         let monitor = host::program("atoll-vmm")?;
         for path in [&monitor, &source.kernel].into_iter().chain(&source.initrd) {
             let failed = MachineError::io(format!("look at {}", path.display()));
@@ -130,4 +132,10 @@ impl Drop for Half {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+/// What a choice of backend depends on: a host without KVM stays one, any other is asked again after it was started.
+fn host_of(backend: Backend) -> Option<Vec<u8>> {
+    let may_be_kvm = backend == Backend::Auto && Path::new("/dev/kvm").exists();
+    may_be_kvm.then(|| fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default())
 }

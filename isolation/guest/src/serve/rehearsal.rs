@@ -1,0 +1,97 @@
+//! A container that nobody wants, made and run once, before the machine is saved as a template.
+
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use atoll_container::{CreateRequest, Error, StdioRequest};
+use atoll_guest::protocol::{Create, NOTHING};
+use atoll_spec::{Mount, Spec};
+use rustix::process::{Pid, WaitOptions, waitpid};
+
+use super::container::{BUNDLE, STATE_ROOT};
+use super::{layers, root};
+
+/// Its id.
+const ID: &str = "rehearsal";
+/// Our own program, where a container can have it mounted from.
+const PROGRAM: &str = "/run/atoll/rehearsal";
+/// Where it is in the container: `/dev` is a file system of the container's own.
+const INSIDE: &str = "/dev/.atoll-rehearsal";
+
+/// Makes the container that `create` describes with our own program in it, runs it to its end, and leaves nothing.
+pub(super) fn rehearse(create: Create) -> Result<(), String> {
+    let layers = create.layers;
+    if let Some(layers) = layers {
+        layers::mount_all(layers)?;
+    }
+    let done = fs::copy("/proc/self/exe", PROGRAM)
+        .and_then(|_| fs::set_permissions(PROGRAM, Permissions::from_mode(0o755)))
+        .and_then(|()| fs::create_dir_all(BUNDLE))
+        .map_err(|error| format!("copy the agent to {PROGRAM}: {error}"))
+        .and_then(|()| run(&ours(create.spec)));
+    // It may not be there.
+    let _ = fs::remove_file(PROGRAM);
+    let undone = layers.map_or(Ok(()), layers::unmount_all);
+    let forgotten = root::forget_shares().map_err(|failure| failure.to_string());
+    done.and(undone).and(forgotten)
+}
+
+/// The configuration with our program in place of the container's.
+fn ours(mut spec: Spec) -> Spec {
+    spec.mounts.push(Mount {
+        destination: INSIDE.into(),
+        kind: None,
+        source: Some(PROGRAM.into()),
+        options: vec!["bind".to_owned(), "ro".to_owned()],
+        ..Mount::default()
+    });
+    if let Some(process) = &mut spec.process {
+        process.terminal = false;
+        process.args = vec![INSIDE.to_owned(), NOTHING.to_owned()];
+    }
+    spec
+}
+
+fn run(spec: &Spec) -> Result<(), String> {
+    let said = |error: &Error| atoll_sys::with_causes(error);
+    let id = ID.parse().map_err(|error| said(&error))?;
+    let mut request = CreateRequest::new(id, STATE_ROOT.into(), PathBuf::from(BUNDLE));
+    request.stdio = nothing().map_err(|error| format!("open /dev/null: {error}"))?;
+    let mut made = atoll_container::create(request, spec).map_err(|error| said(&error))?;
+    let ran = made
+        .init
+        .start()
+        .map_err(|error| said(&error))
+        .and_then(|()| wait_for(made.init.pid));
+    let deleted = made.container.delete(true).map_err(|error| said(&error));
+    ran.and(deleted)
+}
+
+fn nothing() -> io::Result<StdioRequest> {
+    let open = |writable: bool| {
+        let file = File::options()
+            .read(!writable)
+            .write(writable)
+            .open("/dev/null")?;
+        io::Result::Ok(OwnedFd::from(file))
+    };
+    Ok(StdioRequest::Fds {
+        stdin: open(false)?,
+        stdout: open(true)?,
+        stderr: open(true)?,
+    })
+}
+
+/// Waits for the end of our child `pid`.
+fn wait_for(pid: u32) -> Result<(), String> {
+    let pid = pid.try_into().ok().and_then(Pid::from_raw);
+    let ended =
+        waitpid(pid, WaitOptions::empty()).map_err(|errno| format!("wait for it: {errno}"))?;
+    match ended.and_then(|(_, status)| status.exit_status()) {
+        Some(0) => Ok(()),
+        code => Err(format!("it ended with {code:?}")),
+    }
+}
