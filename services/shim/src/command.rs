@@ -16,17 +16,20 @@ use containerd_shim_protos::api::DeleteResponse;
 use containerd_shim_protos::protobuf::{Message, MessageField};
 
 use crate::arguments::Arguments;
-use crate::clock;
+use crate::{clock, pod};
 
 /// Folder of the sockets of containerd's shims.
 const SOCKETS: &str = "/run/containerd/s";
 
-/// Starts a server in the background; returns the address containerd reads from our stdout.
+/// Starts a server in the background, or finds the one of the container's pod; returns the address containerd reads from
+/// our stdout. The working directory is the bundle.
 pub(crate) fn start(arguments: &Arguments) -> io::Result<String> {
-    let path = socket_path(arguments);
+    let pod = pod::of(Path::new("."))?;
+    let path = socket_path(arguments, pod.as_deref());
     let address = format!("unix://{}", path.display());
     if UnixStream::connect(&path).is_ok() {
-        // containerd asks again for a shim that is there.
+        // The pod's, or containerd asks again for a shim that is there.
+        fs::write("address", &address)?;
         return Ok(address);
     }
     DirBuilder::new()
@@ -74,7 +77,13 @@ pub(crate) fn delete(arguments: &Arguments, state_root: &Path) -> io::Result<Vec
             .delete(true)
             .map_err(|error| io::Error::other(format!("{error}")))?;
     }
-    drop(fs::remove_file(socket_path(arguments)));
+    // A bundle that cannot be read has no pod; its shim's socket is overwritten by the next of that name.
+    let bundle = arguments.bundle.as_deref().unwrap_or(Path::new("."));
+    let path = socket_path(arguments, pod::of(bundle).ok().flatten().as_deref());
+    // Others of the pod may live on.
+    if UnixStream::connect(&path).is_err() {
+        drop(fs::remove_file(path));
+    }
     let response = DeleteResponse {
         pid,
         exit_status: 137,
@@ -91,17 +100,12 @@ pub(crate) fn print(bytes: &[u8]) -> io::Result<()> {
     out.flush()
 }
 
-/// One socket for each container of each namespace of each containerd.
-fn socket_path(arguments: &Arguments) -> PathBuf {
+/// One socket for each container, or pod, of each namespace of each containerd.
+fn socket_path(arguments: &Arguments, pod: Option<&str>) -> PathBuf {
+    let id = pod.unwrap_or(&arguments.id);
     let half = |salt: u8| {
         let mut hasher = DefaultHasher::new();
-        (
-            salt,
-            &arguments.address,
-            &arguments.namespace,
-            &arguments.id,
-        )
-            .hash(&mut hasher);
+        (salt, &arguments.address, &arguments.namespace, id).hash(&mut hasher);
         hasher.finish()
     };
     Path::new(SOCKETS).join(format!("atoll-{:016x}{:016x}", half(0), half(1)))

@@ -9,18 +9,14 @@ use crate::clock;
 use crate::process::{Exit, Process};
 use crate::publisher::Publisher;
 
-/// Publishes events about one container, when there is somebody to hear them.
+/// Publishes events about containers, when there is somebody to hear them. `container` is a container's id.
 pub(crate) struct Events {
     publisher: Option<Publisher>,
-    container: String,
 }
 
 impl Events {
-    pub(crate) fn new(publisher: Option<Publisher>, container: &str) -> Self {
-        Self {
-            publisher,
-            container: container.to_owned(),
-        }
+    pub(crate) fn new(publisher: Option<Publisher>) -> Self {
+        Self { publisher }
     }
 
     pub(crate) fn publisher(&self) -> Option<&Publisher> {
@@ -48,17 +44,17 @@ impl Events {
         self.publish(topics::TASK_CREATE_EVENT_TOPIC, "TaskCreate", &event);
     }
 
-    pub(crate) fn started(&mut self, process: &str, pid: u32) {
+    pub(crate) fn started(&mut self, container: &str, process: &str, pid: u32) {
         if process.is_empty() {
             let event = message::TaskStart {
-                container_id: self.container.clone(),
+                container_id: container.to_owned(),
                 pid,
                 ..Default::default()
             };
             self.publish(topics::TASK_START_EVENT_TOPIC, "TaskStart", &event);
         } else {
             let event = message::TaskExecStarted {
-                container_id: self.container.clone(),
+                container_id: container.to_owned(),
                 exec_id: process.to_owned(),
                 pid,
                 ..Default::default()
@@ -71,19 +67,19 @@ impl Events {
         }
     }
 
-    pub(crate) fn exec_added(&mut self, exec_id: &str) {
+    pub(crate) fn exec_added(&mut self, container: &str, exec_id: &str) {
         let event = message::TaskExecAdded {
-            container_id: self.container.clone(),
+            container_id: container.to_owned(),
             exec_id: exec_id.to_owned(),
             ..Default::default()
         };
         self.publish(topics::TASK_EXEC_ADDED_EVENT_TOPIC, "TaskExecAdded", &event);
     }
 
-    pub(crate) fn exited(&mut self, process: &Process, exit: Exit) {
+    pub(crate) fn exited(&mut self, container: &str, process: &Process, exit: Exit) {
         let event = message::TaskExit {
-            container_id: self.container.clone(),
-            id: self.event_id(process),
+            container_id: container.to_owned(),
+            id: event_id(container, process),
             pid: process.pid,
             exit_status: exit.code,
             exited_at: MessageField::some(clock::timestamp(exit.at)),
@@ -92,10 +88,10 @@ impl Events {
         self.publish(topics::TASK_EXIT_EVENT_TOPIC, "TaskExit", &event);
     }
 
-    pub(crate) fn deleted(&mut self, process: &Process, exit: Exit) {
+    pub(crate) fn deleted(&mut self, container: &str, process: &Process, exit: Exit) {
         let event = message::TaskDelete {
-            container_id: self.container.clone(),
-            id: self.event_id(process),
+            container_id: container.to_owned(),
+            id: event_id(container, process),
             pid: process.pid,
             exit_status: exit.code,
             exited_at: MessageField::some(clock::timestamp(exit.at)),
@@ -104,25 +100,25 @@ impl Events {
         self.publish(topics::TASK_DELETE_EVENT_TOPIC, "TaskDelete", &event);
     }
 
-    pub(crate) fn paused(&mut self) {
+    pub(crate) fn paused(&mut self, container: &str) {
         let event = message::TaskPaused {
-            container_id: self.container.clone(),
+            container_id: container.to_owned(),
             ..Default::default()
         };
         self.publish(topics::TASK_PAUSED_EVENT_TOPIC, "TaskPaused", &event);
     }
 
-    pub(crate) fn resumed(&mut self) {
+    pub(crate) fn resumed(&mut self, container: &str) {
         let event = message::TaskResumed {
-            container_id: self.container.clone(),
+            container_id: container.to_owned(),
             ..Default::default()
         };
         self.publish(topics::TASK_RESUMED_EVENT_TOPIC, "TaskResumed", &event);
     }
 
-    pub(crate) fn out_of_memory(&mut self) {
+    pub(crate) fn out_of_memory(&mut self, container: &str) {
         let event = message::TaskOOM {
-            container_id: self.container.clone(),
+            container_id: container.to_owned(),
             ..Default::default()
         };
         self.publish(topics::TASK_OOM_EVENT_TOPIC, "TaskOOM", &event);
@@ -133,13 +129,13 @@ impl Events {
             publisher.publish(topic, &format!("containerd.events.{name}"), event);
         }
     }
+}
 
-    /// Events name the container for its init process, and the exec for others.
-    fn event_id(&self, process: &Process) -> String {
-        if process.exec_id.is_empty() {
-            self.container.clone()
-        } else {
-            process.exec_id.clone()
-        }
+/// Events name the container for its init process, and the exec for others.
+fn event_id(container: &str, process: &Process) -> String {
+    if process.exec_id.is_empty() {
+        container.to_owned()
+    } else {
+        process.exec_id.clone()
     }
 }

@@ -124,28 +124,32 @@ impl Task {
 }
 
 impl Shim {
-    /// Acts on an event of the machine.
-    pub(crate) fn machine_event(&mut self, token: MachineToken) {
-        let machine = self.task.as_mut().and_then(Task::machine);
+    /// Acts on an event of a container's machine.
+    pub(crate) fn machine_event(&mut self, key: u64, token: MachineToken) {
+        let machine = self.by_key(key).and_then(Task::machine);
         let news = machine.map(|machine| machine.handle(token));
-        self.hear(news.unwrap_or_default());
+        self.hear(key, news.unwrap_or_default());
     }
 
-    /// Ends what the machine is overdue with.
+    /// Ends what a machine is overdue with.
     pub(crate) fn machine_overdue(&mut self) {
-        let machine = self.task.as_mut().and_then(Task::machine);
-        let news = machine.map(|machine| machine.overdue());
-        self.hear(news.unwrap_or_default());
+        for at in 0..self.tasks.len() {
+            let Some(task) = self.tasks.get_mut(at) else {
+                return;
+            };
+            let key = task.key;
+            let news = task.machine().map(|machine| machine.overdue());
+            self.hear(key, news.unwrap_or_default());
+        }
     }
 
-    /// Notes that the child `pid` ended, if it was the monitor.
+    /// Notes that the child `pid` ended, if it was a monitor.
     pub(crate) fn monitor_ended(&mut self, pid: u32, exit: Exit) -> bool {
-        let Some(task) = &mut self.task else {
+        let is_its =
+            |task: &&mut Task| task.machine_ref().is_some_and(|machine| machine.pid == pid);
+        let Some(task) = self.tasks.iter_mut().find(is_its) else {
             return false;
         };
-        if task.machine().is_none_or(|machine| machine.pid != pid) {
-            return false;
-        }
         match task.boots_instead() {
             Ok(true) => return true,
             Ok(false) => {}
@@ -174,26 +178,24 @@ impl Shim {
             crate::report(format_args!("{why}"));
             task.error = Some(why);
         }
-        self.hear(news);
+        let key = task.key;
+        self.hear(key, news);
         true
     }
 
-    fn hear(&mut self, news: Vec<News>) {
+    fn hear(&mut self, key: u64, news: Vec<News>) {
         for one in news {
             match one {
-                News::Answered(answered) => self.answered(answered),
+                News::Answered(answered) => self.answered(key, answered),
                 News::Exited {
                     process,
                     code,
                     signal,
                     oom_killed,
-                } => self.process_ended(&process, code, signal, oom_killed),
+                } => self.process_ended(key, &process, code, signal, oom_killed),
                 News::Stream(name, socket) => {
-                    let process = self
-                        .task
-                        .as_mut()
-                        .and_then(|task| task.find(&name.process).ok());
-                    if let Some(process) = process {
+                    let task = self.by_key(key);
+                    if let Some(process) = task.and_then(|task| task.find(&name.process).ok()) {
                         process.stdio.connect(name.kind, socket);
                     }
                 }
@@ -201,11 +203,11 @@ impl Shim {
         }
     }
 
-    fn answered(&mut self, answered: Answered) {
+    fn answered(&mut self, key: u64, answered: Answered) {
         let Answered { to, then, outcome } = answered;
         let answer = match then {
-            Then::Created => self.created(outcome),
-            Then::Started(exec_id) => self.started(&exec_id, outcome),
+            Then::Created => self.created(key, outcome),
+            Then::Started(exec_id) => self.started(key, &exec_id, outcome),
             Then::Done => outcome.and_then(|_| service::empty()),
             Then::Pids => outcome.and_then(|outcome| pids(outcome, self.options.tells_statuses)),
         };
@@ -214,13 +216,16 @@ impl Shim {
         self.answer(to, answer);
     }
 
-    fn created(&mut self, outcome: Result<Outcome, Failure>) -> Answer {
-        let request = self.creating.take().unwrap_or_default();
+    fn created(&mut self, key: u64, outcome: Result<Outcome, Failure>) -> Answer {
+        let Some(task) = self.by_key(key) else {
+            return Err(Failure::not_found("container not created"));
+        };
+        let request = task.creating.take().unwrap_or_default();
         match outcome {
             Ok(_) => service::created(self, &request),
             Err(failure) => {
                 // As with a container that could not be made: there is none then.
-                if let Some(mut task) = self.task.take() {
+                if let Some(mut task) = self.take(&request.id) {
                     task.abandon();
                 }
                 Err(failure)
@@ -228,8 +233,8 @@ impl Shim {
         }
     }
 
-    fn started(&mut self, exec_id: &str, outcome: Result<Outcome, Failure>) -> Answer {
-        let Some(task) = &mut self.task else {
+    fn started(&mut self, key: u64, exec_id: &str, outcome: Result<Outcome, Failure>) -> Answer {
+        let Some(task) = self.by_key(key) else {
             return Err(Failure::not_found("container not created"));
         };
         let process = task.find(exec_id)?;
@@ -243,24 +248,33 @@ impl Shim {
                     process.phase = Phase::Running;
                 }
                 open_input(process);
-                let pid = process.pid;
-                service::started(self, exec_id, pid)
+                let (id, pid) = (task.id.clone(), task.find(exec_id)?.pid);
+                service::started(self, &id, exec_id, pid)
             }
             Err(failure) => {
                 if is_waiting {
                     process.never_ran(&failure);
                 }
                 // Whoever waits already must hear that a process will never run.
-                self.answer_waiters(exec_id);
+                self.answer_waiters(key, exec_id);
                 Err(failure)
             }
         }
     }
 
-    fn process_ended(&mut self, name: &str, code: u32, signal: Option<i32>, oom_killed: bool) {
-        let Some(task) = &mut self.task else { return };
+    fn process_ended(
+        &mut self,
+        key: u64,
+        name: &str,
+        code: u32,
+        signal: Option<i32>,
+        oom_killed: bool,
+    ) {
+        let Some(task) = self.tasks.iter_mut().find(|task| task.key == key) else {
+            return;
+        };
         if oom_killed && !std::mem::replace(&mut task.guest_oom, true) {
-            self.events.out_of_memory();
+            self.events.out_of_memory(&task.id);
         }
         let Ok(process) = task.find(name) else {
             return;

@@ -1,4 +1,4 @@
-//! The shim: one small process per container, speaking containerd's Task API.
+//! The shim: one small process per container, or per pod, speaking containerd's Task API.
 //!
 //! ```text
 //! engine or containerd ── ttrpc: Create, Start, Wait, … ──▶ ┌──────┐ ── isolation/container ──▶ container
@@ -12,7 +12,7 @@
 //!
 //! **Signals**: SIGCHLD is read from a descriptor and reaps every child, also orphans of the
 //! container (the shim is a subreaper). SIGTERM and SIGINT are taken and ignored: a shim ends by
-//! `Shutdown`, when its container is deleted, or when the last connection closes after that. SIGPIPE is ignored.
+//! `Shutdown` when its last container is deleted, or when the last connection closes after that. SIGPIPE is ignored.
 //!
 //! **When neighbours die**: the engine or containerd: nothing happens, output goes on being logged,
 //! `exit.json` waits for the next one. An attach client: it is forgotten. The container: its output
@@ -34,6 +34,7 @@ mod failure;
 mod in_machine;
 mod machine;
 mod metrics;
+mod pod;
 mod process;
 mod publisher;
 mod server;
@@ -109,11 +110,10 @@ fn serve(arguments: &Arguments) -> io::Result<()> {
         .filter(|address| !address.is_empty())
         .map(|address| Publisher::new(&address, &arguments.namespace));
     let options = Options {
-        id: arguments.id.clone(),
         state_root: state_root(&arguments.namespace),
         tells_statuses: arguments.address.is_empty(),
     };
-    let events = Events::new(publisher, &arguments.id);
+    let events = Events::new(publisher);
     Shim::new(options, signals, listener, events).run();
     if let Some(path) = socket {
         drop(fs::remove_file(path));

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use atoll_sys::signal_fd::SignalFd;
-use containerd_shim_protos::api::CreateTaskRequest;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::WaitOptions;
 
@@ -30,8 +29,6 @@ const LINGER: Duration = Duration::from_secs(30);
 
 /// What the command line and environment say.
 pub(crate) struct Options {
-    /// The container's id.
-    pub(crate) id: String,
     /// Folder of isolation/container's state.
     pub(crate) state_root: PathBuf,
     /// Whether `Pids` says more of a guest's processes than their ids. containerd's clients take only types they know.
@@ -41,9 +38,8 @@ pub(crate) struct Options {
 /// The server's whole state.
 pub(crate) struct Shim {
     pub(crate) options: Options,
-    pub(crate) task: Option<Task>,
-    /// The request whose machine boots.
-    pub(crate) creating: Option<CreateTaskRequest>,
+    /// The container, or those of a pod.
+    pub(crate) tasks: Vec<Task>,
     pub(crate) events: Events,
     signals: SignalFd,
     listener: UnixListener,
@@ -54,7 +50,7 @@ pub(crate) struct Shim {
     is_warm: bool,
     last_key: u64,
     quit_by: Option<Instant>,
-    /// The container has been deleted.
+    /// A container has been deleted.
     is_deleted: bool,
 }
 
@@ -65,9 +61,9 @@ enum Token {
     Listener,
     Connection(u64),
     Publisher,
-    Oom,
-    Machine(MachineToken),
-    Init(IoToken),
+    Oom(u64),
+    Machine(u64, MachineToken),
+    Init(u64, IoToken),
     Exec(u64, IoToken),
     Lingering(u64, IoToken),
 }
@@ -82,8 +78,7 @@ impl Shim {
     ) -> Self {
         Self {
             options,
-            task: None,
-            creating: None,
+            tasks: Vec::new(),
             events,
             signals,
             listener,
@@ -111,8 +106,9 @@ impl Shim {
             self.machine_overdue();
             self.finish_ended();
             self.connections.retain(Connection::is_open);
-            // Who deleted the container has died before it could say `Shutdown`: nobody else will.
-            if self.is_deleted && self.connections.is_empty() && self.quit_by.is_none() {
+            // Who deleted the last container has died before it could say `Shutdown`: nobody else will.
+            let is_over = self.is_deleted && self.tasks.is_empty();
+            if is_over && self.connections.is_empty() && self.quit_by.is_none() {
                 self.quit();
             }
             let now = Instant::now();
@@ -121,7 +117,7 @@ impl Shim {
         }
     }
 
-    /// A number no other exec or connection has.
+    /// A number no other container, exec or connection has.
     pub(crate) fn next_key(&mut self) -> u64 {
         self.last_key += 1;
         self.last_key
@@ -132,10 +128,26 @@ impl Shim {
         self.quit_by = Some(Instant::now() + FAREWELL);
     }
 
+    /// The container `id`, if it is here.
+    pub(crate) fn find(&mut self, id: &str) -> Option<&mut Task> {
+        self.tasks.iter_mut().find(|task| task.id == id)
+    }
+
+    /// The container with this key, if it is still here.
+    pub(crate) fn by_key(&mut self, key: u64) -> Option<&mut Task> {
+        self.tasks.iter_mut().find(|task| task.key == key)
+    }
+
+    /// Takes out the container `id`, which was deleted or never made.
+    pub(crate) fn take(&mut self, id: &str) -> Option<Task> {
+        let at = self.tasks.iter().position(|task| task.id == id)?;
+        Some(self.tasks.swap_remove(at))
+    }
+
     /// Takes the deleted container out.
-    pub(crate) fn take_deleted(&mut self) -> Option<Task> {
+    pub(crate) fn take_deleted(&mut self, id: &str) -> Option<Task> {
         self.is_deleted = true;
-        self.task.take()
+        self.take(id)
     }
 
     /// Goes on delivering output of a deleted process to slow receivers.
@@ -155,8 +167,8 @@ impl Shim {
     }
 
     /// Answers those who wait for a process that has ended for everybody.
-    pub(crate) fn answer_waiters(&mut self, exec_id: &str) {
-        let process = self.task.as_mut().and_then(|task| task.find(exec_id).ok());
+    pub(crate) fn answer_waiters(&mut self, key: u64, exec_id: &str) {
+        let process = self.by_key(key).and_then(|task| task.find(exec_id).ok());
         let Some((process, exit)) = process.and_then(|p| p.exit().map(|exit| (p, exit))) else {
             return;
         };
@@ -217,20 +229,21 @@ impl Shim {
     }
 
     fn stream_interests<'a>(&'a self, mut add: impl FnMut(Token, BorrowedFd<'a>, PollFlags)) {
-        if let Some(task) = &self.task {
+        for task in &self.tasks {
+            let key = task.key;
             task.init
                 .stdio
-                .interests(|token, fd, flags| add(Token::Init(token), fd, flags));
+                .interests(|token, fd, flags| add(Token::Init(key, token), fd, flags));
             for exec in &task.execs {
                 exec.process
                     .stdio
                     .interests(|token, fd, flags| add(Token::Exec(exec.key, token), fd, flags));
             }
             if let Some(oom) = &task.oom {
-                add(Token::Oom, oom.as_fd(), PollFlags::IN);
+                add(Token::Oom(key), oom.as_fd(), PollFlags::IN);
             }
             if let Some(machine) = task.machine_ref() {
-                machine.interests(|token, fd, flags| add(Token::Machine(token), fd, flags));
+                machine.interests(|token, fd, flags| add(Token::Machine(key, token), fd, flags));
             }
         }
         for (key, stdio, _) in &self.lingering {
@@ -240,7 +253,7 @@ impl Shim {
 
     /// When to go on although nothing is ready.
     fn wake_at(&self) -> Option<Instant> {
-        let processes = self.task.iter().flat_map(|task| {
+        let processes = self.tasks.iter().flat_map(|task| {
             std::iter::once(&task.init).chain(task.execs.iter().map(|exec| &exec.process))
         });
         processes
@@ -248,13 +261,9 @@ impl Shim {
             .chain(self.events.publisher().and_then(|p| p.wake_at()))
             .chain(self.lingering.iter().map(|(.., until)| *until))
             .chain(self.quit_by)
-            .chain(self.machine_wakes_at())
+            .chain(self.tasks.iter().filter_map(Task::machine_wakes_at))
             .chain(self.is_warm.then(|| Instant::now() + IDLE))
             .min()
-    }
-
-    fn machine_wakes_at(&self) -> Option<Instant> {
-        self.task.as_ref()?.machine_ref()?.wake_at()
     }
 
     fn handle(&mut self, token: Token, flags: PollFlags) {
@@ -263,15 +272,18 @@ impl Shim {
             Token::Listener => self.accept(),
             Token::Connection(id) => self.serve(id, flags),
             Token::Publisher => {}
-            Token::Oom => {
-                if self.task.as_mut().is_some_and(Task::noticed_oom) {
-                    self.events.out_of_memory();
+            Token::Oom(key) => {
+                let task = self.tasks.iter_mut().find(|task| task.key == key);
+                if let Some(task) = task
+                    && task.noticed_oom()
+                {
+                    self.events.out_of_memory(&task.id);
                 }
             }
-            Token::Machine(token) => self.machine_event(token),
-            Token::Init(token) => {
+            Token::Machine(key, token) => self.machine_event(key, token),
+            Token::Init(key, token) => {
                 let mut buffer = self.take_buffer();
-                if let Some(task) = &mut self.task
+                if let Some(task) = self.by_key(key)
                     && task.init.stdio.handle(token, flags, &mut buffer)
                 {
                     task.init.heard();
@@ -280,8 +292,8 @@ impl Shim {
             }
             Token::Exec(key, token) => {
                 let mut buffer = self.take_buffer();
-                let execs = self.task.iter_mut().flat_map(|task| &mut task.execs);
-                if let Some(exec) = execs.into_iter().find(|exec| exec.key == key)
+                let mut execs = self.tasks.iter_mut().flat_map(|task| &mut task.execs);
+                if let Some(exec) = execs.find(|exec| exec.key == key)
                     && exec.process.stdio.handle(token, flags, &mut buffer)
                 {
                     exec.process.heard();
@@ -323,10 +335,8 @@ impl Shim {
         }
         self.buffer = Vec::new();
         let mut had_burst = false;
-        if let Some(task) = &mut self.task {
-            for process in task.processes_mut() {
-                had_burst |= process.stdio.shrink();
-            }
+        for process in self.tasks.iter_mut().flat_map(Task::processes_mut) {
+            had_burst |= process.stdio.shrink();
         }
         if had_burst {
             atoll_sys::allocator::trim();
@@ -385,9 +395,11 @@ impl Shim {
                     let pid = pid.as_raw_nonzero().get().cast_unsigned();
                     if let Some(exit) = Exit::from_wait(status)
                         && !self.monitor_ended(pid, exit)
-                        && let Some(task) = &mut self.task
                     {
-                        task.child_ended(pid, exit);
+                        // A process id is unique among those that are not reaped.
+                        for task in &mut self.tasks {
+                            task.child_ended(pid, exit);
+                        }
                     }
                 }
                 Ok(None) | Err(rustix::io::Errno::CHILD) => return,
@@ -402,40 +414,39 @@ impl Shim {
 
     /// Reports processes that have ended and whose output is read.
     fn finish_ended(&mut self) {
-        let Some(task) = &mut self.task else { return };
-        let mut finished: Vec<String> = Vec::new();
-        if let Some(exit) = task.init.try_finish() {
-            // An OOM kill that ended the container is news before the end.
-            if task.noticed_oom() {
-                self.events.out_of_memory();
+        let mut finished: Vec<(u64, String)> = Vec::new();
+        for task in &mut self.tasks {
+            if let Some(exit) = task.init.try_finish() {
+                // An OOM kill that ended the container is news before the end.
+                if task.noticed_oom() {
+                    self.events.out_of_memory(&task.id);
+                }
+                task.record_exit(exit);
+                self.events.exited(&task.id, &task.init, exit);
+                if let Some(machine) = task.machine() {
+                    machine.switch_off();
+                }
+                finished.push((task.key, String::new()));
             }
-            task.record_exit(exit);
-            self.events.exited(&task.init, exit);
-            if let Some(machine) = task.machine() {
-                machine.switch_off();
+            for exec in &mut task.execs {
+                if let Some(exit) = exec.process.try_finish() {
+                    self.events.exited(&task.id, &exec.process, exit);
+                    finished.push((task.key, exec.process.exec_id.clone()));
+                }
             }
-            finished.push(String::new());
         }
-        for exec in &mut task.execs {
-            if let Some(exit) = exec.process.try_finish() {
-                self.events.exited(&exec.process, exit);
-                finished.push(exec.process.exec_id.clone());
-            }
-        }
-        for exec_id in finished {
-            self.answer_waiters(&exec_id);
+        for (key, exec_id) in finished {
+            self.answer_waiters(key, &exec_id);
         }
     }
 }
 
 impl Drop for Shim {
     fn drop(&mut self) {
-        let is_left = self
-            .task
-            .as_ref()
-            .is_some_and(|task| !matches!(task.init.phase, Phase::Exited(_)));
-        if is_left {
-            report(format_args!("quitting with a container left"));
+        for task in &self.tasks {
+            if !matches!(task.init.phase, Phase::Exited(_)) {
+                report(format_args!("quitting with container {} left", task.id));
+            }
         }
     }
 }

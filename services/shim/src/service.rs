@@ -31,9 +31,9 @@ pub(crate) fn dispatch(shim: &mut Shim, from: Waiter, request: &ttrpc::Request) 
         (true, "Create") => create(shim, from, body),
         (true, "Start") => start(shim, from, body),
         (true, "Delete") => delete(shim, body),
-        (true, "Pids") => pids(shim, from),
-        (true, "Pause") => pause(shim),
-        (true, "Resume") => resume(shim),
+        (true, "Pids") => pids(shim, from, body),
+        (true, "Pause") => pause(shim, body),
+        (true, "Resume") => resume(shim, body),
         (true, "Checkpoint") => Err(Failure::new(
             Code::UNIMPLEMENTED,
             "checkpoint is not supported",
@@ -44,8 +44,8 @@ pub(crate) fn dispatch(shim: &mut Shim, from: Waiter, request: &ttrpc::Request) 
         (true, "CloseIO") => close_io(shim, body),
         (true, "Update") => update(shim, body),
         (true, "Wait") => wait(shim, from, body),
-        (true, "Stats") => stats(shim),
-        (true, "Connect") => connect(shim),
+        (true, "Stats") => stats(shim, body),
+        (true, "Connect") => connect(shim, body),
         (true, "Shutdown") => shutdown(shim, body),
         _ => Err(Failure::new(
             Code::UNIMPLEMENTED,
@@ -70,33 +70,33 @@ pub(crate) fn empty() -> Answer {
     Ok(Some(Vec::new()))
 }
 
-fn task(shim: &mut Shim) -> Result<&mut Task, Failure> {
-    shim.task
-        .as_mut()
+fn task<'a>(shim: &'a mut Shim, id: &str) -> Result<&'a mut Task, Failure> {
+    shim.find(id)
         .ok_or_else(|| Failure::not_found("container not created"))
 }
 
 fn create(shim: &mut Shim, from: Waiter, body: &[u8]) -> Answer {
     let request: api::CreateTaskRequest = decode(body)?;
-    if shim.task.is_some() {
+    if shim.find(&request.id).is_some() {
         return Err(Failure::new(
             Code::ALREADY_EXISTS,
             format!("container {} already exists", request.id),
         ));
     }
-    let mut task = Task::create(&request, &shim.options.state_root, from)?;
-    let boots = task.machine().is_some();
-    shim.task = Some(task);
-    if boots {
-        shim.creating = Some(request);
+    let key = shim.next_key();
+    let mut task = Task::create(&request, &shim.options.state_root, key, from)?;
+    if task.machine().is_some() {
+        task.creating = Some(Box::new(request));
+        shim.tasks.push(task);
         return Ok(None);
     }
+    shim.tasks.push(task);
     created(shim, &request)
 }
 
 /// The answer to `Create`, once the container is made.
 pub(crate) fn created(shim: &mut Shim, request: &api::CreateTaskRequest) -> Answer {
-    let pid = task(shim)?.init.pid;
+    let pid = task(shim, &request.id)?.init.pid;
     shim.events.created(request, pid);
     encode(&api::CreateTaskResponse {
         pid,
@@ -106,24 +106,25 @@ pub(crate) fn created(shim: &mut Shim, request: &api::CreateTaskRequest) -> Answ
 
 fn start(shim: &mut Shim, from: Waiter, body: &[u8]) -> Answer {
     let request: api::StartRequest = decode(body)?;
-    let task = task(shim)?;
+    let task = task(shim, &request.id)?;
     if task.machine().is_some() {
         task.start_in_machine(&request.exec_id, from)?;
         return Ok(None);
     }
+    let key = task.key;
     let pid = if request.exec_id.is_empty() {
         task.start()
     } else {
         task.start_exec(&request.exec_id)
     };
     // Whoever waits already must hear that a process will never run.
-    shim.answer_waiters(&request.exec_id);
-    started(shim, &request.exec_id, pid?)
+    shim.answer_waiters(key, &request.exec_id);
+    started(shim, &request.id, &request.exec_id, pid?)
 }
 
 /// The answer to `Start`, once the process runs.
-pub(crate) fn started(shim: &mut Shim, exec_id: &str, pid: u32) -> Answer {
-    shim.events.started(exec_id, pid);
+pub(crate) fn started(shim: &mut Shim, id: &str, exec_id: &str, pid: u32) -> Answer {
+    shim.events.started(id, exec_id, pid);
     encode(&api::StartResponse {
         pid,
         ..Default::default()
@@ -132,10 +133,10 @@ pub(crate) fn started(shim: &mut Shim, exec_id: &str, pid: u32) -> Answer {
 
 fn delete(shim: &mut Shim, body: &[u8]) -> Answer {
     let request: api::DeleteRequest = decode(body)?;
-    let task = task(shim)?;
+    let task = task(shim, &request.id)?;
     let (process, exit) = if request.exec_id.is_empty() {
         let exit = task.delete()?;
-        let task = shim.take_deleted();
+        let task = shim.take_deleted(&request.id);
         let task = task.ok_or_else(|| Failure::not_found("container not created"))?;
         for exec in task.execs {
             // Announced and never started, or ended with the container and not collected.
@@ -149,7 +150,7 @@ fn delete(shim: &mut Shim, body: &[u8]) -> Answer {
     } else {
         task.delete_exec(&request.exec_id)?
     };
-    shim.events.deleted(&process, exit);
+    shim.events.deleted(&request.id, &process, exit);
     let pid = process.pid;
     for waiter in &process.waiters {
         shim.answer_later(*waiter, wait_response(exit));
@@ -165,8 +166,7 @@ fn delete(shim: &mut Shim, body: &[u8]) -> Answer {
 
 fn state(shim: &mut Shim, body: &[u8]) -> Answer {
     let request: api::StateRequest = decode(body)?;
-    let id = shim.options.id.clone();
-    let task = task(shim)?;
+    let task = task(shim, &request.id)?;
     let is_paused = task.is_paused;
     let bundle = task.bundle.to_string_lossy().into_owned();
     let process = task.find(&request.exec_id)?;
@@ -179,7 +179,7 @@ fn state(shim: &mut Shim, body: &[u8]) -> Answer {
     };
     let exit = process.exit();
     encode(&api::StateResponse {
-        id,
+        id: request.id,
         bundle,
         pid: process.pid,
         status: EnumOrUnknown::new(status),
@@ -196,8 +196,9 @@ fn state(shim: &mut Shim, body: &[u8]) -> Answer {
     })
 }
 
-fn pids(shim: &mut Shim, from: Waiter) -> Answer {
-    let task = task(shim)?;
+fn pids(shim: &mut Shim, from: Waiter, body: &[u8]) -> Answer {
+    let request: api::PidsRequest = decode(body)?;
+    let task = task(shim, &request.id)?;
     if let Some(machine) = task.machine() {
         machine.call(Request::Processes, from, Then::Pids)?;
         return Ok(None);
@@ -216,22 +217,24 @@ fn pids(shim: &mut Shim, from: Waiter) -> Answer {
     })
 }
 
-fn pause(shim: &mut Shim) -> Answer {
-    task(shim)?.pause()?;
-    shim.events.paused();
+fn pause(shim: &mut Shim, body: &[u8]) -> Answer {
+    let request: api::PauseRequest = decode(body)?;
+    task(shim, &request.id)?.pause()?;
+    shim.events.paused(&request.id);
     empty()
 }
 
-fn resume(shim: &mut Shim) -> Answer {
-    task(shim)?.resume()?;
-    shim.events.resumed();
+fn resume(shim: &mut Shim, body: &[u8]) -> Answer {
+    let request: api::ResumeRequest = decode(body)?;
+    task(shim, &request.id)?.resume()?;
+    shim.events.resumed(&request.id);
     empty()
 }
 
 fn kill(shim: &mut Shim, from: Waiter, body: &[u8]) -> Answer {
     let request: api::KillRequest = decode(body)?;
     let (exec_id, signal, all) = (&request.exec_id, request.signal, request.all);
-    let task = task(shim)?;
+    let task = task(shim, &request.id)?;
     if task.machine().is_some() && task.kill_in_machine(exec_id, signal, all, from)? {
         return Ok(None);
     }
@@ -244,15 +247,15 @@ fn kill(shim: &mut Shim, from: Waiter, body: &[u8]) -> Answer {
 fn exec(shim: &mut Shim, body: &[u8]) -> Answer {
     let request: api::ExecProcessRequest = decode(body)?;
     let key = shim.next_key();
-    task(shim)?.add_exec(&request, key)?;
-    shim.events.exec_added(&request.exec_id);
+    task(shim, &request.id)?.add_exec(&request, key)?;
+    shim.events.exec_added(&request.id, &request.exec_id);
     empty()
 }
 
 fn resize(shim: &mut Shim, from: Waiter, body: &[u8]) -> Answer {
     let request: api::ResizePtyRequest = decode(body)?;
     let side = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
-    let task = task(shim)?;
+    let task = task(shim, &request.id)?;
     if task.machine().is_some() {
         let (rows, columns) = (side(request.height), side(request.width));
         let is_asked = task.resize_in_machine(&request.exec_id, rows, columns, from)?;
@@ -266,7 +269,7 @@ fn resize(shim: &mut Shim, from: Waiter, body: &[u8]) -> Answer {
 
 fn close_io(shim: &mut Shim, body: &[u8]) -> Answer {
     let request: api::CloseIORequest = decode(body)?;
-    let process = task(shim)?.find(&request.exec_id)?;
+    let process = task(shim, &request.id)?.find(&request.exec_id)?;
     if request.stdin {
         process.stdio.close_input();
     }
@@ -275,13 +278,13 @@ fn close_io(shim: &mut Shim, body: &[u8]) -> Answer {
 
 fn update(shim: &mut Shim, body: &[u8]) -> Answer {
     let request: api::UpdateTaskRequest = decode(body)?;
-    task(shim)?.update(&request.resources.value)?;
+    task(shim, &request.id)?.update(&request.resources.value)?;
     empty()
 }
 
 fn wait(shim: &mut Shim, from: Waiter, body: &[u8]) -> Answer {
     let request: api::WaitRequest = decode(body)?;
-    let process: &mut Process = task(shim)?.find(&request.exec_id)?;
+    let process: &mut Process = task(shim, &request.id)?.find(&request.exec_id)?;
     match process.exit() {
         Some(exit) => Ok(Some(wait_response(exit))),
         None => {
@@ -301,16 +304,18 @@ pub(crate) fn wait_response(exit: Exit) -> Vec<u8> {
     response.write_to_bytes().unwrap_or_default()
 }
 
-fn stats(shim: &mut Shim) -> Answer {
-    let stats = task(shim)?.stats();
+fn stats(shim: &mut Shim, body: &[u8]) -> Answer {
+    let request: api::StatsRequest = decode(body)?;
+    let stats = task(shim, &request.id)?.stats();
     encode(&api::StatsResponse {
         stats: MessageField::some(stats),
         ..Default::default()
     })
 }
 
-fn connect(shim: &mut Shim) -> Answer {
-    let task_pid = shim.task.as_ref().map_or(0, |task| task.init.pid);
+fn connect(shim: &mut Shim, body: &[u8]) -> Answer {
+    let request: api::ConnectRequest = decode(body)?;
+    let task_pid = shim.find(&request.id).map_or(0, |task| task.init.pid);
     encode(&api::ConnectResponse {
         shim_pid: std::process::id(),
         task_pid,
@@ -322,7 +327,7 @@ fn connect(shim: &mut Shim) -> Answer {
 fn shutdown(shim: &mut Shim, body: &[u8]) -> Answer {
     let _request: api::ShutdownRequest = decode(body)?;
     // containerd asks after every deletion; with a container left there is work to do.
-    if shim.task.is_none() {
+    if shim.tasks.is_empty() {
         shim.quit();
     }
     empty()

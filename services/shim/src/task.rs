@@ -1,6 +1,7 @@
-//! The one container of a shim: what it is and what can be done with it.
+//! A container of a shim: what it is and what can be done with it.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use atoll_cgroup::{Cgroup, OomNotifier};
 use atoll_container::{Container, CreateRequest, ExecRequest, InitProcess, StdioRequest};
@@ -17,6 +18,11 @@ use crate::{clock, report};
 
 /// A container and its processes.
 pub(crate) struct Task {
+    pub(crate) id: String,
+    /// Tells it from others in events of the loop.
+    pub(crate) key: u64,
+    /// The request whose machine boots.
+    pub(crate) creating: Option<Box<api::CreateTaskRequest>>,
     pub(crate) bundle: PathBuf,
     container: Container,
     cgroup: Cgroup,
@@ -57,6 +63,7 @@ impl Task {
     pub(crate) fn create(
         request: &api::CreateTaskRequest,
         state_root: &Path,
+        key: u64,
         to: Waiter,
     ) -> Result<Self, Failure> {
         if !request.checkpoint.is_empty() {
@@ -87,7 +94,7 @@ impl Task {
             let mut init = Process::new(String::new(), io, ours);
             init.pid = booting.machine.pid;
             let wall = Wall::Machine(Box::new(booting.machine));
-            return Self::new(bundle, booting.container, wall, init, true);
+            return Self::new(request, key, booting.container, wall, init, true);
         }
         let Opened { process, mut ours } = stdio::open(&io, false)?;
         create.stdio = process;
@@ -105,18 +112,22 @@ impl Task {
                 .any(|namespace| namespace.kind == NamespaceKind::Pid)
         });
         let wall = Wall::Namespaces(init_handle);
-        Self::new(bundle, created.container, wall, init, has_own_pids)
+        Self::new(request, key, created.container, wall, init, has_own_pids)
     }
 
     fn new(
-        bundle: PathBuf,
+        request: &api::CreateTaskRequest,
+        key: u64,
         container: Container,
         wall: Wall,
         init: Process,
         has_own_pids: bool,
     ) -> Result<Self, Failure> {
         Ok(Self {
-            bundle,
+            id: request.id.clone(),
+            key,
+            creating: None,
+            bundle: PathBuf::from(&request.bundle),
             oom_kills: 0,
             cgroup: container.cgroup()?,
             container,
@@ -147,6 +158,11 @@ impl Task {
         let boots = machine.boots_instead(&self.container)?;
         self.init.pid = machine.pid;
         Ok(boots)
+    }
+
+    /// When its machine is to be looked at although nothing happened.
+    pub(crate) fn machine_wakes_at(&self) -> Option<Instant> {
+        self.machine_ref()?.wake_at()
     }
 
     /// The same, to look at.
