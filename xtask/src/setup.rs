@@ -10,6 +10,7 @@ use crate::shell;
 const PACKAGES: &[(&str, &str)] = &[
     ("busybox-static", "/bin/busybox"),
     ("containerd", "/usr/bin/containerd"),
+    ("containernetworking-plugins", "/usr/lib/cni/ptp"),
     ("docker.io", "/usr/sbin/dockerd"),
     ("docker-registry", "/usr/bin/docker-registry"),
     ("erofs-utils", "/usr/bin/fsck.erofs"),

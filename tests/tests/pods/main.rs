@@ -1,0 +1,337 @@
+//! Pods of Kubernetes through our shim: the real containerd's CRI plugin, asked as a kubelet asks.
+//!
+//! The same pod runs behind every wall. Needs root, containerd, containernetworking-plugins, busybox-static, iproute2,
+//! util-linux, a kernel for machines.
+#![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
+
+mod cri;
+mod node;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use atoll_tests::leaks::cgroups_named;
+use cri::Fields;
+use node::{Node, SHIM, entries};
+
+/// Network and IPC of the pod; process ids of each container.
+const OWN_PIDS: u64 = 1;
+/// Process ids of the pod.
+const SHARED_PIDS: u64 = 0;
+
+/// No file or folder.
+const NOTHING: [PathBuf; 0] = [];
+
+/// What `CreateContainer` wants to hear again of its pod.
+struct Pod<'a> {
+    node: &'a Node,
+    id: String,
+    config: Fields,
+    pids: u64,
+}
+
+/// What a command in a container came to.
+#[derive(Debug, PartialEq, Eq)]
+struct Ran {
+    code: u64,
+    out: String,
+    err: String,
+}
+
+impl<'a> Pod<'a> {
+    fn run(node: &'a Node, name: &str, handler: &str, pids: u64) -> Self {
+        Self::try_run(node, name, handler, pids, &[]).unwrap()
+    }
+
+    fn try_run(
+        node: &'a Node,
+        name: &str,
+        handler: &str,
+        pids: u64,
+        annotations: &[(&str, &str)],
+    ) -> Result<Self, String> {
+        let metadata = Fields::default()
+            .text(1, name)
+            .text(2, &format!("uid-{name}"))
+            .text(3, "default");
+        let options = Fields::default().number(2, pids);
+        let security = Fields::default().message(1, &options);
+        let linux = Fields::default()
+            .text(1, &format!("/{}", node.cgroup()))
+            .message(2, &security);
+        let mut config = Fields::default()
+            .message(1, &metadata)
+            .text(2, &format!("{name}-host"))
+            .text(3, node.path().join("logs").to_str().unwrap());
+        for annotation in annotations {
+            config = config.entry(7, *annotation);
+        }
+        let config = config.message(8, &linux);
+        let request = Fields::default().message(1, &config).text(2, handler);
+        let id = node.cri.call("RunPodSandbox", &request)?.text(1);
+        Ok(Self {
+            node,
+            id,
+            config,
+            pids,
+        })
+    }
+
+    fn create(&self, name: &str, command: &[&str], more: &Fields) -> Result<String, String> {
+        let options = Fields::default().number(2, self.pids);
+        let security = Fields::default().message(3, &options);
+        let linux = Fields::default().message(2, &security).message(1, more);
+        let config = Fields::default()
+            .message(1, &Fields::default().text(1, name))
+            .message(2, &Fields::default().text(1, "docker.io/library/bb:latest"))
+            .texts(3, command)
+            .text(11, &format!("{name}.log"))
+            .message(15, &linux);
+        let request = Fields::default()
+            .text(1, &self.id)
+            .message(2, &config)
+            .message(3, &self.config);
+        let made = self.node.cri.call("CreateContainer", &request)?;
+        Ok(made.text(1))
+    }
+
+    /// Runs a container of the pod.
+    fn add(&self, name: &str, script: &str) -> String {
+        let none = Fields::default();
+        let id = self.create(name, &["sh", "-c", script], &none).unwrap();
+        let request = Fields::default().text(1, &id);
+        self.node.call("StartContainer", &request);
+        id
+    }
+
+    fn exec(&self, id: &str, script: &str) -> Ran {
+        let request = Fields::default()
+            .text(1, id)
+            .texts(2, &["sh", "-c", script])
+            .number(3, 30);
+        let answer = self.node.call("ExecSync", &request);
+        Ran {
+            out: answer.text(1),
+            err: answer.text(2),
+            code: answer.number(3),
+        }
+    }
+
+    /// What a command said that has to succeed.
+    #[track_caller]
+    fn said(&self, id: &str, script: &str) -> String {
+        let ran = self.exec(id, script);
+        assert_eq!(ran.code, 0, "{script}: {ran:?}");
+        ran.out.trim().to_owned()
+    }
+
+    /// State (1 runs, 2 has ended) and exit code of a container.
+    fn status(&self, id: &str) -> (u64, u64) {
+        let request = Fields::default().text(1, id);
+        let status = self.node.call("ContainerStatus", &request).message(1);
+        (status.number(3), status.number(7))
+    }
+
+    fn address(&self) -> String {
+        let request = Fields::default().text(1, &self.id);
+        let status = self.node.call("PodSandboxStatus", &request).message(1);
+        status.message(5).text(1)
+    }
+
+    fn remove(&self) {
+        let request = Fields::default().text(1, &self.id);
+        self.node.call("StopPodSandbox", &request);
+        self.node.call("RemovePodSandbox", &request);
+    }
+}
+
+#[track_caller]
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < deadline, "it never held that {what}");
+        std::thread::sleep(Duration::from_millis(30));
+    }
+}
+
+/// Nothing is left on the node of pods with containers of these ids.
+fn nothing_is_left(node: &Node, ids: &[&str]) {
+    until("shims and monitors have ended", || {
+        node.processes(SHIM).is_empty() && node.processes("atoll-vmm").is_empty()
+    });
+    let links = node.run(&["ip", "-o", "link"]);
+    assert_eq!(links.lines().count(), 1, "{links}");
+    let state = node.path().join("state");
+    for folder in [
+        "netns",
+        "io.containerd.runtime.v2.task/k8s.io",
+        "io.containerd.grpc.v1.cri/sandboxes",
+    ] {
+        assert_eq!(entries(&state.join(folder)), NOTHING, "{folder}");
+    }
+    let mounts = node.run(&["cat", "/proc/self/mountinfo"]);
+    let ours = state.display().to_string();
+    let left: Vec<_> = mounts.lines().filter(|line| line.contains(&ours)).collect();
+    assert!(left.is_empty(), "{left:?}");
+    for id in ids {
+        let state = Path::new("/run/containerd/atoll/k8s.io").join(id);
+        assert!(!state.exists(), "{}", state.display());
+        assert_eq!(cgroups_named(id), NOTHING);
+    }
+}
+
+/// A pod of two containers: what they share, what answers, how they end.
+fn a_pod_of_two(handler: &str) {
+    let mut node = Node::start();
+    let pod = Pod::run(&node, "two", handler, OWN_PIDS);
+    let web = pod.add(
+        "web",
+        "mkdir -p /srv; echo from web > /srv/index.html; echo on out; echo on err >&2; \
+         exec httpd -f -p 8080 -h /srv",
+    );
+    let side = pod.add("side", "trap 'exit 9' TERM; while :; do sleep 0.1; done");
+
+    assert_eq!(node.processes(SHIM).len(), 1);
+    // The pod's address answers from the node, and so does localhost among its containers.
+    let address = pod.address();
+    assert!(address.starts_with("10.93.0."), "{address}");
+    let url = format!("http://{address}:8080/index.html");
+    until("the server answers", || {
+        pod.exec(
+            &side,
+            "wget -q -O /dev/null http://127.0.0.1:8080/index.html",
+        )
+        .code
+            == 0
+    });
+    assert_eq!(
+        node.run(&["busybox", "wget", "-q", "-O", "-", &url]),
+        "from web\n"
+    );
+    assert_eq!(
+        pod.said(&side, "wget -q -O - http://127.0.0.1:8080/index.html"),
+        "from web"
+    );
+    // And the node's from the pod: by its routes.
+    let routes = pod.said(&side, "ip route");
+    assert!(routes.contains("default via 10.93.0.1"), "{routes}");
+    let mtu = pod.said(&side, "cat /sys/class/net/eth0/mtu");
+    assert_eq!(mtu, "1400");
+
+    let both = |script: &str| (pod.said(&web, script), pod.said(&side, script));
+    let (one, other) = both("hostname");
+    assert_eq!((one.as_str(), other.as_str()), ("two-host", "two-host"));
+    for kind in ["net", "ipc", "uts"] {
+        let (one, other) = both(&format!("readlink /proc/self/ns/{kind}"));
+        assert_eq!(one, other);
+    }
+    for kind in ["pid", "mnt"] {
+        let (one, other) = both(&format!("readlink /proc/self/ns/{kind}"));
+        assert_ne!(one, other);
+    }
+    pod.said(&web, "echo shared > /dev/shm/file");
+    assert_eq!(pod.said(&side, "cat /dev/shm/file"), "shared");
+    // Their files are their own.
+    assert_ne!(pod.exec(&side, "cat /srv/index.html").code, 0);
+    let ran = pod.exec(&side, "echo a; echo b >&2; exit 3");
+    let expected = Ran {
+        code: 3,
+        out: "a\n".to_owned(),
+        err: "b\n".to_owned(),
+    };
+    assert_eq!(ran, expected);
+
+    let log = node.path().join("logs/web.log");
+    until("the log is written", || {
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        text.contains("stdout F on out") && text.contains("stderr F on err")
+    });
+    let request = Fields::default().text(1, &side);
+    let used = |field: u64| {
+        let stats = node.call("ContainerStats", &request).message(1);
+        stats.message(field).message(2).number(1)
+    };
+    assert!(used(2) > 0, "CPU time is measured");
+    assert!(used(3) > 0, "memory is measured");
+
+    // One ends by itself when it is asked to, the other goes on.
+    let stop = Fields::default().text(1, &side).number(2, 10);
+    node.call("StopContainer", &stop);
+    assert_eq!(pod.status(&side), (2, 9));
+    assert_eq!(pod.status(&web).0, 1);
+    node.call("RemoveContainer", &request);
+    assert_eq!(
+        node.run(&["busybox", "wget", "-q", "-O", "-", &url]),
+        "from web\n"
+    );
+    // Another takes its place.
+    let again = pod.add("again", "sleep 1000");
+    assert_eq!(
+        pod.said(&again, "wget -q -O - http://127.0.0.1:8080/index.html"),
+        "from web"
+    );
+
+    let (id, config) = (pod.id.clone(), pod.config.clone());
+    node.restart();
+    let pod = Pod {
+        node: &node,
+        id,
+        config,
+        pids: OWN_PIDS,
+    };
+    assert_eq!(pod.status(&again).0, 1);
+    assert_eq!(pod.said(&again, "echo still"), "still");
+    let stop = Fields::default().text(1, &again).number(2, 0);
+    node.call("StopContainer", &stop);
+    assert_eq!(pod.status(&again), (2, 137));
+    pod.remove();
+    nothing_is_left(&node, &[&pod.id, &web, &side, &again]);
+}
+
+#[test]
+fn a_pod_of_ordinary_containers_has_one_shim() {
+    a_pod_of_two("");
+}
+
+/// A pod whose containers see each other's processes.
+fn a_pod_that_shares_processes(handler: &str) {
+    let node = Node::start();
+    let pod = Pod::run(&node, "share", handler, SHARED_PIDS);
+    let one = pod.add("one", "exec sleep 4321");
+    let two = pod.add("two", "exec sleep 8765");
+    let seen = pod.said(&one, "ps");
+    for command in ["sleep 100000", "sleep 4321", "sleep 8765"] {
+        assert!(seen.contains(command), "{seen}");
+    }
+    pod.said(
+        &two,
+        "kill -9 $(ps | grep 'sleep 432[1]' | (read pid rest; echo $pid))",
+    );
+    until("the killed one has ended", || pod.status(&one) == (2, 137));
+    assert_eq!(pod.status(&two).0, 1);
+    pod.remove();
+    nothing_is_left(&node, &[&pod.id, &one, &two]);
+}
+
+#[test]
+fn a_pod_of_ordinary_containers_can_share_processes() {
+    a_pod_that_shares_processes("");
+}
+
+#[test]
+fn a_killed_shim_takes_its_pod_along() {
+    let node = Node::start();
+    let pod = Pod::run(&node, "die", "", OWN_PIDS);
+    let web = pod.add("web", "exec sleep 1000");
+    let shims = node.processes(SHIM);
+    let pids: BTreeSet<u32> = shims.iter().map(|(pid, _)| *pid).collect();
+    assert_eq!(pids.len(), 1);
+    let shim = pids.first().unwrap().to_string();
+    node.run(&["kill", "-9", &shim]);
+    until("the container has ended", || pod.status(&web).0 == 2);
+    pod.remove();
+    nothing_is_left(&node, &[&pod.id, &web]);
+}
