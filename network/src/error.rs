@@ -41,6 +41,12 @@ pub enum Error {
         /// The link's name.
         name: String,
     },
+    /// A link has no Ethernet address, so no card of a machine can stand for it.
+    #[error("link {name} has no hardware address")]
+    NoHardwareAddress {
+        /// The link's name.
+        name: String,
+    },
     /// A link's name is empty, longer than 15 bytes or has forbidden characters.
     #[error("invalid link name {0:?}")]
     InvalidLinkName(String),
@@ -93,7 +99,10 @@ impl Error {
             Self::PoolExhausted(_) => {
                 Some("remove containers, or choose a larger subnet with `--bip`".to_owned())
             }
-            Self::InvalidLinkName(_) | Self::AddressInUse(_) | Self::AddressOutside { .. } => None,
+            Self::NoHardwareAddress { .. }
+            | Self::InvalidLinkName(_)
+            | Self::AddressInUse(_)
+            | Self::AddressOutside { .. } => None,
         }
     }
 }

@@ -27,6 +27,7 @@ mod ipam;
 mod mac;
 mod machine;
 mod plan;
+mod pod;
 mod resolv_conf;
 mod subnet;
 
@@ -38,5 +39,6 @@ pub use hosts_file::hosts_file;
 pub use ipam::Ipam;
 pub use mac::mac_for;
 pub use plan::{Plan, Step};
+pub use pod::{PodLink, PodRoute, connect_pod, disconnect_pod, pod_link};
 pub use resolv_conf::{DnsOptions, resolv_conf};
 pub use subnet::{Ipv4Net, choose_subnet};

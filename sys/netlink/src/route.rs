@@ -17,6 +17,7 @@ use crate::{Error, MacAddr};
 
 mod decode;
 mod encode;
+mod tc;
 
 /// Longest name of a link: `IFNAMSIZ` without its terminating zero.
 pub const NAME_MAX: usize = 15;
@@ -83,6 +84,15 @@ pub enum Request<'fd> {
         /// Bits of the subnet, 0–32.
         prefix_len: u8,
     },
+    /// Gives a link an IPv4 address and no route.
+    AddAddressOnly {
+        /// Index of the link.
+        index: u32,
+        /// The address.
+        address: Ipv4Addr,
+        /// Bits of the subnet, 0–32.
+        prefix_len: u8,
+    },
     /// Takes an IPv4 address from a link.
     RemoveAddress {
         /// Index of the link.
@@ -96,6 +106,26 @@ pub enum Request<'fd> {
     AddDefaultRoute {
         /// Address of the next hop.
         gateway: Ipv4Addr,
+    },
+    /// Adds a route to the main table.
+    AddRoute(RouteEntry),
+    /// Lets filters see what comes in by a link; refused when something does already.
+    AddIngress {
+        /// Index of the link.
+        index: u32,
+    },
+    /// Takes that back, and every filter with it.
+    RemoveIngress {
+        /// Index of the link.
+        index: u32,
+    },
+    /// Sends every packet that comes in by one link out by another, past this host's own stack. After
+    /// [`Request::AddIngress`]. Needs `act_mirred` and `cls_u32`.
+    Redirect {
+        /// Index of the link they come in by.
+        from: u32,
+        /// Index of the link they go out by.
+        to: u32,
     },
 }
 
@@ -145,7 +175,30 @@ impl fmt::Display for Request<'_> {
             } => {
                 write!(f, "address delete {address}/{prefix_len} dev #{index}")
             }
+            Self::AddAddressOnly {
+                index,
+                address,
+                prefix_len,
+            } => {
+                write!(
+                    f,
+                    "address add {address}/{prefix_len} dev #{index} noprefixroute"
+                )
+            }
             Self::AddDefaultRoute { gateway } => write!(f, "route add default via {gateway}"),
+            Self::AddRoute(route) => {
+                write!(f, "route add {}/{}", route.destination, route.prefix_len)?;
+                let gateway = route.gateway;
+                gateway.map_or(Ok(()), |gateway| write!(f, " via {gateway}"))?;
+                let output = route.output;
+                output.map_or(Ok(()), |index| write!(f, " dev #{index}"))
+            }
+            Self::AddIngress { index } => write!(f, "qdisc add dev #{index} ingress"),
+            Self::RemoveIngress { index } => write!(f, "qdisc delete dev #{index} ingress"),
+            Self::Redirect { from, to } => write!(
+                f,
+                "filter add dev #{from} ingress u32 match all mirred egress redirect dev #{to}"
+            ),
         }
     }
 }

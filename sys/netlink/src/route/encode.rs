@@ -5,7 +5,9 @@ use std::os::fd::AsRawFd;
 
 use netlink_packet_core::{Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST};
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::address::{AddressAttribute, AddressHeader, AddressMessage};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeader, AddressMessage,
+};
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
@@ -13,7 +15,7 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 
-use super::Request;
+use super::{Request, RouteEntry, tc};
 use crate::socket::{pad, push_header};
 
 const DO: u16 = NLM_F_REQUEST | NLM_F_ACK;
@@ -62,6 +64,16 @@ pub(super) fn push(buffer: &mut Vec<u8>, request: &Request<'_>, sequence: u32) {
             let message = address_message(*index, *address, *prefix_len);
             append(buffer, libc::RTM_NEWADDR, CREATE, sequence, &message);
         }
+        Request::AddAddressOnly {
+            index,
+            address,
+            prefix_len,
+        } => {
+            let mut message = address_message(*index, *address, *prefix_len);
+            let flags = AddressAttribute::Flags(AddressFlags::Noprefixroute);
+            message.attributes.push(flags);
+            append(buffer, libc::RTM_NEWADDR, CREATE, sequence, &message);
+        }
         Request::RemoveAddress {
             index,
             address,
@@ -78,6 +90,15 @@ pub(super) fn push(buffer: &mut Vec<u8>, request: &Request<'_>, sequence: u32) {
                 sequence,
                 &default_route(*gateway),
             );
+        }
+        Request::AddRoute(route) => {
+            let message = route_message(route);
+            append(buffer, libc::RTM_NEWROUTE, CREATE, sequence, &message);
+        }
+        Request::AddIngress { index } => tc::push_ingress(buffer, CREATE, sequence, *index),
+        Request::RemoveIngress { index } => tc::push_no_ingress(buffer, DO, sequence, *index),
+        Request::Redirect { from, to } => {
+            tc::push_redirect(buffer, CREATE, sequence, *from, *to);
         }
     }
 }
@@ -151,6 +172,29 @@ fn default_route(gateway: Ipv4Addr) -> RouteMessage {
     message.header.scope = RouteScope::Universe;
     message.header.kind = RouteType::Unicast;
     message.attributes = vec![RouteAttribute::Gateway(RouteAddress::Inet(gateway))];
+    message
+}
+
+fn route_message(route: &RouteEntry) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet;
+    message.header.destination_prefix_length = route.prefix_len;
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::Boot;
+    message.header.scope = match route.gateway {
+        Some(_) => RouteScope::Universe,
+        None => RouteScope::Link,
+    };
+    message.header.kind = RouteType::Unicast;
+    let mut attributes = Vec::with_capacity(3);
+    if route.prefix_len > 0 {
+        let destination = RouteAddress::Inet(route.destination);
+        attributes.push(RouteAttribute::Destination(destination));
+    }
+    let gateway = route.gateway.map(RouteAddress::Inet);
+    attributes.extend(gateway.map(RouteAttribute::Gateway));
+    attributes.extend(route.output.map(RouteAttribute::Oif));
+    message.attributes = attributes;
     message
 }
 
