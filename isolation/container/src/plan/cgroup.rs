@@ -100,7 +100,8 @@ pub(super) fn views(plan: &atoll_cgroup::Plan, hierarchies: &Hierarchies) -> (Na
 
 /// The configuration's limits as atoll-cgroup has them.
 ///
-/// * `is_new`: adds the devices every container may use; an update names only what changes.
+/// * `is_new`: with device rules and the devices every container may use. An update leaves them as they are, as runc's
+///   does: containerd's CRI plugin sends back all that the configuration said, which begins with "none".
 pub(crate) fn resources(list: &Resources, is_new: bool) -> Result<atoll_cgroup::Resources> {
     let mut out = atoll_cgroup::Resources {
         unified: list.unified.clone(),
@@ -143,13 +144,11 @@ pub(crate) fn resources(list: &Resources, is_new: bool) -> Result<atoll_cgroup::
         let rows = priorities.map(|row| (row.name.clone(), row.priority));
         out.network_priorities = rows.collect::<BTreeMap<_, _>>();
     }
-    if !list.devices.is_empty() {
+    if is_new && !list.devices.is_empty() {
         for (idx, rule) in list.devices.iter().enumerate() {
             out.devices.push(device_rule(idx, rule)?);
         }
-        if is_new {
-            out.devices.extend(DeviceRule::defaults());
-        }
+        out.devices.extend(DeviceRule::defaults());
     }
     Ok(out)
 }
@@ -224,6 +223,18 @@ fn device_rule(idx: usize, rule: &atoll_spec::DeviceRule) -> Result<DeviceRule> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_update_leaves_devices_as_they_are() {
+        let list: Resources = serde_json::from_str(
+            r#"{"devices": [{"allow": false, "access": "rwm"}], "pids": {"limit": 9}}"#,
+        )
+        .unwrap();
+        let first = resources(&list, true).unwrap();
+        assert_eq!(first.devices.len(), 1 + DeviceRule::defaults().len());
+        let update = resources(&list, false).unwrap();
+        assert_eq!((update.devices.len(), update.pids_limit), (0, Some(9)));
+    }
 
     #[test]
     fn systemd_paths_are_expanded() {
