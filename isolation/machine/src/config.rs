@@ -149,8 +149,11 @@ impl From<Disk> for FlatDisk {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkCard {
-    /// The host's tap that its frames go through, in the network namespace of the monitor; made when there is none.
+    /// The host's tap that its frames go through; made when there is none.
     pub tap: String,
+    /// The network namespace that the tap is in (`/proc/PID/ns/net` or a mount of it), instead of the monitor's.
+    #[serde(default)]
+    pub namespace: Option<PathBuf>,
     /// Its hardware address; by default one that is made of the tap's name.
     #[serde(default)]
     pub mac: Option<[u8; 6]>,
@@ -192,6 +195,10 @@ pub struct Share {
     /// overlay with `userxattr`.
     #[serde(default)]
     pub overlay_upper: bool,
+    /// Whether the guest is to see what is mounted below the directory later: in the mount namespace that the monitor
+    /// was started in, where the directory must be a shared mount of its own.
+    #[serde(default)]
+    pub follows_mounts: bool,
 }
 
 /// What a fresh machine is, and what it boots.

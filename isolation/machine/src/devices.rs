@@ -7,7 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use atoll_memory::PAGE;
-use atoll_sys::{tap, unix};
+use atoll_sys::{namespace, tap, unix};
 use atoll_virtio::{
     BalloonControl, BalloonDevice, BlockDevice, BlockOptions, ConsoleDevice, DeviceError, FsDevice,
     FsOptions, NetDevice, NetOptions, RngDevice, VirtioDevice, VsockDevice, VsockOptions,
@@ -188,8 +188,7 @@ impl HostEnds {
             ends.disks.push(OpenDisk::open(disk)?);
         }
         for card in &config.networks {
-            let tap = tap::open(&card.tap, NET_HEADER)
-                .map_err(|errno| MachineError::io(card_action(card))(errno.into()))?;
+            let tap = open_tap(card).map_err(MachineError::io(card_action(card)))?;
             ends.cards.push((card.clone(), tap));
         }
         if let Some(sockets) = &config.sockets {
@@ -320,9 +319,12 @@ impl HostEnds {
     pub(crate) fn detach(&mut self, walls: &mut Walls) -> Result<(), MachineError> {
         for shared in &mut self.shares {
             let share = &shared.share;
-            shared.directory = walls
-                .detached(&share.path, share.read_only)
-                .map_err(MachineError::io(share_action(share)))?;
+            let directory = if share.follows_mounts {
+                walls.following(&share.path, share.read_only)
+            } else {
+                walls.detached(&share.path, share.read_only)
+            };
+            shared.directory = directory.map_err(MachineError::io(share_action(share)))?;
         }
         if self.descriptors.is_some() {
             let descriptors = walls.detached(Path::new(DESCRIPTORS_PATH), true);
@@ -354,6 +356,19 @@ impl HostEnds {
     }
 }
 
+/// Opens the card's tap. The thread is back in its own network namespace then, or the monitor should end.
+fn open_tap(card: &NetworkCard) -> io::Result<OwnedFd> {
+    let open = || Ok(tap::open(&card.tap, NET_HEADER)?);
+    let Some(path) = &card.namespace else {
+        return open();
+    };
+    let own = File::open("/proc/thread-self/ns/net")?;
+    namespace::enter(File::open(path)?.as_fd(), libc::CLONE_NEWNET)?;
+    let tap = open();
+    namespace::enter(own.as_fd(), libc::CLONE_NEWNET)?;
+    tap
+}
+
 const DESCRIPTORS_PATH: &str = "/proc/self/fd";
 const OPEN_PROC: &str = "open /proc/self/fd for shares";
 
@@ -369,7 +384,14 @@ fn layer_action(path: &Path) -> String {
 }
 
 fn card_action(card: &NetworkCard) -> String {
-    format!("attach a network card to tap {}", card.tap)
+    match &card.namespace {
+        None => format!("attach a network card to tap {}", card.tap),
+        Some(path) => format!(
+            "attach a network card to tap {} in {}",
+            card.tap,
+            path.display()
+        ),
+    }
 }
 
 fn sockets_action(sockets: &Sockets) -> String {

@@ -97,6 +97,7 @@ impl Host {
             tag: name.to_owned(),
             read_only,
             overlay_upper: false,
+            follows_mounts: false,
         };
         let text =
             r#"{"kernel":"","kernel_store":"","command_line":"","memory_bytes":4096,"cpus":1}"#;
@@ -109,6 +110,7 @@ impl Host {
             ],
             networks: vec![NetworkCard {
                 tap: TAP.to_owned(),
+                namespace: None,
                 mac: None,
                 mtu: None,
             }],

@@ -97,6 +97,7 @@ fn config(folder: &Path, initrd: &Path, layers: &[&Path]) -> VmmConfig {
         tag: name.to_owned(),
         read_only: false,
         overlay_upper,
+        follows_mounts: false,
     };
     VmmConfig {
         backend: Backend::Soft,

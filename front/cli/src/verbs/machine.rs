@@ -248,6 +248,7 @@ fn mode(text: &str) -> (&str, bool) {
 fn card(tap: &str) -> NetworkCard {
     NetworkCard {
         tap: tap.to_owned(),
+        namespace: None,
         mac: None,
         mtu: None,
     }
@@ -272,6 +273,7 @@ fn share(text: &str) -> Result<Share, Error> {
             tag: tag.to_owned(),
             read_only,
             overlay_upper: false,
+            follows_mounts: false,
         }),
         _ => Err(Error::value("--share", text, "expected DIR:TAG[,ro]")),
     }

@@ -48,9 +48,10 @@ impl Walls {
         } else {
             without_privilege()?;
         }
-        // Else what is unmounted here would be unmounted on the host.
-        let private = Change::propagation(Propagation::Private);
-        mount::set_attributes(CWD, c"/", true, &private)
+        // Else what is unmounted here would be unmounted on the host. What it mounts appears here, until our root is
+        // another.
+        let slave = Change::propagation(Propagation::Slave);
+        mount::set_attributes(CWD, c"/", true, &slave)
             .map_err(failed("take its mounts apart from the host's"))?;
         let size = [
             Setting::Value(c"size", c"16k"),
@@ -66,16 +67,27 @@ impl Walls {
     }
 
     /// A detached copy of the mounts at directory `path`: no `..` leads out of it, nothing in it is executed, device
-    /// nodes are dead.
+    /// nodes are dead. What is mounted there later is not in it.
     ///
     /// # Errors
     /// The kernel's.
     pub(crate) fn detached(&self, path: &Path, read_only: bool) -> io::Result<OwnedFd> {
-        let tree = path.into_with_c_str(|path| mount::clone_tree(CWD, path, true, false))?;
-        let mut attributes = PLAIN;
-        attributes.set(Attributes::RDONLY, read_only);
-        let change = Change::attributes(attributes, Attributes::empty());
-        mount::set_attributes(tree.as_fd(), c"", true, &change)?;
+        let tree = copy(path, read_only)?;
+        let private = Change::propagation(Propagation::Private);
+        mount::set_attributes(tree.as_fd(), c"", true, &private)?;
+        Ok(tree)
+    }
+
+    /// A copy as [`Walls::detached`], in which appears what is mounted at `path` later, if that is a shared mount. The
+    /// kernel tells only mounts that are attached somewhere: this one is, in our empty root.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn following(&mut self, path: &Path, read_only: bool) -> io::Result<OwnedFd> {
+        let tree = copy(path, read_only)?;
+        let name = format!("share{}", self.shown.len());
+        rustix::fs::mkdirat(&self.root, &name, Mode::RWXU)?;
+        self.shown.push((tree.try_clone()?, name));
         Ok(tree)
     }
 
@@ -100,6 +112,16 @@ impl Walls {
             .map_err(failed("make its root read-only"))?;
         change_root(&self.root, &self.shown).map_err(failed("change its root"))
     }
+}
+
+/// A copy of the mounts at `path`, slaves of theirs.
+fn copy(path: &Path, read_only: bool) -> io::Result<OwnedFd> {
+    let tree = path.into_with_c_str(|path| mount::clone_tree(CWD, path, true, false))?;
+    let mut attributes = PLAIN;
+    attributes.set(Attributes::RDONLY, read_only);
+    let change = Change::attributes(attributes, Attributes::empty());
+    mount::set_attributes(tree.as_fd(), c"", true, &change)?;
+    Ok(tree)
 }
 
 fn change_root(root: &OwnedFd, shown: &[(OwnedFd, String)]) -> Result<(), Errno> {

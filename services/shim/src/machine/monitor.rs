@@ -66,6 +66,7 @@ pub(crate) fn config(plan: &Plan, folders: &Folders) -> Result<VmmConfig, Failur
             .iter()
             .map(|(tap, network)| NetworkCard {
                 tap: tap.clone(),
+                namespace: None,
                 mac: Some(network.mac),
                 mtu: u16::try_from(network.mtu).ok(),
             })
@@ -89,6 +90,7 @@ fn shares(plan: &Plan, folders: &Folders) -> Vec<Share> {
         tag: SHARE_TAG.to_owned(),
         read_only: false,
         overlay_upper: false,
+        follows_mounts: false,
     }];
     if let RootSource::Layers { upper, .. } = &plan.root {
         shares.push(Share {
@@ -96,6 +98,7 @@ fn shares(plan: &Plan, folders: &Folders) -> Vec<Share> {
             tag: UPPER_TAG.to_owned(),
             read_only: false,
             overlay_upper: true,
+            follows_mounts: false,
         });
     }
     shares
