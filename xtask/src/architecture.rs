@@ -43,7 +43,6 @@ const STRANGERS: &[(&str, &str, &str)] = &[
         "the engine speaks to shims by protocol only",
     ),
     ("atoll-shim", "atoll-image", "the shim knows no images"),
-    ("atoll-shim", "atoll-network", "the shim knows no networks"),
     (
         "atoll-spec",
         "atoll-container",

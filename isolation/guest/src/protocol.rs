@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use atoll_spec::{Process, Spec};
+use atoll_spec::{Process, Resources, Spec};
 use serde::{Deserialize, Serialize};
 
 /// Version of the protocol, in every [`Hello`].
@@ -29,6 +29,12 @@ pub const NOTHING: &str = "--nothing";
 pub const SHARE_TAG: &str = "atoll";
 /// Where that share is mounted in the guest.
 pub const SHARE: &str = "/run/atoll/share";
+
+/// Folder of the share, in which each further container of a pod has its files: `rootfs` and `binds` in a folder of its
+/// own.
+pub const MEMBERS: &str = "pod";
+/// Where the shared memory of a pod is mounted: the `/dev/shm` of its containers.
+pub const POD_SHM: &str = "/run/atoll/shm";
 
 /// The tag of the virtiofs share with the upper directory of a root file system of layers.
 pub const UPPER_TAG: &str = "upper";
@@ -59,6 +65,8 @@ pub struct Hello {
 /// Which stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamName {
+    /// The container's id.
+    pub container: String,
     /// The process: empty for the container's first.
     pub process: String,
     /// Which of its streams.
@@ -96,6 +104,8 @@ pub struct Streams {
 pub struct Call {
     /// Comes back with the answer.
     pub id: u64,
+    /// The id of the container it is about.
+    pub container: String,
     /// What to do.
     pub request: Request,
 }
@@ -104,7 +114,8 @@ pub struct Call {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Request {
-    /// Makes the container; its streams are connected before the answer. Once in a machine's life.
+    /// Makes the container; its streams are connected before the answer. The first one of a machine says also how the
+    /// machine is to be.
     Create(Box<Create>),
     /// Makes such a container, runs a program of the agent's own in it that does nothing, and takes all of it away: what a
     /// container needs has been executed once then, and machines made of this one know the code. Nothing of `network`,
@@ -134,23 +145,41 @@ pub enum Request {
     },
     /// Lists the container's processes.
     Processes,
+    /// Says what the container used.
+    Usage,
+    /// Changes the container's limits.
+    Update(Box<Resources>),
+    /// Removes the container, whose first process has ended or was never started, and lets go of its files.
+    Delete,
 }
 
 /// A container to make.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Create {
-    /// Its id.
-    pub id: String,
     /// Its configuration, whose paths are the guest's.
     pub spec: Spec,
     /// The streams of its first process.
     pub streams: Streams,
-    /// The layers of its root file system, if it is made of some.
+    /// How the machine is to be, with its first container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<Setup>,
+    /// The name of its folder in [`MEMBERS`], if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folder: Option<String>,
+}
+
+/// What is done once in a machine's life, before its first container is made.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Setup {
+    /// The layers of the first container's root file system, if it is made of some.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layers: Option<Layers>,
     /// The guest's network, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<Network>,
+    /// Bytes of the shared memory at [`POD_SHM`], of a pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shm_bytes: Option<u64>,
     /// Settings of the guest's network: `net.ipv4.ip_forward` → `1`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sysctls: BTreeMap<String, String>,
@@ -174,12 +203,22 @@ pub struct Network {
     pub mac: [u8; 6],
     /// Its longest packet.
     pub mtu: u32,
-    /// Its address.
-    pub address: Ipv4Addr,
-    /// Bits of the subnet.
+    /// Its addresses, with the bits of their subnets.
+    pub addresses: Vec<(Ipv4Addr, u8)>,
+    /// Its routes, all of them: an address brings none.
+    pub routes: Vec<Route>,
+}
+
+/// A route out by the card.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// Where it leads.
+    pub destination: Ipv4Addr,
+    /// Bits of the destination; 0 is everything else.
     pub prefix_len: u8,
-    /// Where everything else is reached by.
-    pub gateway: Ipv4Addr,
+    /// Next hop, when it is not on the link itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<Ipv4Addr>,
 }
 
 /// A process to run in the container.
@@ -206,6 +245,8 @@ pub enum Message {
     },
     /// A process has ended; what it wrote is on its streams' connections.
     Exited {
+        /// The container's id.
+        container: String,
         /// The process: empty for the container's first.
         process: String,
         /// Exit status, or 128 + signal.
@@ -231,6 +272,8 @@ pub enum Outcome {
     },
     /// The processes.
     Processes(Vec<ProcessStatus>),
+    /// What the container used.
+    Usage(Box<Usage>),
     /// It was not done.
     Failed(Fault),
 }
@@ -258,6 +301,32 @@ pub enum FaultKind {
     InvalidArgument,
     /// Everything else.
     Other,
+}
+
+/// What a container used; what the guest's kernel does not say is zero.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Usage {
+    /// CPU time, in nanoseconds: all of it, in user mode, in the kernel.
+    pub cpu_ns: [u64; 3],
+    /// Periods in which its quota was in force, those in which it was used up, and nanoseconds of waiting for the next.
+    pub throttled: [u64; 3],
+    /// Bytes of memory used now, page cache included.
+    pub memory_bytes: u64,
+    /// Most ever.
+    pub max_memory_bytes: u64,
+    /// Its limit; `u64::MAX` without one.
+    pub memory_limit_bytes: u64,
+    /// Times the limit was met.
+    pub memory_limit_hits: u64,
+    /// Processes killed for want of memory.
+    pub oom_kills: u64,
+    /// The kernel's `memory.stat`.
+    pub memory_details: BTreeMap<String, u64>,
+    /// Processes and threads.
+    pub pids: u64,
+    /// How many there may be; 0 without a limit.
+    pub pids_limit: u64,
 }
 
 /// Type of a [`ProcessStatus`] as JSON in a `Pids` answer of the Task API.
@@ -315,22 +384,25 @@ mod tests {
             "{\"agent\":{\"version\":2,\"release\":\"6.1.0\"}}\n"
         );
         let stream = Greeting::Stream(StreamName {
+            container: "web".to_owned(),
             process: String::new(),
             kind: StreamKind::Stdout,
         });
         assert_eq!(
             text(line(&stream).unwrap()),
-            "{\"stream\":{\"process\":\"\",\"kind\":\"stdout\"}}\n"
+            "{\"stream\":{\"container\":\"web\",\"process\":\"\",\"kind\":\"stdout\"}}\n"
         );
         let call = Call {
             id: 7,
+            container: "web".to_owned(),
             request: Request::Start,
         };
         assert_eq!(
             text(line(&call).unwrap()),
-            "{\"id\":7,\"request\":\"start\"}\n"
+            "{\"id\":7,\"container\":\"web\",\"request\":\"start\"}\n"
         );
         let exited = Message::Exited {
+            container: "web".to_owned(),
             process: "e1".to_owned(),
             code: 137,
             signal: Some(9),
@@ -338,7 +410,7 @@ mod tests {
         };
         assert_eq!(
             text(line(&exited).unwrap()),
-            "{\"exited\":{\"process\":\"e1\",\"code\":137,\"signal\":9,\"oom_killed\":false}}\n"
+            "{\"exited\":{\"container\":\"web\",\"process\":\"e1\",\"code\":137,\"signal\":9,\"oom_killed\":false}}\n"
         );
     }
 

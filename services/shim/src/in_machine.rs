@@ -8,7 +8,7 @@ use containerd_shim_protos::protobuf::MessageField;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 
 use crate::failure::Failure;
-use crate::machine::{Answered, MachineToken, News, Then};
+use crate::machine::{Answered, Machine, MachineToken, News, Then};
 use crate::process::{Exit, Phase, Waiter};
 use crate::server::Shim;
 use crate::service::{self, Answer};
@@ -19,7 +19,12 @@ const LOST: u32 = 255;
 
 impl Task {
     /// Has the agent start the container, or an announced exec.
-    pub(crate) fn start_in_machine(&mut self, exec_id: &str, to: Waiter) -> Result<(), Failure> {
+    pub(crate) fn start_in_machine(
+        &mut self,
+        machine: &mut Machine,
+        exec_id: &str,
+        to: Waiter,
+    ) -> Result<(), Failure> {
         let request = if exec_id.is_empty() {
             if !matches!(self.init.phase, Phase::Created) {
                 return Err(Failure::precondition(
@@ -45,12 +50,13 @@ impl Task {
             }))
         };
         let then = Then::Started(exec_id.to_owned());
-        self.call(request, to, then)
+        machine.call(&self.id, request, to, then)
     }
 
     /// Sends a signal by way of the agent; false when that is done already.
     pub(crate) fn kill_in_machine(
         &mut self,
+        machine: &mut Machine,
         exec_id: &str,
         signal: u32,
         all: bool,
@@ -68,10 +74,7 @@ impl Task {
             }
             _ => {}
         }
-        if exec_id.is_empty() && number == libc::SIGKILL {
-            let Some(machine) = self.machine() else {
-                return Ok(false);
-            };
+        if exec_id.is_empty() && number == libc::SIGKILL && self.folder().is_none() {
             if is_paused {
                 // Its guest can do nothing now.
                 machine.switch_off();
@@ -85,13 +88,14 @@ impl Task {
             signal: number,
             all,
         };
-        self.call(request, to, Then::Done)?;
+        machine.call(&self.id, request, to, Then::Done)?;
         Ok(true)
     }
 
     /// Gives a terminal a size, now by way of the agent or, with false, when its process starts.
     pub(crate) fn resize_in_machine(
         &mut self,
+        machine: &mut Machine,
         exec_id: &str,
         rows: u16,
         columns: u16,
@@ -111,53 +115,35 @@ impl Task {
             rows,
             columns,
         };
-        self.call(request, to, Then::Done)?;
+        machine.call(&self.id, request, to, Then::Done)?;
         Ok(true)
-    }
-
-    fn call(&mut self, request: Request, to: Waiter, then: Then) -> Result<(), Failure> {
-        match self.machine() {
-            Some(machine) => machine.call(request, to, then),
-            None => Err(Failure::unknown("the container is in no machine")),
-        }
     }
 }
 
 impl Shim {
-    /// Acts on an event of a container's machine.
-    pub(crate) fn machine_event(&mut self, key: u64, token: MachineToken) {
-        let machine = self.by_key(key).and_then(Task::machine);
-        let news = machine.map(|machine| machine.handle(token));
-        self.hear(key, news.unwrap_or_default());
+    /// Acts on an event of the machine.
+    pub(crate) fn machine_event(&mut self, token: MachineToken) {
+        let news = self.machine.as_mut().map(|machine| machine.handle(token));
+        self.hear(news.unwrap_or_default());
     }
 
-    /// Ends what a machine is overdue with.
+    /// Ends what the machine is overdue with.
     pub(crate) fn machine_overdue(&mut self) {
-        for at in 0..self.tasks.len() {
-            let Some(task) = self.tasks.get_mut(at) else {
-                return;
-            };
-            let key = task.key;
-            let news = task.machine().map(|machine| machine.overdue());
-            self.hear(key, news.unwrap_or_default());
-        }
+        let news = self.machine.as_mut().map(|machine| machine.overdue());
+        self.hear(news.unwrap_or_default());
     }
 
-    /// Notes that the child `pid` ended, if it was a monitor.
+    /// Notes that the child `pid` ended, if it was the monitor.
     pub(crate) fn monitor_ended(&mut self, pid: u32, exit: Exit) -> bool {
-        let is_its =
-            |task: &&mut Task| task.machine_ref().is_some_and(|machine| machine.pid == pid);
-        let Some(task) = self.tasks.iter_mut().find(is_its) else {
+        let Some(machine) = self.machine.as_mut().filter(|machine| machine.pid == pid) else {
             return false;
         };
-        match task.boots_instead() {
+        let first = self.tasks.iter_mut().find(|task| task.id == machine.first);
+        match first.map_or(Ok(false), |task| task.boots_instead(machine)) {
             Ok(true) => return true,
             Ok(false) => {}
             Err(failure) => crate::report(format_args!("{failure}")),
         }
-        let Some(machine) = task.machine() else {
-            return false;
-        };
         let news = machine.ended();
         let what = match exit.signal {
             Some(signal) => format!("the machine's monitor was ended by signal {signal}"),
@@ -168,33 +154,35 @@ impl Shim {
             .signal
             .map_or(LOST, |signal| 128 + signal.cast_unsigned());
         let exit = Exit { code, ..exit };
-        let is_unexpected = matches!(task.init.phase, Phase::Created | Phase::Running);
-        for process in task.processes_mut() {
-            if matches!(process.phase, Phase::Created | Phase::Running) {
-                process.ended(exit);
+        for task in self.tasks.iter_mut().filter(|task| task.is_in_machine()) {
+            let is_unexpected = matches!(task.init.phase, Phase::Created | Phase::Running);
+            for process in task.processes_mut() {
+                if matches!(process.phase, Phase::Created | Phase::Running) {
+                    process.ended(exit);
+                }
+            }
+            if is_unexpected {
+                crate::report(format_args!("{}: {why}", task.id));
+                task.error = Some(why.clone());
             }
         }
-        if is_unexpected {
-            crate::report(format_args!("{why}"));
-            task.error = Some(why);
-        }
-        let key = task.key;
-        self.hear(key, news);
+        self.hear(news);
         true
     }
 
-    fn hear(&mut self, key: u64, news: Vec<News>) {
+    fn hear(&mut self, news: Vec<News>) {
         for one in news {
             match one {
-                News::Answered(answered) => self.answered(key, answered),
+                News::Answered(answered) => self.answered(answered),
                 News::Exited {
+                    container,
                     process,
                     code,
                     signal,
                     oom_killed,
-                } => self.process_ended(key, &process, code, signal, oom_killed),
+                } => self.process_ended(&container, &process, code, signal, oom_killed),
                 News::Stream(name, socket) => {
-                    let task = self.by_key(key);
+                    let task = self.find(&name.container);
                     if let Some(process) = task.and_then(|task| task.find(&name.process).ok()) {
                         process.stdio.connect(name.kind, socket);
                     }
@@ -203,21 +191,34 @@ impl Shim {
         }
     }
 
-    fn answered(&mut self, key: u64, answered: Answered) {
-        let Answered { to, then, outcome } = answered;
+    fn answered(&mut self, answered: Answered) {
+        let Answered {
+            container,
+            to,
+            then,
+            outcome,
+        } = answered;
         let answer = match then {
-            Then::Created => self.created(key, outcome),
-            Then::Started(exec_id) => self.started(key, &exec_id, outcome),
+            Then::Created => self.created(&container, outcome),
+            Then::Started(exec_id) => self.started(&container, &exec_id, outcome),
             Then::Done => outcome.and_then(|_| service::empty()),
             Then::Pids => outcome.and_then(|outcome| pids(outcome, self.options.tells_statuses)),
+            Then::Usage => outcome.and_then(usage),
+            Then::Deleted => match outcome {
+                // With its machine, a container is gone as well.
+                Err(failure) if self.machine.as_ref().is_some_and(|one| one.is_ready()) => {
+                    Err(failure)
+                }
+                _ => service::removed(self, &container),
+            },
         };
         // No answer of these waits for another.
         let answer = answer.map(Option::unwrap_or_default);
         self.answer(to, answer);
     }
 
-    fn created(&mut self, key: u64, outcome: Result<Outcome, Failure>) -> Answer {
-        let Some(task) = self.by_key(key) else {
+    fn created(&mut self, id: &str, outcome: Result<Outcome, Failure>) -> Answer {
+        let Some(task) = self.find(id) else {
             return Err(Failure::not_found("container not created"));
         };
         let request = task.creating.take().unwrap_or_default();
@@ -225,18 +226,23 @@ impl Shim {
             Ok(_) => service::created(self, &request),
             Err(failure) => {
                 // As with a container that could not be made: there is none then.
-                if let Some(mut task) = self.take(&request.id) {
+                if let Some(mut task) = self.take(id) {
                     task.abandon();
+                    match (task.folder(), &self.machine) {
+                        (Some(folder), Some(machine)) => machine.forget(folder),
+                        _ => self.machine = None,
+                    }
                 }
                 Err(failure)
             }
         }
     }
 
-    fn started(&mut self, key: u64, exec_id: &str, outcome: Result<Outcome, Failure>) -> Answer {
-        let Some(task) = self.by_key(key) else {
+    fn started(&mut self, id: &str, exec_id: &str, outcome: Result<Outcome, Failure>) -> Answer {
+        let Some(task) = self.find(id) else {
             return Err(Failure::not_found("container not created"));
         };
+        let key = task.key;
         let process = task.find(exec_id)?;
         let is_waiting = matches!(process.phase, Phase::Created);
         match outcome {
@@ -248,8 +254,8 @@ impl Shim {
                     process.phase = Phase::Running;
                 }
                 open_input(process);
-                let (id, pid) = (task.id.clone(), task.find(exec_id)?.pid);
-                service::started(self, &id, exec_id, pid)
+                let pid = task.find(exec_id)?.pid;
+                service::started(self, id, exec_id, pid)
             }
             Err(failure) => {
                 if is_waiting {
@@ -264,13 +270,13 @@ impl Shim {
 
     fn process_ended(
         &mut self,
-        key: u64,
+        container: &str,
         name: &str,
         code: u32,
         signal: Option<i32>,
         oom_killed: bool,
     ) {
-        let Some(task) = self.tasks.iter_mut().find(|task| task.key == key) else {
+        let Some(task) = self.tasks.iter_mut().find(|task| task.id == container) else {
             return;
         };
         if oom_killed && !std::mem::replace(&mut task.guest_oom, true) {
@@ -287,6 +293,16 @@ impl Shim {
             });
         }
     }
+}
+
+/// The answer to `Stats` of a pod's container.
+fn usage(outcome: Outcome) -> Answer {
+    let Outcome::Usage(usage) = outcome else {
+        return Err(Failure::unknown(
+            "the guest's agent does not say what was used",
+        ));
+    };
+    service::measured(crate::metrics::of_guest(*usage))
 }
 
 /// The answer to `Pids`: ids of the guest, each with what the guest says of the process if `tells_statuses`.

@@ -8,10 +8,11 @@
 //! ```
 //!
 //! **Threads**: one. Every request is answered by the poll loop; `Wait` is an answer that comes
-//! later. Making, executing and freezing are done inside the loop and take milliseconds.
+//! later. Making, executing and freezing are done inside the loop and take milliseconds. A pod's network namespace is looked
+//! at in another, for a moment: entering one is a thread's matter.
 //!
 //! **Signals**: SIGCHLD is read from a descriptor and reaps every child, also orphans of the
-//! container (the shim is a subreaper). SIGTERM and SIGINT are taken and ignored: a shim ends by
+//! containers (the shim is a subreaper). SIGTERM and SIGINT are taken and ignored: a shim ends by
 //! `Shutdown` when its last container is deleted, or when the last connection closes after that. SIGPIPE is ignored.
 //!
 //! **When neighbours die**: the engine or containerd: nothing happens, output goes on being logged,

@@ -1,6 +1,7 @@
 //! A cgroup's counters as containerd's metrics messages.
 
-use atoll_cgroup::{IoEntry, Stats};
+use atoll_cgroup::{CpuStats, IoEntry, MemoryStats, PidsStats, Stats};
+use atoll_guest::protocol::Usage;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{Message, MessageField};
 use containerd_shim_protos::{cgroups::metrics as v1, cgroups_v2::metrics as v2};
@@ -23,6 +24,38 @@ pub(crate) fn pack(stats: &Stats, is_v2: bool) -> Any {
         value: value.unwrap_or_default(),
         ..Any::default()
     }
+}
+
+/// Packs what a guest's kernel said; its control groups are v2.
+pub(crate) fn of_guest(usage: Usage) -> Any {
+    let [usage_ns, user_ns, system_ns] = usage.cpu_ns;
+    let [periods, throttled_periods, throttled_ns] = usage.throttled;
+    let stats = Stats {
+        cpu: CpuStats {
+            usage_ns,
+            user_ns,
+            system_ns,
+            periods,
+            throttled_periods,
+            throttled_ns,
+            ..CpuStats::default()
+        },
+        memory: MemoryStats {
+            usage_bytes: usage.memory_bytes,
+            max_usage_bytes: usage.max_memory_bytes,
+            limit_bytes: usage.memory_limit_bytes,
+            limit_hits: usage.memory_limit_hits,
+            oom_kills: usage.oom_kills,
+            details: usage.memory_details,
+            ..MemoryStats::default()
+        },
+        pids: PidsStats {
+            current: usage.pids,
+            limit: usage.pids_limit,
+        },
+        ..Stats::default()
+    };
+    pack(&stats, true)
 }
 
 fn legacy(stats: &Stats) -> v1::Metrics {

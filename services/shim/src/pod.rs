@@ -8,7 +8,10 @@ use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::Path;
 
+use atoll_spec::{Cpu, Memory, Resources};
 use serde::Deserialize;
+
+use crate::failure::Failure;
 
 /// `sandbox` or `container`.
 const KIND: &str = "io.kubernetes.cri.container-type";
@@ -34,6 +37,37 @@ pub(crate) fn role(annotations: &BTreeMap<String, String>) -> Role<'_> {
         Some("container") if !sandbox.is_empty() => Role::Member(sandbox),
         _ => Role::Alone,
     }
+}
+
+/// What the annotations say of the sizes of a sandbox's pod, as limits: what the kubelet
+/// sent as the sum of its containers'.
+///
+/// # Errors
+/// A size that is no number.
+pub(crate) fn sizes(annotations: &BTreeMap<String, String>) -> Result<Resources, Failure> {
+    let number = |name: &str| -> Result<Option<i64>, Failure> {
+        let name = format!("io.kubernetes.cri.sandbox-{name}");
+        let Some(text) = annotations.get(&name) else {
+            return Ok(None);
+        };
+        let number: i64 = text
+            .parse()
+            .map_err(|_| Failure::invalid(format!("bad annotation {name}: {text:?}")))?;
+        Ok((number > 0).then_some(number))
+    };
+    let period = number("cpu-period")?;
+    Ok(Resources {
+        memory: Some(Memory {
+            limit: number("memory")?,
+            ..Memory::default()
+        }),
+        cpu: Some(Cpu {
+            quota: number("cpu-quota")?,
+            period: period.map(i64::cast_unsigned),
+            ..Cpu::default()
+        }),
+        ..Resources::default()
+    })
 }
 
 /// Of a configuration, what says so.
@@ -86,6 +120,30 @@ mod tests {
         ] {
             assert_eq!(sandbox_of(&other).unwrap(), None, "{other}");
         }
+    }
+
+    #[test]
+    fn sizes_of_a_pod_are_limits() {
+        let of = |pairs: &[(&str, &str)]| {
+            let name = |name: &str| format!("io.kubernetes.cri.sandbox-{name}");
+            let pairs = pairs
+                .iter()
+                .map(|(key, value)| (name(key), (*value).to_owned()));
+            sizes(&pairs.collect())
+        };
+        let said = of(&[
+            ("memory", "1073741824"),
+            ("cpu-quota", "150000"),
+            ("cpu-period", "100000"),
+        ]);
+        let said = said.unwrap();
+        assert_eq!(said.memory.unwrap().limit, Some(1 << 30));
+        let cpu = said.cpu.unwrap();
+        assert_eq!((cpu.quota, cpu.period), (Some(150_000), Some(100_000)));
+        let none = of(&[("memory", "0")]).unwrap();
+        assert_eq!(none.memory.unwrap().limit, None);
+        let bad = of(&[("memory", "much")]).unwrap_err().message;
+        assert!(bad.contains("sandbox-memory: \"much\""), "{bad}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use rustix::process::WaitOptions;
 
 use crate::connection::Connection;
 use crate::events::Events;
-use crate::machine::MachineToken;
+use crate::machine::{Machine, MachineToken};
 use crate::process::{Exit, Phase, Waiter};
 use crate::service;
 use crate::stdio::{IoToken, READ_SIZE, Stdio};
@@ -40,6 +40,8 @@ pub(crate) struct Shim {
     pub(crate) options: Options,
     /// The container, or those of a pod.
     pub(crate) tasks: Vec<Task>,
+    /// The machine they are in, if they are.
+    pub(crate) machine: Option<Box<Machine>>,
     pub(crate) events: Events,
     signals: SignalFd,
     listener: UnixListener,
@@ -62,7 +64,7 @@ enum Token {
     Connection(u64),
     Publisher,
     Oom(u64),
-    Machine(u64, MachineToken),
+    Machine(MachineToken),
     Init(u64, IoToken),
     Exec(u64, IoToken),
     Lingering(u64, IoToken),
@@ -79,6 +81,7 @@ impl Shim {
         Self {
             options,
             tasks: Vec::new(),
+            machine: None,
             events,
             signals,
             listener,
@@ -144,10 +147,14 @@ impl Shim {
         Some(self.tasks.swap_remove(at))
     }
 
-    /// Takes the deleted container out.
+    /// Takes the deleted container out, and its machine when nobody is left in it.
     pub(crate) fn take_deleted(&mut self, id: &str) -> Option<Task> {
         self.is_deleted = true;
-        self.take(id)
+        let task = self.take(id);
+        if !self.tasks.iter().any(Task::is_in_machine) {
+            self.machine = None;
+        }
+        task
     }
 
     /// Goes on delivering output of a deleted process to slow receivers.
@@ -242,9 +249,9 @@ impl Shim {
             if let Some(oom) = &task.oom {
                 add(Token::Oom(key), oom.as_fd(), PollFlags::IN);
             }
-            if let Some(machine) = task.machine_ref() {
-                machine.interests(|token, fd, flags| add(Token::Machine(key, token), fd, flags));
-            }
+        }
+        if let Some(machine) = &self.machine {
+            machine.interests(|token, fd, flags| add(Token::Machine(token), fd, flags));
         }
         for (key, stdio, _) in &self.lingering {
             stdio.interests(|token, fd, flags| add(Token::Lingering(*key, token), fd, flags));
@@ -261,7 +268,7 @@ impl Shim {
             .chain(self.events.publisher().and_then(|p| p.wake_at()))
             .chain(self.lingering.iter().map(|(.., until)| *until))
             .chain(self.quit_by)
-            .chain(self.tasks.iter().filter_map(Task::machine_wakes_at))
+            .chain(self.machine.iter().filter_map(|machine| machine.wake_at()))
             .chain(self.is_warm.then(|| Instant::now() + IDLE))
             .min()
     }
@@ -280,7 +287,7 @@ impl Shim {
                     self.events.out_of_memory(&task.id);
                 }
             }
-            Token::Machine(key, token) => self.machine_event(key, token),
+            Token::Machine(token) => self.machine_event(token),
             Token::Init(key, token) => {
                 let mut buffer = self.take_buffer();
                 if let Some(task) = self.by_key(key)
@@ -423,7 +430,10 @@ impl Shim {
                 }
                 task.record_exit(exit);
                 self.events.exited(&task.id, &task.init, exit);
-                if let Some(machine) = task.machine() {
+                // A pod's goes with its sandbox.
+                if let Some(machine) = &mut self.machine
+                    && machine.first == task.id
+                {
                     machine.switch_off();
                 }
                 finished.push((task.key, String::new()));

@@ -4,12 +4,13 @@
 
 use atoll_guest::protocol::Request;
 use containerd_shim_protos::api;
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{EnumOrUnknown, Message, MessageField};
 use ttrpc::Code;
 
 use crate::clock;
 use crate::failure::Failure;
-use crate::machine::Then;
+use crate::machine::{Machine, Then};
 use crate::process::{Exit, Phase, Process, Waiter};
 use crate::server::Shim;
 use crate::task::Task;
@@ -30,7 +31,7 @@ pub(crate) fn dispatch(shim: &mut Shim, from: Waiter, request: &ttrpc::Request) 
         (true, "State") => state(shim, body),
         (true, "Create") => create(shim, from, body),
         (true, "Start") => start(shim, from, body),
-        (true, "Delete") => delete(shim, body),
+        (true, "Delete") => delete(shim, from, body),
         (true, "Pids") => pids(shim, from, body),
         (true, "Pause") => pause(shim, body),
         (true, "Resume") => resume(shim, body),
@@ -42,9 +43,9 @@ pub(crate) fn dispatch(shim: &mut Shim, from: Waiter, request: &ttrpc::Request) 
         (true, "Exec") => exec(shim, body),
         (true, "ResizePty") => resize(shim, from, body),
         (true, "CloseIO") => close_io(shim, body),
-        (true, "Update") => update(shim, body),
+        (true, "Update") => update(shim, from, body),
         (true, "Wait") => wait(shim, from, body),
-        (true, "Stats") => stats(shim, body),
+        (true, "Stats") => stats(shim, from, body),
         (true, "Connect") => connect(shim, body),
         (true, "Shutdown") => shutdown(shim, body),
         _ => Err(Failure::new(
@@ -75,6 +76,18 @@ fn task<'a>(shim: &'a mut Shim, id: &str) -> Result<&'a mut Task, Failure> {
         .ok_or_else(|| Failure::not_found("container not created"))
 }
 
+/// The container, and the machine it lives in if it does.
+fn housed<'a>(
+    shim: &'a mut Shim,
+    id: &str,
+) -> Result<(&'a mut Task, Option<&'a mut Machine>), Failure> {
+    let task = shim.tasks.iter_mut().find(|task| task.id == id);
+    let task = task.ok_or_else(|| Failure::not_found("container not created"))?;
+    let machine = shim.machine.as_deref_mut();
+    let machine = machine.filter(|_| task.is_in_machine());
+    Ok((task, machine))
+}
+
 fn create(shim: &mut Shim, from: Waiter, body: &[u8]) -> Answer {
     let request: api::CreateTaskRequest = decode(body)?;
     if shim.find(&request.id).is_some() {
@@ -84,8 +97,9 @@ fn create(shim: &mut Shim, from: Waiter, body: &[u8]) -> Answer {
         ));
     }
     let key = shim.next_key();
-    let mut task = Task::create(&request, &shim.options.state_root, key, from)?;
-    if task.machine().is_some() {
+    let root = &shim.options.state_root;
+    let mut task = Task::create(&request, root, key, from, &mut shim.machine)?;
+    if task.is_in_machine() {
         task.creating = Some(Box::new(request));
         shim.tasks.push(task);
         return Ok(None);
@@ -106,9 +120,9 @@ pub(crate) fn created(shim: &mut Shim, request: &api::CreateTaskRequest) -> Answ
 
 fn start(shim: &mut Shim, from: Waiter, body: &[u8]) -> Answer {
     let request: api::StartRequest = decode(body)?;
-    let task = task(shim, &request.id)?;
-    if task.machine().is_some() {
-        task.start_in_machine(&request.exec_id, from)?;
+    let (task, machine) = housed(shim, &request.id)?;
+    if let Some(machine) = machine {
+        task.start_in_machine(machine, &request.exec_id, from)?;
         return Ok(None);
     }
     let key = task.key;
@@ -131,26 +145,46 @@ pub(crate) fn started(shim: &mut Shim, id: &str, exec_id: &str, pid: u32) -> Ans
     })
 }
 
-fn delete(shim: &mut Shim, body: &[u8]) -> Answer {
+fn delete(shim: &mut Shim, from: Waiter, body: &[u8]) -> Answer {
     let request: api::DeleteRequest = decode(body)?;
-    let task = task(shim, &request.id)?;
-    let (process, exit) = if request.exec_id.is_empty() {
-        let exit = task.delete()?;
-        let task = shim.take_deleted(&request.id);
-        let task = task.ok_or_else(|| Failure::not_found("container not created"))?;
-        for exec in task.execs {
-            // Announced and never started, or ended with the container and not collected.
-            let exit = exec.process.exit().unwrap_or(Exit::never_started(255));
-            for waiter in &exec.process.waiters {
-                shim.answer_later(*waiter, wait_response(exit));
-            }
-            shim.linger(exec.process.stdio);
+    let (task, machine) = housed(shim, &request.id)?;
+    if !request.exec_id.is_empty() {
+        let (process, exit) = task.delete_exec(&request.exec_id)?;
+        return deleted(shim, &request.id, process, exit);
+    }
+    task.end()?;
+    if let (Some(machine), Some(_)) = (machine, task.folder())
+        && machine.is_ready()
+    {
+        machine.call(&request.id, Request::Delete, from, Then::Deleted)?;
+        return Ok(None);
+    }
+    removed(shim, &request.id)
+}
+
+/// The answer to `Delete`, once nobody but us has the container.
+pub(crate) fn removed(shim: &mut Shim, id: &str) -> Answer {
+    let (task, machine) = housed(shim, id)?;
+    let exit = task.end()?;
+    task.delete()?;
+    if let (Some(machine), Some(folder)) = (machine, task.folder()) {
+        machine.forget(folder);
+    }
+    let task = shim.take_deleted(id);
+    let task = task.ok_or_else(|| Failure::not_found("container not created"))?;
+    for exec in task.execs {
+        // Announced and never started, or ended with the container and not collected.
+        let exit = exec.process.exit().unwrap_or(Exit::never_started(255));
+        for waiter in &exec.process.waiters {
+            shim.answer_later(*waiter, wait_response(exit));
         }
-        (task.init, exit)
-    } else {
-        task.delete_exec(&request.exec_id)?
-    };
-    shim.events.deleted(&request.id, &process, exit);
+        shim.linger(exec.process.stdio);
+    }
+    deleted(shim, id, task.init, exit)
+}
+
+fn deleted(shim: &mut Shim, id: &str, process: Process, exit: Exit) -> Answer {
+    shim.events.deleted(id, &process, exit);
     let pid = process.pid;
     for waiter in &process.waiters {
         shim.answer_later(*waiter, wait_response(exit));
@@ -198,9 +232,9 @@ fn state(shim: &mut Shim, body: &[u8]) -> Answer {
 
 fn pids(shim: &mut Shim, from: Waiter, body: &[u8]) -> Answer {
     let request: api::PidsRequest = decode(body)?;
-    let task = task(shim, &request.id)?;
-    if let Some(machine) = task.machine() {
-        machine.call(Request::Processes, from, Then::Pids)?;
+    let (task, machine) = housed(shim, &request.id)?;
+    if let Some(machine) = machine {
+        machine.call(&request.id, Request::Processes, from, Then::Pids)?;
         return Ok(None);
     }
     let processes = task
@@ -219,14 +253,16 @@ fn pids(shim: &mut Shim, from: Waiter, body: &[u8]) -> Answer {
 
 fn pause(shim: &mut Shim, body: &[u8]) -> Answer {
     let request: api::PauseRequest = decode(body)?;
-    task(shim, &request.id)?.pause()?;
+    let (task, machine) = housed(shim, &request.id)?;
+    task.pause(machine.as_deref())?;
     shim.events.paused(&request.id);
     empty()
 }
 
 fn resume(shim: &mut Shim, body: &[u8]) -> Answer {
     let request: api::ResumeRequest = decode(body)?;
-    task(shim, &request.id)?.resume()?;
+    let (task, machine) = housed(shim, &request.id)?;
+    task.resume(machine.as_deref())?;
     shim.events.resumed(&request.id);
     empty()
 }
@@ -234,14 +270,13 @@ fn resume(shim: &mut Shim, body: &[u8]) -> Answer {
 fn kill(shim: &mut Shim, from: Waiter, body: &[u8]) -> Answer {
     let request: api::KillRequest = decode(body)?;
     let (exec_id, signal, all) = (&request.exec_id, request.signal, request.all);
-    let task = task(shim, &request.id)?;
-    if task.machine().is_some() && task.kill_in_machine(exec_id, signal, all, from)? {
-        return Ok(None);
-    }
-    if task.machine().is_none() {
+    let (task, machine) = housed(shim, &request.id)?;
+    let Some(machine) = machine else {
         task.kill(exec_id, signal, all)?;
-    }
-    empty()
+        return empty();
+    };
+    let is_asked = task.kill_in_machine(machine, exec_id, signal, all, from)?;
+    if is_asked { Ok(None) } else { empty() }
 }
 
 fn exec(shim: &mut Shim, body: &[u8]) -> Answer {
@@ -255,10 +290,10 @@ fn exec(shim: &mut Shim, body: &[u8]) -> Answer {
 fn resize(shim: &mut Shim, from: Waiter, body: &[u8]) -> Answer {
     let request: api::ResizePtyRequest = decode(body)?;
     let side = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
-    let task = task(shim, &request.id)?;
-    if task.machine().is_some() {
+    let (task, machine) = housed(shim, &request.id)?;
+    if let Some(machine) = machine {
         let (rows, columns) = (side(request.height), side(request.width));
-        let is_asked = task.resize_in_machine(&request.exec_id, rows, columns, from)?;
+        let is_asked = task.resize_in_machine(machine, &request.exec_id, rows, columns, from)?;
         return if is_asked { Ok(None) } else { empty() };
     }
     task.find(&request.exec_id)?
@@ -276,9 +311,16 @@ fn close_io(shim: &mut Shim, body: &[u8]) -> Answer {
     empty()
 }
 
-fn update(shim: &mut Shim, body: &[u8]) -> Answer {
+fn update(shim: &mut Shim, from: Waiter, body: &[u8]) -> Answer {
     let request: api::UpdateTaskRequest = decode(body)?;
-    task(shim, &request.id)?.update(&request.resources.value)?;
+    let (task, machine) = housed(shim, &request.id)?;
+    let resources = &request.resources.value;
+    if let (Some(machine), Some(_)) = (machine, task.folder()) {
+        let resources = Box::new(crate::task::resources(resources)?);
+        machine.call(&request.id, Request::Update(resources), from, Then::Done)?;
+        return Ok(None);
+    }
+    task.update(resources)?;
     empty()
 }
 
@@ -304,9 +346,18 @@ pub(crate) fn wait_response(exit: Exit) -> Vec<u8> {
     response.write_to_bytes().unwrap_or_default()
 }
 
-fn stats(shim: &mut Shim, body: &[u8]) -> Answer {
+fn stats(shim: &mut Shim, from: Waiter, body: &[u8]) -> Answer {
     let request: api::StatsRequest = decode(body)?;
-    let stats = task(shim, &request.id)?.stats();
+    let (task, machine) = housed(shim, &request.id)?;
+    if let (Some(machine), Some(_)) = (machine, task.folder()) {
+        machine.call(&request.id, Request::Usage, from, Then::Usage)?;
+        return Ok(None);
+    }
+    measured(task.stats()?)
+}
+
+/// The answer to `Stats`.
+pub(crate) fn measured(stats: Any) -> Answer {
     encode(&api::StatsResponse {
         stats: MessageField::some(stats),
         ..Default::default()

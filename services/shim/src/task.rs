@@ -1,7 +1,6 @@
 //! A container of a shim: what it is and what can be done with it.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use atoll_cgroup::{Cgroup, OomNotifier};
 use atoll_container::{Container, CreateRequest, ExecRequest, InitProcess, StdioRequest};
@@ -9,9 +8,11 @@ use atoll_guest::protocol::Streams;
 use atoll_shim_protocol::{ExitRecord, spawn};
 use atoll_spec::{NamespaceKind, Resources, Spec};
 use containerd_shim_protos::api;
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
 
 use crate::failure::Failure;
 use crate::machine::{self, Machine};
+use crate::pod::{self, Role};
 use crate::process::{Exit, Phase, Process, Waiter};
 use crate::stdio::{self, IoNames, Opened};
 use crate::{clock, report};
@@ -24,8 +25,8 @@ pub(crate) struct Task {
     /// The request whose machine boots.
     pub(crate) creating: Option<Box<api::CreateTaskRequest>>,
     pub(crate) bundle: PathBuf,
-    container: Container,
-    cgroup: Cgroup,
+    /// What there is of it on this host; not of a pod's container in its pod's machine.
+    host: Option<Host>,
     wall: Wall,
     pub(crate) init: Process,
     pub(crate) execs: Vec<Exec>,
@@ -43,8 +44,25 @@ pub(crate) struct Task {
 enum Wall {
     /// Namespaces: its first process.
     Namespaces(InitProcess),
-    /// A machine.
-    Machine(Box<Machine>),
+    /// A machine that was made for it.
+    Machine,
+    /// The machine of its pod, where its files have this name.
+    Pod(String),
+}
+
+/// A container's state and control groups: of a machine's, those of its monitor.
+struct Host {
+    container: Container,
+    cgroup: Cgroup,
+}
+
+impl Host {
+    fn of(container: Container) -> Result<Self, Failure> {
+        Ok(Self {
+            cgroup: container.cgroup()?,
+            container,
+        })
+    }
 }
 
 /// A process besides the first.
@@ -59,12 +77,15 @@ pub(crate) struct Exec {
 }
 
 impl Task {
-    /// Makes the container. One in a machine is only begun: `to` is answered when it is made ([`Self::machine`]).
+    /// Makes the container. One in a machine is only begun: `to` is answered when it is made ([`Self::is_in_machine`]).
+    ///
+    /// * `machine`: the shim's; one that is made goes there.
     pub(crate) fn create(
         request: &api::CreateTaskRequest,
         state_root: &Path,
         key: u64,
         to: Waiter,
+        machine: &mut Option<Box<Machine>>,
     ) -> Result<Self, Failure> {
         if !request.checkpoint.is_empty() {
             return Err(Failure::new(
@@ -83,18 +104,41 @@ impl Task {
         let id = request.id.parse()?;
         let mut create = CreateRequest::new(id, state_root.to_path_buf(), bundle.clone());
         create.rootfs_mounts = machine::rootfs_mounts(&request.rootfs);
-        if let Some(backend) = machine::wanted(&spec, request.options.as_ref())? {
+        let backend = machine::wanted(&spec, request.options.as_ref())?;
+        let role = pod::role(&spec.annotations);
+        let is_pods = match (role, &machine) {
+            (Role::Member(sandbox), Some(machine)) => machine.first == sandbox,
+            _ => false,
+        };
+        if let (Role::Member(sandbox), Some(_), false) = (role, backend, is_pods) {
+            return Err(Failure::invalid(format!(
+                "a container of a pod is in a machine only if its sandbox is, and {sandbox} is in none"
+            )));
+        }
+        if backend.is_some() || is_pods {
             let (ours, stdin) = stdio::open_remote(&io, false)?;
             let streams = Streams {
                 terminal: io.terminal,
                 stdin,
                 size: None,
             };
-            let booting = Machine::boot(&create, &spec, backend, streams, to)?;
             let mut init = Process::new(String::new(), io, ours);
-            init.pid = booting.machine.pid;
-            let wall = Wall::Machine(Box::new(booting.machine));
-            return Self::new(request, key, booting.container, wall, init, true);
+            let (host, wall) = match (machine.as_mut(), backend) {
+                (Some(pods), _) if is_pods => {
+                    init.pid = pods.pid;
+                    (None, Wall::Pod(pods.add(&create, &spec, streams, to)?))
+                }
+                (None, Some(backend)) => {
+                    let mut booting = Machine::boot(&create, &spec, backend, streams, to)?;
+                    init.pid = booting.machine.pid;
+                    let host = Host::of(booting.container);
+                    let host = host.inspect_err(|_| booting.machine.switch_off())?;
+                    *machine = Some(Box::new(booting.machine));
+                    (Some(host), Wall::Machine)
+                }
+                _ => return Err(Failure::precondition("the shim has its machine already")),
+            };
+            return Ok(Self::new(request, key, host, wall, init, true));
         }
         let Opened { process, mut ours } = stdio::open(&io, false)?;
         create.stdio = process;
@@ -112,25 +156,25 @@ impl Task {
                 .any(|namespace| namespace.kind == NamespaceKind::Pid)
         });
         let wall = Wall::Namespaces(init_handle);
-        Self::new(request, key, created.container, wall, init, has_own_pids)
+        let host = Some(Host::of(created.container)?);
+        Ok(Self::new(request, key, host, wall, init, has_own_pids))
     }
 
     fn new(
         request: &api::CreateTaskRequest,
         key: u64,
-        container: Container,
+        host: Option<Host>,
         wall: Wall,
         init: Process,
         has_own_pids: bool,
-    ) -> Result<Self, Failure> {
-        Ok(Self {
+    ) -> Self {
+        Self {
             id: request.id.clone(),
             key,
             creating: None,
             bundle: PathBuf::from(&request.bundle),
             oom_kills: 0,
-            cgroup: container.cgroup()?,
-            container,
+            host,
             wall,
             init,
             execs: Vec::new(),
@@ -139,38 +183,32 @@ impl Task {
             oom: None,
             guest_oom: false,
             error: None,
-        })
+        }
     }
 
-    /// The machine that the container lives in, if that is its wall.
-    pub(crate) fn machine(&mut self) -> Option<&mut Machine> {
-        match &mut self.wall {
-            Wall::Machine(machine) => Some(machine),
-            Wall::Namespaces(_) => None,
+    /// Whether it lives in the shim's machine.
+    pub(crate) fn is_in_machine(&self) -> bool {
+        !matches!(self.wall, Wall::Namespaces(_))
+    }
+
+    /// The name of its files in the share, if it was added to the machine of its pod.
+    pub(crate) fn folder(&self) -> Option<&str> {
+        match &self.wall {
+            Wall::Pod(folder) => Some(folder),
+            Wall::Namespaces(_) | Wall::Machine => None,
         }
     }
 
     /// Boots the machine that could not be made of its template; false when that is not so.
-    pub(crate) fn boots_instead(&mut self) -> Result<bool, Failure> {
-        let Wall::Machine(machine) = &mut self.wall else {
-            return Ok(false);
-        };
-        let boots = machine.boots_instead(&self.container)?;
+    pub(crate) fn boots_instead(&mut self, machine: &mut Machine) -> Result<bool, Failure> {
+        let boots = machine.boots_instead(&self.host()?.container)?;
         self.init.pid = machine.pid;
         Ok(boots)
     }
 
-    /// When its machine is to be looked at although nothing happened.
-    pub(crate) fn machine_wakes_at(&self) -> Option<Instant> {
-        self.machine_ref()?.wake_at()
-    }
-
-    /// The same, to look at.
-    pub(crate) fn machine_ref(&self) -> Option<&Machine> {
-        match &self.wall {
-            Wall::Machine(machine) => Some(machine),
-            Wall::Namespaces(_) => None,
-        }
+    fn host(&self) -> Result<&Host, Failure> {
+        let missing = || Failure::unknown("the container is in the machine of its pod");
+        self.host.as_ref().ok_or_else(missing)
     }
 
     /// Starts the init process of a container that is in no machine.
@@ -194,7 +232,8 @@ impl Task {
         self.init.phase = Phase::Running;
         open_input(&mut self.init);
         // A container without memory controller has no OOM events; nothing else depends on it.
-        self.oom = self.cgroup.oom_notifier().ok();
+        let host = self.host.as_ref();
+        self.oom = host.and_then(|host| host.cgroup.oom_notifier().ok());
         Ok(self.init.pid)
     }
 
@@ -224,7 +263,7 @@ impl Task {
             terminal: request.terminal,
         };
         // The process's side is opened by the start, the rest now: clients attach in between.
-        let (stdio, has_stdin) = if self.machine().is_some() {
+        let (stdio, has_stdin) = if self.is_in_machine() {
             stdio::open_remote(&io, true)?
         } else {
             let Opened { process, mut ours } = stdio::open(&io, true)?;
@@ -242,7 +281,7 @@ impl Task {
 
     /// Starts an announced exec of a container that is in no machine.
     pub(crate) fn start_exec(&mut self, exec_id: &str) -> Result<u32, Failure> {
-        let container = self.container.clone();
+        let container = self.host()?.container.clone();
         let exec = self.exec_mut(exec_id)?;
         let Some(spec) = exec.spec.take() else {
             return Err(Failure::precondition(format!(
@@ -305,7 +344,8 @@ impl Task {
         // Without a pid namespace nobody else ends what the init process started.
         if was_init
             && !has_own_pids
-            && let Err(error) = self.container.kill(libc::SIGKILL, true)
+            && let Some(host) = &self.host
+            && let Err(error) = host.container.kill(libc::SIGKILL, true)
         {
             report(format_args!(
                 "cannot kill the container's processes: {error}"
@@ -327,9 +367,10 @@ impl Task {
             _ => {}
         }
         if is_init {
-            self.container.kill(number, all)?;
+            let host = self.host()?;
+            host.container.kill(number, all)?;
             if signal == libc::SIGKILL.cast_unsigned() && self.is_paused {
-                self.is_paused = self.cgroup.is_frozen();
+                self.is_paused = host.cgroup.is_frozen();
             }
             return Ok(());
         }
@@ -345,49 +386,58 @@ impl Task {
         }
     }
 
-    pub(crate) fn pause(&mut self) -> Result<(), Failure> {
-        match &self.wall {
-            Wall::Namespaces(_) => self.container.pause()?,
-            Wall::Machine(_) if !matches!(self.init.phase, Phase::Running) || self.is_paused => {
+    /// * `machine`: the one it lives in.
+    pub(crate) fn pause(&mut self, machine: Option<&Machine>) -> Result<(), Failure> {
+        if self.folder().is_some() {
+            return Err(not_alone());
+        }
+        match machine {
+            None => self.host()?.container.pause()?,
+            Some(_) if !matches!(self.init.phase, Phase::Running) || self.is_paused => {
                 return Err(Failure::precondition("the container is not running"));
             }
-            Wall::Machine(machine) => machine.set_paused(true)?,
+            Some(machine) => machine.set_paused(true)?,
         }
         self.is_paused = true;
         Ok(())
     }
 
-    pub(crate) fn resume(&mut self) -> Result<(), Failure> {
-        match &self.wall {
-            Wall::Namespaces(_) => self.container.resume()?,
-            Wall::Machine(_) if !self.is_paused => {
+    /// * `machine`: the one it lives in.
+    pub(crate) fn resume(&mut self, machine: Option<&Machine>) -> Result<(), Failure> {
+        if self.folder().is_some() {
+            return Err(not_alone());
+        }
+        match machine {
+            None => self.host()?.container.resume()?,
+            Some(_) if !self.is_paused => {
                 return Err(Failure::precondition("the container is not paused"));
             }
-            Wall::Machine(machine) => machine.set_paused(false)?,
+            Some(machine) => machine.set_paused(false)?,
         }
         self.is_paused = false;
         Ok(())
     }
 
     pub(crate) fn pids(&self) -> Result<Vec<u32>, Failure> {
-        Ok(self.container.pids()?)
+        Ok(self.host()?.container.pids()?)
     }
 
     /// Changes limits, given as OCI `linux.resources`.
     pub(crate) fn update(&mut self, resources: &[u8]) -> Result<(), Failure> {
-        let resources: Resources = serde_json::from_slice(resources)
-            .map_err(|error| Failure::invalid(format!("bad resources: {error}")))?;
-        let resources = match self.machine() {
-            None => resources,
-            Some(_) => machine::outer(resources)?,
+        let resources = self::resources(resources)?;
+        let resources = match self.wall {
+            Wall::Namespaces(_) => resources,
+            Wall::Machine | Wall::Pod(_) => machine::outer(resources)?,
         };
-        self.container.update(&resources)?;
-        self.cgroup = self.container.cgroup()?;
+        let container = self.host()?.container.clone();
+        container.update(&resources)?;
+        self.host = Some(Host::of(container)?);
         Ok(())
     }
 
-    pub(crate) fn stats(&self) -> containerd_shim_protos::protobuf::well_known_types::any::Any {
-        crate::metrics::pack(&self.cgroup.stats(), self.cgroup.is_v2())
+    pub(crate) fn stats(&self) -> Result<Any, Failure> {
+        let cgroup = &self.host()?.cgroup;
+        Ok(crate::metrics::pack(&cgroup.stats(), cgroup.is_v2()))
     }
 
     /// Whether the OOM killer was here since the last call.
@@ -395,7 +445,8 @@ impl Task {
         if let Some(oom) = &self.oom {
             oom.drain();
         }
-        let kills = self.cgroup.oom_kills();
+        let kills = self.host.as_ref();
+        let kills = kills.map_or(0, |host| host.cgroup.oom_kills());
         kills > std::mem::replace(&mut self.oom_kills, kills)
     }
 
@@ -407,7 +458,7 @@ impl Task {
             pid: self.init.pid,
             exit_code: exit.code,
             signal: exit.signal,
-            oom_killed: self.guest_oom || self.cgroup.oom_kills() > 0,
+            oom_killed: self.guest_oom || self.killed_for_memory(),
             exited_at: clock::rfc3339(exit.at),
             error: self.error.clone(),
         };
@@ -417,6 +468,11 @@ impl Task {
         if let Err(error) = atoll_sys::file::replace(&path, record.to_json().as_bytes(), 0o600) {
             report(format_args!("cannot write {}: {error}", path.display()));
         }
+    }
+
+    fn killed_for_memory(&self) -> bool {
+        let host = self.host.as_ref();
+        host.is_some_and(|host| host.cgroup.oom_kills() > 0)
     }
 
     /// Removes an ended exec.
@@ -445,7 +501,8 @@ impl Task {
     /// Removes a container that could not be made.
     pub(crate) fn abandon(&mut self) {
         self.init.stdio.finish();
-        match self.container.delete(true) {
+        let Some(host) = &self.host else { return };
+        match host.container.delete(true) {
             Err(error) if error.kind() != atoll_container::ErrorKind::NotFound => {
                 report(format_args!("cannot remove the container: {error}"));
             }
@@ -453,21 +510,40 @@ impl Task {
         }
     }
 
-    /// Removes the container; its init process has ended or was never started.
-    pub(crate) fn delete(&mut self) -> Result<Exit, Failure> {
-        let exit = match self.init.phase {
-            Phase::Exited(exit) => exit,
-            Phase::Created => Exit::never_started(0),
-            _ => return Err(Failure::precondition("cannot delete a running container")),
-        };
-        let in_machine = self.machine().is_some();
-        match self.container.delete(in_machine) {
-            Err(error) if error.kind() == atoll_container::ErrorKind::NotFound => {}
-            other => other?,
+    /// How the init process ended, if the container can be removed: it has, or was never started.
+    pub(crate) fn end(&self) -> Result<Exit, Failure> {
+        match self.init.phase {
+            Phase::Exited(exit) => Ok(exit),
+            Phase::Created => Ok(Exit::never_started(0)),
+            _ => Err(Failure::precondition("cannot delete a running container")),
+        }
+    }
+
+    /// Removes the container from this host.
+    pub(crate) fn delete(&mut self) -> Result<(), Failure> {
+        if let Some(host) = &self.host {
+            match host.container.delete(self.is_in_machine()) {
+                Err(error) if error.kind() == atoll_container::ErrorKind::NotFound => {}
+                other => other?,
+            }
         }
         self.init.stdio.finish();
-        Ok(exit)
+        Ok(())
     }
+}
+
+/// Of a pod in a machine, one container is not stopped while the others run.
+fn not_alone() -> Failure {
+    Failure::new(
+        ttrpc::Code::UNIMPLEMENTED,
+        "a container in the machine of its pod cannot be paused alone",
+    )
+}
+
+/// OCI `linux.resources` of a request.
+pub(crate) fn resources(json: &[u8]) -> Result<Resources, Failure> {
+    serde_json::from_slice(json)
+        .map_err(|error| Failure::invalid(format!("bad resources: {error}")))
 }
 
 /// The signal a request names.

@@ -22,6 +22,8 @@ const OWN_PIDS: u64 = 1;
 /// Process ids of the pod.
 const SHARED_PIDS: u64 = 0;
 
+/// Process ids of the node.
+const HOST_PIDS: u64 = 2;
 /// No file or folder.
 const NOTHING: [PathBuf; 0] = [];
 
@@ -61,7 +63,8 @@ impl<'a> Pod<'a> {
         let security = Fields::default().message(1, &options);
         let linux = Fields::default()
             .text(1, &format!("/{}", node.cgroup()))
-            .message(2, &security);
+            .message(2, &security)
+            .message(5, &Fields::default().number(4, 200 << 20));
         let mut config = Fields::default()
             .message(1, &metadata)
             .text(2, &format!("{name}-host"))
@@ -80,16 +83,28 @@ impl<'a> Pod<'a> {
         })
     }
 
-    fn create(&self, name: &str, command: &[&str], more: &Fields) -> Result<String, String> {
+    /// Makes a container that is not started.
+    ///
+    /// * `resources`: `LinuxContainerResources`.
+    fn create(
+        &self,
+        name: &str,
+        command: &[&str],
+        resources: &Fields,
+        annotations: &[(&str, &str)],
+    ) -> Result<String, String> {
         let options = Fields::default().number(2, self.pids);
         let security = Fields::default().message(3, &options);
-        let linux = Fields::default().message(2, &security).message(1, more);
+        let linux = Fields::default()
+            .message(1, resources)
+            .message(2, &security);
         let config = Fields::default()
             .message(1, &Fields::default().text(1, name))
             .message(2, &Fields::default().text(1, "docker.io/library/bb:latest"))
-            .texts(3, command)
-            .text(11, &format!("{name}.log"))
-            .message(15, &linux);
+            .texts(3, command);
+        let annotate = |fields: Fields, entry: &(&str, &str)| fields.entry(10, *entry);
+        let config = annotations.iter().fold(config, annotate);
+        let config = config.text(11, &format!("{name}.log")).message(15, &linux);
         let request = Fields::default()
             .text(1, &self.id)
             .message(2, &config)
@@ -101,7 +116,9 @@ impl<'a> Pod<'a> {
     /// Runs a container of the pod.
     fn add(&self, name: &str, script: &str) -> String {
         let none = Fields::default();
-        let id = self.create(name, &["sh", "-c", script], &none).unwrap();
+        let id = self
+            .create(name, &["sh", "-c", script], &none, &[])
+            .unwrap();
         let request = Fields::default().text(1, &id);
         self.node.call("StartContainer", &request);
         id
@@ -170,7 +187,8 @@ fn nothing_is_left(node: &Node, ids: &[&str]) {
         "io.containerd.runtime.v2.task/k8s.io",
         "io.containerd.grpc.v1.cri/sandboxes",
     ] {
-        assert_eq!(entries(&state.join(folder)), NOTHING, "{folder}");
+        // What belonged to a killed shim is removed in the background.
+        until(folder, || entries(&state.join(folder)).is_empty());
     }
     let mounts = node.run(&["cat", "/proc/self/mountinfo"]);
     let ours = state.display().to_string();
@@ -181,6 +199,11 @@ fn nothing_is_left(node: &Node, ids: &[&str]) {
         assert!(!state.exists(), "{}", state.display());
         assert_eq!(cgroups_named(id), NOTHING);
     }
+}
+
+fn own_kernel() -> String {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    release.trim().to_owned()
 }
 
 /// A pod of two containers: what they share, what answers, how they end.
@@ -195,6 +218,19 @@ fn a_pod_of_two(handler: &str) {
     let side = pod.add("side", "trap 'exit 9' TERM; while :; do sleep 0.1; done");
 
     assert_eq!(node.processes(SHIM).len(), 1);
+    let in_machine = !handler.is_empty();
+    assert_eq!(node.processes("atoll-vmm").len(), usize::from(in_machine));
+    let kernel = pod.said(&side, "cat /proc/sys/kernel/osrelease");
+    assert_eq!(kernel != own_kernel(), in_machine, "{kernel}");
+    if in_machine {
+        // The pod's 200 MiB, the guest's 96, and rounding to 320; less what the kernel itself takes.
+        let total = pod.said(
+            &side,
+            "while read name kib rest; do echo $kib; break; done </proc/meminfo",
+        );
+        let mib = total.parse::<u64>().unwrap() >> 10;
+        assert!((270..320).contains(&mib), "{mib}");
+    }
     // The pod's address answers from the node, and so does localhost among its containers.
     let address = pod.address();
     assert!(address.starts_with("10.93.0."), "{address}");
@@ -243,6 +279,12 @@ fn a_pod_of_two(handler: &str) {
         err: "b\n".to_owned(),
     };
     assert_eq!(ran, expected);
+
+    // Other limits leave devices as they are.
+    let shares = Fields::default().number(3, 512);
+    let update = Fields::default().text(1, &side).message(2, &shares);
+    node.call("UpdateContainerResources", &update);
+    pod.said(&side, "exec 3<>/dev/null 4</dev/zero 5</dev/urandom");
 
     let log = node.path().join("logs/web.log");
     until("the log is written", || {
@@ -321,10 +363,9 @@ fn a_pod_of_ordinary_containers_can_share_processes() {
     a_pod_that_shares_processes("");
 }
 
-#[test]
-fn a_killed_shim_takes_its_pod_along() {
+fn a_killed_shim_takes_its_pod_along(handler: &str) {
     let node = Node::start();
-    let pod = Pod::run(&node, "die", "", OWN_PIDS);
+    let pod = Pod::run(&node, "die", handler, OWN_PIDS);
     let web = pod.add("web", "exec sleep 1000");
     let shims = node.processes(SHIM);
     let pids: BTreeSet<u32> = shims.iter().map(|(pid, _)| *pid).collect();
@@ -334,4 +375,132 @@ fn a_killed_shim_takes_its_pod_along() {
     until("the container has ended", || pod.status(&web).0 == 2);
     pod.remove();
     nothing_is_left(&node, &[&pod.id, &web]);
+}
+
+#[test]
+fn a_pod_of_containers_in_one_machine() {
+    a_pod_of_two("atoll-vm");
+}
+
+#[test]
+fn a_pod_of_containers_in_a_machine_can_share_processes() {
+    a_pod_that_shares_processes("atoll-vm");
+}
+
+#[test]
+fn a_killed_shim_takes_its_ordinary_containers_along() {
+    a_killed_shim_takes_its_pod_along("");
+}
+
+#[test]
+fn a_killed_shim_takes_its_machine_along() {
+    a_killed_shim_takes_its_pod_along("atoll-vm");
+}
+
+#[test]
+fn a_machine_that_dies_ends_its_pods_containers() {
+    let node = Node::start();
+    let pod = Pod::run(&node, "lost", "atoll-vm", OWN_PIDS);
+    let (one, two) = (
+        pod.add("one", "exec sleep 1000"),
+        pod.add("two", "exec sleep 1000"),
+    );
+    let (monitor, _) = node.processes("atoll-vmm")[0];
+    node.run(&["kill", "-9", &monitor.to_string()]);
+    for id in [&one, &two] {
+        until("the container has ended", || pod.status(id) == (2, 137));
+    }
+    let refused = pod
+        .create("late", &["sh"], &Fields::default(), &[])
+        .unwrap_err();
+    assert!(!refused.is_empty());
+    pod.remove();
+    nothing_is_left(&node, &[&pod.id, &one, &two]);
+}
+
+#[test]
+fn what_a_pod_in_a_machine_cannot_have_is_refused_and_the_rest_goes_on() {
+    let node = Node::start();
+    let process = [("io.atoll.isolation", "process")];
+    let pod = Pod::run(&node, "some", "atoll-vm", OWN_PIDS);
+    let web = pod.add("web", "exec sleep 1000");
+    let shown = || {
+        let (shim, _) = node.processes(SHIM)[0];
+        let (monitor, _) = node.processes("atoll-vmm")[0];
+        [shim, monitor].map(|pid| {
+            let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap();
+            let overlays = mounts.lines().filter(|line| line.contains(" - overlay "));
+            overlays.filter(|line| line.contains("/pod/")).count()
+        })
+    };
+    until("one container is shown", || shown() == [1, 1]);
+
+    let none = Fields::default();
+    let sleep = ["sleep", "1000"];
+    // containerd makes the task with `StartContainer`.
+    let refused = |id: &str| {
+        let request = Fields::default().text(1, id);
+        let said = node.cri.call("StartContainer", &request).unwrap_err();
+        node.call("RemoveContainer", &request);
+        said
+    };
+    let weak = pod.create("weak", &sleep, &none, &process).unwrap();
+    let said = refused(&weak);
+    assert!(said.contains("pod is in a machine"), "{said}");
+    let missing = pod.create("missing", &["nosuch"], &none, &[]).unwrap();
+    let said = refused(&missing);
+    assert!(said.contains("executable file not found"), "{said}");
+    until("the refused are not shown", || shown() == [1, 1]);
+
+    // Limits hold inside, and can be changed.
+    let limits = Fields::default().number(4, 64 << 20);
+    let small = pod.create("small", &sleep, &limits, &[]).unwrap();
+    let request = Fields::default().text(1, &small);
+    node.call("StartContainer", &request);
+    assert_eq!(
+        pod.said(&small, "cat /sys/fs/cgroup/memory.max"),
+        "67108864"
+    );
+    let update = request
+        .clone()
+        .message(2, &Fields::default().number(4, 32 << 20));
+    node.call("UpdateContainerResources", &update);
+    assert_eq!(
+        pod.said(&small, "cat /sys/fs/cgroup/memory.max"),
+        "33554432"
+    );
+    assert_eq!(shown(), [2, 2]);
+    let greedy = pod.exec(&small, "tail /dev/zero");
+    assert_eq!(greedy.code, 137, "{greedy:?}");
+    assert_eq!(pod.said(&web, "echo still"), "still");
+    let many = pod.said(&web, "seq 1 50000");
+    assert_eq!(many.lines().count(), 50_000);
+    node.call("StopContainer", &request);
+    node.call("RemoveContainer", &request);
+    until("the removed is not shown", || shown() == [1, 1]);
+    pod.remove();
+    nothing_is_left(&node, &[&pod.id, &web, &weak, &missing, &small]);
+
+    let host_pids = Pod::try_run(&node, "host", "atoll-vm", HOST_PIDS, &[])
+        .err()
+        .unwrap();
+    assert!(
+        host_pids.contains("share the host's pid namespace"),
+        "{host_pids}"
+    );
+    let machine = [("io.atoll.isolation", "vm")];
+    let pod = Pod::run(&node, "plain", "", OWN_PIDS);
+    let strong = pod.create("strong", &sleep, &none, &machine).unwrap();
+    let said = refused(&strong);
+    assert!(said.contains("only if its sandbox is"), "{said}");
+    pod.remove();
+    // The handler's option is what a pod says otherwise.
+    let pod = Pod::try_run(&node, "chosen", "atoll-vm", OWN_PIDS, &process).unwrap();
+    let web = pod.add("web", "exec sleep 1000");
+    assert_eq!(
+        pod.said(&web, "cat /proc/sys/kernel/osrelease"),
+        own_kernel()
+    );
+    pod.remove();
+    nothing_is_left(&node, &[&pod.id, &strong]);
 }

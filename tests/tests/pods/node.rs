@@ -135,7 +135,7 @@ impl Node {
             mkdir -p rootfs/bin rootfs/proc rootfs/sys rootfs/dev rootfs/tmp rootfs/etc
             cp /bin/busybox rootfs/bin/
             for name in sh cat echo sleep true hostname ip httpd wget ps ls kill mkdir readlink seq \
-                ipcs touch; do
+                ipcs touch tail; do
                 ln -s busybox rootfs/bin/$name
             done
             tar -C rootfs -cf layer.tar .

@@ -1,13 +1,15 @@
-//! The container of this machine and its processes.
+//! A container of this machine and its processes.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use atoll_container::{
     Container, ContainerId, CreateRequest, Error, ErrorKind, ExecRequest, InitProcess,
 };
-use atoll_guest::protocol::{Create, Exec, Fault, FaultKind};
+use atoll_guest::protocol::{Create, Exec, Fault, FaultKind, MEMBERS, SHARE, Usage};
+use atoll_spec::Resources;
 use atoll_sys::process;
+use rustix::mount::{UnmountFlags, unmount};
 
 use super::pump::Pump;
 use super::streams;
@@ -19,9 +21,13 @@ pub(super) const BUNDLE: &str = "/run/atoll/bundle";
 
 /// The container.
 pub(super) struct Guest {
+    id: String,
     container: Container,
     init: InitProcess,
     processes: Vec<Running>,
+    is_started: bool,
+    /// Its folder in the share, if it is not the machine's first.
+    folder: Option<PathBuf>,
 }
 
 /// A process whose end the host wants to hear of.
@@ -35,11 +41,20 @@ struct Running {
 
 impl Guest {
     /// Makes the container; its streams are connected.
-    pub(super) fn create(create: Create, pumps: &mut Vec<Pump>) -> Result<Self, Fault> {
-        let id: ContainerId = create.id.parse().map_err(|error: Error| fault(&error))?;
+    pub(super) fn create(name: &str, create: Create, pumps: &mut Vec<Pump>) -> Result<Self, Fault> {
+        let folder = create.folder.as_deref().map(member_folder).transpose()?;
+        let made = Self::make(name, create, pumps);
+        if let (Err(_), Some(folder)) = (&made, &folder) {
+            let_go(folder);
+        }
+        made.map(|guest| Self { folder, ..guest })
+    }
+
+    fn make(name: &str, create: Create, pumps: &mut Vec<Pump>) -> Result<Self, Fault> {
+        let id: ContainerId = name.parse().map_err(|error: Error| fault(&error))?;
         std::fs::create_dir_all(BUNDLE)
             .map_err(|error| other(format!("make {BUNDLE}: {error}")))?;
-        let opened = streams::open("", create.streams).map_err(no_streams)?;
+        let opened = streams::open(name, "", create.streams).map_err(no_streams)?;
         let mut request = CreateRequest::new(id, STATE_ROOT.into(), PathBuf::from(BUNDLE));
         request.stdio = opened.process;
         let made = atoll_container::create(request, &create.spec).map_err(|error| fault(&error))?;
@@ -50,6 +65,7 @@ impl Guest {
             pumps.extend(streams::join(master, socket).map_err(no_streams)?);
         }
         Ok(Self {
+            id: name.to_owned(),
             container: made.container,
             processes: vec![Running {
                 name: String::new(),
@@ -58,6 +74,8 @@ impl Guest {
                 has_ended: false,
             }],
             init,
+            is_started: false,
+            folder: None,
         })
     }
 
@@ -67,7 +85,9 @@ impl Guest {
 
     /// Executes the program.
     pub(super) fn start(&mut self) -> Result<(), Fault> {
-        self.init.start().map_err(|error| fault(&error))
+        self.init.start().map_err(|error| fault(&error))?;
+        self.is_started = true;
+        Ok(())
     }
 
     /// Runs one more process; gives its id.
@@ -78,7 +98,7 @@ impl Guest {
                 message: format!("process {} already exists", exec.process),
             });
         }
-        let opened = streams::open(&exec.process, exec.streams).map_err(no_streams)?;
+        let opened = streams::open(&self.id, &exec.process, exec.streams).map_err(no_streams)?;
         let mut request = ExecRequest::new(exec.spec);
         request.stdio = opened.process;
         let started = self
@@ -138,6 +158,51 @@ impl Guest {
         self.container.pids().map_err(|error| fault(&error))
     }
 
+    /// What it used.
+    pub(super) fn usage(&self) -> Result<Usage, Fault> {
+        let cgroup = self.container.cgroup().map_err(|error| fault(&error))?;
+        let stats = cgroup.stats();
+        let (cpu, memory) = (stats.cpu, stats.memory);
+        Ok(Usage {
+            cpu_ns: [cpu.usage_ns, cpu.user_ns, cpu.system_ns],
+            throttled: [cpu.periods, cpu.throttled_periods, cpu.throttled_ns],
+            memory_bytes: memory.usage_bytes,
+            max_memory_bytes: memory.max_usage_bytes,
+            memory_limit_bytes: memory.limit_bytes,
+            memory_limit_hits: memory.limit_hits,
+            oom_kills: memory.oom_kills,
+            memory_details: memory.details,
+            pids: stats.pids.current,
+            pids_limit: stats.pids.limit,
+        })
+    }
+
+    /// Changes its limits.
+    pub(super) fn update(&self, resources: &Resources) -> Result<(), Fault> {
+        let updated = self.container.update(resources);
+        updated.map_err(|error| fault(&error))
+    }
+
+    /// Removes it, and lets go of its files in the share.
+    pub(super) fn delete(&self) -> Result<(), Fault> {
+        let is_first = |process: &&Running| process.name.is_empty();
+        let first = self.processes.iter().find(is_first);
+        if first.is_some_and(|process| !process.has_ended) && self.is_started {
+            return Err(Fault {
+                kind: FaultKind::WrongStatus,
+                message: "cannot delete a running container".to_owned(),
+            });
+        }
+        match self.container.delete(true) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(fault(&error)),
+            _ => {}
+        }
+        if let Some(folder) = &self.folder {
+            let_go(folder);
+        }
+        Ok(())
+    }
+
     /// Notes that the child `pid` ended; gives its name, if the host knows it.
     pub(super) fn ended(&mut self, pid: u32) -> Option<String> {
         let process = self
@@ -182,11 +247,36 @@ pub(super) fn no_container() -> Fault {
     }
 }
 
-/// A machine has one.
-pub(super) fn one_container() -> Fault {
+/// A machine's first container says how the machine is to be, and no other.
+pub(super) fn out_of_turn(id: &str) -> Fault {
     Fault {
         kind: FaultKind::AlreadyExists,
-        message: "the machine has its container already".to_owned(),
+        message: format!(
+            "container {id}: it exists, or the machine has its first container already"
+        ),
+    }
+}
+
+/// Where the container with this folder has its files.
+fn member_folder(name: &str) -> Result<PathBuf, Fault> {
+    if name.is_empty() || name.starts_with('.') || name.contains('/') {
+        return Err(other(format!("{name:?} is no folder of a container")));
+    }
+    Ok([SHARE, MEMBERS, name].iter().collect())
+}
+
+/// Unmounts what the guest's kernel mounted below `folder` when it was walked through: file systems of the host's, which
+/// can be unmounted there once nobody has them here.
+fn let_go(folder: &Path) {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let points = table.lines().filter_map(|line| line.split(' ').nth(4));
+    let mut points: Vec<_> = points
+        .filter(|point| Path::new(point).starts_with(folder))
+        .collect();
+    points.reverse();
+    for point in points {
+        // Not there any more is as good.
+        let _ = unmount(point, UnmountFlags::DETACH);
     }
 }
 

@@ -1,11 +1,12 @@
-//! The agent: one container, built and looked after for the host (docs/formats/guest-protocol.md).
+//! The agent: a container, or those of a pod, built and looked after for the host (docs/formats/guest-protocol.md).
 //!
 //! ```text
 //!   host ══ lines: calls, answers, ends ══ Agent ── isolation/container ──▶ processes
 //!   host ══ one connection each stream ═══ Pump  ◀── pipes, terminals ────────┘
 //! ```
 //!
-//! One thread, one poll loop. Without a container the agent of a machine that was saved finds its connection gone in
+//! One thread, one poll loop. The machine's first container says how the machine is to be; its end is for the host to draw
+//! conclusions from. Without a container the agent of a machine that was saved finds its connection gone in
 //! every machine made of it, and connects again to whoever is its host there. With one, the end of its connection is
 //! the end of the machine.
 
@@ -17,12 +18,13 @@ mod rehearsal;
 mod root;
 mod streams;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use atoll_guest::protocol::{
-    Call, Create, Greeting, Hello, LONGEST_LINE, Message, Outcome, Request, VERSION,
+    Call, Create, Greeting, Hello, LONGEST_LINE, Message, Outcome, Request, Setup, VERSION,
 };
 use atoll_guest::{Lines, processes};
 use atoll_sys::signal_fd::SignalFd;
@@ -46,7 +48,10 @@ const RETRIES: u32 = 3000;
 struct Agent {
     host: Lines,
     signals: SignalFd,
-    guest: Option<Guest>,
+    /// By their ids.
+    guests: BTreeMap<String, Guest>,
+    /// It has been said how the machine is to be.
+    is_set_up: bool,
     pumps: Vec<Pump>,
 }
 
@@ -60,13 +65,14 @@ pub(crate) fn serve() -> Result<(), Failure> {
     let mut agent = Agent {
         host: greet()?,
         signals,
-        guest: None,
+        guests: BTreeMap::new(),
+        is_set_up: false,
         pumps: Vec::new(),
     };
     loop {
         match agent.turn() {
             Ok(()) => {}
-            Err(_) if agent.guest.is_none() => {
+            Err(_) if !agent.is_set_up => {
                 agent.host = greet()?;
             }
             Err(reason) => return Err(Failure::of("speak with the host")(reason)),
@@ -123,8 +129,12 @@ impl Agent {
             self.host.flush()?;
             let open = self.host.receive()?;
             while let Some(call) = self.host.next_message::<Call>() {
-                let Call { id, request } = call?;
-                let outcome = self.perform(request);
+                let Call {
+                    id,
+                    container,
+                    request,
+                } = call?;
+                let outcome = self.perform(container, request);
                 self.host.send(&Message::Answer { id, outcome })?;
             }
             if !open {
@@ -134,42 +144,52 @@ impl Agent {
         Ok(())
     }
 
-    fn perform(&mut self, request: Request) -> Outcome {
-        let done = match request {
-            Request::Create(create) => return self.create(*create),
-            Request::Rehearse(create) if self.guest.is_none() => {
-                rehearsal::rehearse(*create).map_err(container::other)
+    fn perform(&mut self, container: String, request: Request) -> Outcome {
+        match request {
+            Request::Create(create) => return self.create(container, *create),
+            Request::Rehearse(_) if self.is_set_up => {
+                return Outcome::Failed(container::out_of_turn(&container));
             }
-            Request::Rehearse(_) => Err(container::one_container()),
-            Request::Start => self.guest().and_then(Guest::start),
-            Request::Exec(exec) => {
-                let started = match &mut self.guest {
-                    Some(guest) => guest.exec(*exec, &mut self.pumps),
-                    None => Err(container::no_container()),
+            Request::Rehearse(create) => {
+                return match rehearsal::rehearse(*create) {
+                    Ok(()) => Outcome::Done,
+                    Err(message) => Outcome::Failed(container::other(message)),
                 };
-                match started {
-                    Ok(pid) => return Outcome::Running { pid },
-                    Err(fault) => Err(fault),
-                }
             }
+            _ => {}
+        }
+        let Some(guest) = self.guests.get_mut(&container) else {
+            return Outcome::Failed(container::no_container());
+        };
+        let done = match request {
+            Request::Create(_) | Request::Rehearse(_) => Ok(()),
+            Request::Start => guest.start(),
+            Request::Exec(exec) => match guest.exec(*exec, &mut self.pumps) {
+                Ok(pid) => return Outcome::Running { pid },
+                Err(fault) => Err(fault),
+            },
             Request::Signal {
                 process,
                 signal,
                 all,
-            } => self
-                .guest()
-                .and_then(|guest| guest.signal(&process, signal, all)),
+            } => guest.signal(&process, signal, all),
             Request::Resize {
                 process,
                 rows,
                 columns,
-            } => self
-                .guest()
-                .and_then(|guest| guest.resize(&process, rows, columns)),
-            Request::Processes => match self.guest().and_then(|guest| guest.pids()) {
+            } => guest.resize(&process, rows, columns),
+            Request::Processes => match guest.pids() {
                 Ok(pids) => return Outcome::Processes(processes::list(&pids)),
                 Err(fault) => Err(fault),
             },
+            Request::Usage => match guest.usage() {
+                Ok(usage) => return Outcome::Usage(Box::new(usage)),
+                Err(fault) => Err(fault),
+            },
+            Request::Update(resources) => guest.update(&resources),
+            Request::Delete => guest.delete().map(|()| {
+                self.guests.remove(&container);
+            }),
         };
         match done {
             Ok(()) => Outcome::Done,
@@ -177,32 +197,35 @@ impl Agent {
         }
     }
 
-    fn guest(&mut self) -> Result<&mut Guest, atoll_guest::protocol::Fault> {
-        self.guest.as_mut().ok_or_else(container::no_container)
-    }
-
-    fn create(&mut self, create: Create) -> Outcome {
-        if self.guest.is_some() {
-            return Outcome::Failed(container::one_container());
+    fn create(&mut self, id: String, mut create: Create) -> Outcome {
+        let setup = create.machine.take();
+        if self.is_set_up == setup.is_some() || self.guests.contains_key(&id) {
+            return Outcome::Failed(container::out_of_turn(&id));
         }
-        renew(&create);
-        let made = network::configure(create.network.as_ref())
-            .map_err(|error| error.to_string())
-            .and_then(|()| network::set(&create.sysctls))
-            .and_then(|()| match create.layers {
-                Some(layers) => layers::mount_all(layers),
-                None => Ok(()),
-            })
+        let made = setup
+            .map_or(Ok(()), |setup| self.set_up(setup))
             .map_err(container::other)
-            .and_then(|()| Guest::create(create, &mut self.pumps));
+            .and_then(|()| Guest::create(&id, create, &mut self.pumps));
         match made {
             Ok(guest) => {
                 let pid = guest.pid();
-                self.guest = Some(guest);
+                self.guests.insert(id, guest);
                 Outcome::Running { pid }
             }
             Err(fault) => Outcome::Failed(fault),
         }
+    }
+
+    /// Makes the machine be as the host says.
+    fn set_up(&mut self, setup: Setup) -> Result<(), String> {
+        self.is_set_up = true;
+        renew(&setup);
+        network::configure(setup.network.as_ref()).map_err(|error| error.to_string())?;
+        network::set(&setup.sysctls)?;
+        if let Some(layers) = setup.layers {
+            layers::mount_all(layers)?;
+        }
+        setup.shm_bytes.map_or(Ok(()), root::share_memory)
     }
 
     /// Takes every child that ended, ours and orphans alike, and tells the host of those it knows.
@@ -211,23 +234,29 @@ impl Agent {
             let pid = pid.as_raw_nonzero().get().cast_unsigned();
             let code = status.exit_status();
             let signal = status.terminating_signal();
-            let (Some(guest), true) = (&mut self.guest, code.is_some() || signal.is_some()) else {
+            if code.is_none() && signal.is_none() {
                 continue;
-            };
-            let Some(process) = guest.ended(pid) else {
+            }
+            let mut guests = self.guests.iter_mut();
+            let found = guests.find_map(|(id, guest)| {
+                let process = guest.ended(pid)?;
+                Some((id.clone(), process, guest.oom_killed()))
+            });
+            let Some((container, process, oom_killed)) = found else {
                 continue;
             };
             if process.is_empty() {
                 root::write_back();
             }
             self.host.send(&Message::Exited {
+                container,
                 process,
                 code: code
                     .or(signal.map(|signal| 128 + signal))
                     .unwrap_or(0)
                     .cast_unsigned(),
                 signal,
-                oom_killed: guest.oom_killed(),
+                oom_killed,
             })?;
         }
         Ok(())
@@ -235,15 +264,15 @@ impl Agent {
 }
 
 /// What a copy of a machine must not share with others: the clock's past and the generator's future.
-fn renew(create: &Create) {
-    let nanoseconds = i64::try_from(create.clock_ns).unwrap_or(i64::MAX);
+fn renew(setup: &Setup) {
+    let nanoseconds = i64::try_from(setup.clock_ns).unwrap_or(i64::MAX);
     let now = Timespec {
         tv_sec: nanoseconds / 1_000_000_000,
         tv_nsec: nanoseconds % 1_000_000_000,
     };
     // As the first process of the machine, both are ours to set; a clock that is refused is one before 1970.
     let _ = clock_settime(ClockId::Realtime, now);
-    let _ = atoll_sys::random::add_entropy(&create.entropy);
+    let _ = atoll_sys::random::add_entropy(&setup.entropy);
 }
 
 /// A descriptor that doesn't wait.

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use atoll_guest::protocol::Network;
-use atoll_netlink::{Error, MacAddr, route};
+use atoll_guest::protocol::{Network, Route};
+use atoll_netlink::route::{self, RouteEntry};
+use atoll_netlink::{Error, MacAddr};
 
 use crate::Failure;
 
@@ -42,23 +43,29 @@ pub(super) fn configure(network: Option<&Network>) -> Result<(), Error> {
     let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{CARD}/disable_ipv6"), "1");
     let card = route::link(CARD)?;
     let index = card.map_or(0, |link| link.index);
-    route::execute(&[
-        route::Request::Configure {
-            name: CARD.to_owned(),
-            mac: Some(MacAddr(network.mac)),
-            mtu: Some(network.mtu),
-            controller: None,
-        },
-        route::Request::AddAddress {
-            index,
-            address: network.address,
-            prefix_len: network.prefix_len,
-        },
-        route::Request::SetUp {
-            name: CARD.to_owned(),
-        },
-        route::Request::AddDefaultRoute {
-            gateway: network.gateway,
-        },
-    ])
+    let mut requests = vec![route::Request::Configure {
+        name: CARD.to_owned(),
+        mac: Some(MacAddr(network.mac)),
+        mtu: Some(network.mtu),
+        controller: None,
+    }];
+    let address = |(address, prefix_len): &(_, _)| route::Request::AddAddressOnly {
+        index,
+        address: *address,
+        prefix_len: *prefix_len,
+    };
+    requests.extend(network.addresses.iter().map(address));
+    requests.push(route::Request::SetUp {
+        name: CARD.to_owned(),
+    });
+    let route = |route: &Route| {
+        route::Request::AddRoute(RouteEntry {
+            destination: route.destination,
+            prefix_len: route.prefix_len,
+            output: Some(index),
+            gateway: route.gateway,
+        })
+    };
+    requests.extend(network.routes.iter().map(route));
+    route::execute(&requests)
 }

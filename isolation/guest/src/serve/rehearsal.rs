@@ -23,18 +23,23 @@ const INSIDE: &str = "/dev/.atoll-rehearsal";
 
 /// Makes the container that `create` describes with our own program in it, runs it to its end, and leaves nothing.
 pub(super) fn rehearse(create: Create) -> Result<(), String> {
-    let layers = create.layers;
-    if let Some(layers) = layers {
+    let setup = create.machine.unwrap_or_default();
+    if let Some(layers) = setup.layers {
         layers::mount_all(layers)?;
     }
+    let shared = setup.shm_bytes.map_or(Ok(()), root::share_memory);
     let done = fs::copy("/proc/self/exe", PROGRAM)
         .and_then(|_| fs::set_permissions(PROGRAM, Permissions::from_mode(0o755)))
         .and_then(|()| fs::create_dir_all(BUNDLE))
         .map_err(|error| format!("copy the agent to {PROGRAM}: {error}"))
+        .and_then(|()| shared)
         .and_then(|()| run(&ours(create.spec)));
     // It may not be there.
     let _ = fs::remove_file(PROGRAM);
-    let undone = layers.map_or(Ok(()), layers::unmount_all);
+    if setup.shm_bytes.is_some() {
+        root::unshare_memory();
+    }
+    let undone = setup.layers.map_or(Ok(()), layers::unmount_all);
     let forgotten = root::forget_shares().map_err(|failure| failure.to_string());
     done.and(undone).and(forgotten)
 }

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 
-use atoll_guest::protocol::{SHARE, SHARE_TAG, UPPER, UPPER_TAG};
+use atoll_guest::protocol::{POD_SHM, SHARE, SHARE_TAG, UPPER, UPPER_TAG};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_move, unmount};
 use rustix::process::{chdir, chroot};
@@ -80,6 +80,22 @@ pub(super) fn forget_shares() -> Result<(), Failure> {
         }
     }
     mount_shares()
+}
+
+/// Makes the shared memory of a pod, of `bytes`.
+pub(super) fn share_memory(bytes: u64) -> Result<(), String> {
+    let failed = |error: std::io::Error| format!("make {POD_SHM}: {error}");
+    fs::create_dir_all(POD_SHM).map_err(failed)?;
+    let options = std::ffi::CString::new(format!("mode=1777,size={bytes}"))
+        .map_err(|error| error.to_string())?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount("shm", POD_SHM, "tmpfs", flags, Some(options.as_c_str()))
+        .map_err(|errno| failed(errno.into()))
+}
+
+/// Takes it away again, if it is there.
+pub(super) fn unshare_memory() {
+    let _ = unmount(POD_SHM, UnmountFlags::empty());
 }
 
 /// Has the shares' files written back to the host.

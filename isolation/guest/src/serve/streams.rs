@@ -33,10 +33,11 @@ pub(super) struct Opened {
     pub(super) terminal: Option<OwnedFd>,
 }
 
-/// Opens the streams of the process named `process`, and connects them.
-pub(super) fn open(process: &str, streams: Streams) -> Result<Opened, Errno> {
+/// Opens the streams of the process named `process` in `container`, and connects them.
+pub(super) fn open(container: &str, process: &str, streams: Streams) -> Result<Opened, Errno> {
     let dial = |kind| {
         connect(&Greeting::Stream(StreamName {
+            container: container.to_owned(),
             process: process.to_owned(),
             kind,
         }))

@@ -85,7 +85,9 @@ mod tests {
     fn what_follows_the_greeting_is_left_for_the_stream() {
         let (mut incoming, mut guest) = pair();
         assert!(matches!(incoming.advance(), Progress::Waiting));
-        guest.write_all(b"{\"stream\":{\"process\":\"\",").unwrap();
+        guest
+            .write_all(b"{\"stream\":{\"container\":\"web\",\"process\":\"\",")
+            .unwrap();
         assert!(matches!(incoming.advance(), Progress::Waiting));
         guest.write_all(b"\"kind\":\"stderr\"}}\nhello").unwrap();
         let Progress::Stream(name) = incoming.advance() else {
@@ -105,7 +107,7 @@ mod tests {
         let long = [b'x'; LONGEST_GREETING];
         for bad in [
             &b"hello\n"[..],
-            b"{\"agent\":{\"version\":2,\"release\":\"\"}}\n",
+            b"{\"agent\":{\"version\":1,\"release\":\"\"}}\n",
             b"{}\n",
             &long,
         ] {

@@ -7,6 +7,9 @@
 //!   a process's stream ◀──────────────────────────┘   greeting "stream": bytes
 //! ```
 //!
+//! The machine of a pod is made with its sandbox; its further containers are added to the share and to the guest while it
+//! runs ([`Machine::add`]). Its card takes the place of the link that the pod's network namespace has.
+//!
 //! Nothing here waits: what is asked of the guest is answered when its answer comes, or when it is overdue. A guest is
 //! hostile: what it sends is bounded, parsed, and refused by ending its machine. When the monitor ends before the
 //! container has, that is the container's end, with the monitor's last words as the reason.
@@ -14,6 +17,8 @@
 mod agent;
 mod asked;
 mod greeting;
+mod link;
+mod member;
 mod monitor;
 mod plan;
 mod share;
@@ -30,7 +35,7 @@ use std::time::{Duration, Instant, SystemTime};
 use atoll_container::{Container, CreateRequest, Monitored, RootfsMount};
 use atoll_guest::Lines;
 use atoll_guest::protocol::{
-    Call, Create, LONGEST_ANSWER, Layers, Message, Outcome, Request, StreamName, Streams,
+    Call, Create, LONGEST_ANSWER, Layers, Message, Outcome, Request, Setup, StreamName, Streams,
 };
 use atoll_machine::protocol::{Client, Request as Control, Status};
 use atoll_machine::{Backend, Disk, VmmConfig};
@@ -41,6 +46,7 @@ use rustix::event::PollFlags;
 use crate::failure::Failure;
 use crate::process::Waiter;
 use greeting::{Incoming, Progress};
+use link::Link;
 use plan::RootSource;
 use share::Folders;
 use tail::Tail;
@@ -88,10 +94,16 @@ pub(crate) enum Then {
     Done,
     /// Answer `Pids`.
     Pids,
+    /// Answer `Stats`.
+    Usage,
+    /// A container of a pod is gone: answer `Delete`.
+    Deleted,
 }
 
 /// An answer to pass on.
 pub(crate) struct Answered {
+    /// Id of the container.
+    pub(crate) container: String,
     pub(crate) to: Waiter,
     pub(crate) then: Then,
     pub(crate) outcome: Result<Outcome, Failure>,
@@ -103,6 +115,7 @@ pub(crate) enum News {
     Answered(Answered),
     /// A process ended.
     Exited {
+        container: String,
         process: String,
         code: u32,
         signal: Option<i32>,
@@ -114,14 +127,25 @@ pub(crate) enum News {
 
 struct Pending {
     id: u64,
+    container: String,
     to: Waiter,
     then: Then,
     until: Instant,
 }
 
-/// A machine with one container.
+/// A machine with a container, or with those of a pod.
 pub(crate) struct Machine {
     pub(crate) pid: u32,
+    /// Id of its first container, a pod's sandbox if it is a pod's: with it, the machine ends.
+    pub(crate) first: String,
+    /// The process id that one has in the guest, once it is made.
+    first_pid: Option<u32>,
+    /// Of a pod: where its containers' files are shown.
+    share: Option<PathBuf>,
+    /// Containers that were added.
+    added: u64,
+    /// Of a pod: its place in the pod's network namespace.
+    link: Option<Link>,
     template: Template,
     /// How it boots, if it was made of the template and its agent has not come up yet.
     cold: Option<Box<(VmmConfig, Folders)>>,
@@ -155,7 +179,7 @@ pub(crate) struct Booting {
 }
 
 impl Machine {
-    /// Starts the machine for a container; `to` is answered when the container is made.
+    /// Starts the machine for a container, or for a pod with its sandbox; `to` is answered when the container is made.
     pub(crate) fn boot(
         request: &CreateRequest,
         spec: &Spec,
@@ -164,15 +188,19 @@ impl Machine {
         to: Waiter,
     ) -> Result<Booting, Failure> {
         let mounts = &request.rootfs_mounts;
-        let plan = plan::plan(spec, backend, request.id.as_str(), mounts)?;
+        let mut plan = plan::plan(spec, backend, request.id.as_str(), mounts)?;
+        let link = match &plan.namespace {
+            Some(namespace) => Link::look(namespace)?,
+            None => None,
+        };
+        if let Some((link, network)) = &link {
+            plan.network = Some((link.tap.clone(), network.clone()));
+        }
+        let is_pod = plan.shm_bytes.is_some();
         let folders = Folders::make(&request.bundle)?;
-        let rootfs = spec
-            .root
-            .as_ref()
-            .map_or("rootfs".into(), |root| root.path.clone());
-        let rootfs = request.bundle.join(rootfs);
+        let rootfs = rootfs_of(request, spec);
         let root = (plan.root == RootSource::Share).then_some((&*rootfs, &mounts[..]));
-        share::fill(&folders.share, root, &plan.binds)?;
+        share::fill(&folders.share, root, &plan.binds, is_pod)?;
         let cold = monitor::config(&plan, &folders)?;
         let layers = cold.disks.first().map(layers).transpose()?;
         let template = Template::of(&cold, &plan).map_err(monitor::machine_failed)?;
@@ -182,6 +210,11 @@ impl Machine {
         let started = monitor::start(clone.as_ref().unwrap_or(&cold), &folders)?;
         let mut machine = Self {
             pid: started.pid,
+            first: request.id.to_string(),
+            first_pid: None,
+            share: is_pod.then(|| folders.share.clone()),
+            added: 0,
+            link: link.map(|(link, _)| link),
             cold: clone.is_some().then(|| Box::new((cold, folders.clone()))),
             template,
             control: monitor::control_socket(&folders),
@@ -191,14 +224,17 @@ impl Machine {
             last_incoming: 0,
             agent: None,
             create: Some(Box::new(Create {
-                id: request.id.to_string(),
                 spec: plan.guest,
                 streams,
-                layers,
-                network: plan.network.map(|(_, network)| network),
-                sysctls: plan.sysctls,
-                clock_ns: 0,
-                entropy: Vec::new(),
+                machine: Some(Setup {
+                    layers,
+                    network: plan.network.map(|(_, network)| network),
+                    shm_bytes: plan.shm_bytes,
+                    sysctls: plan.sysctls,
+                    clock_ns: 0,
+                    entropy: Vec::new(),
+                }),
+                folder: None,
             })),
             rehearsed: None,
             pending: VecDeque::new(),
@@ -213,7 +249,7 @@ impl Machine {
         };
         match monitored.adopt(started.pid) {
             Ok(container) => {
-                machine.expect(to, Then::Created, BOOT);
+                machine.expect(request.id.as_str(), to, Then::Created, BOOT);
                 Ok(Booting { machine, container })
             }
             Err(error) => {
@@ -293,6 +329,7 @@ impl Machine {
                 _ => "the guest's agent does not answer".to_owned(),
             };
             News::Answered(Answered {
+                container: pending.container,
                 to: pending.to,
                 then: pending.then,
                 outcome: Err(Failure::unknown(why)),
@@ -301,17 +338,79 @@ impl Machine {
         late.into_iter().map(answered).collect()
     }
 
-    /// Asks the agent for something; `to` is answered when it has answered.
-    pub(crate) fn call(&mut self, request: Request, to: Waiter, then: Then) -> Result<(), Failure> {
+    /// Asks the agent for something about a container; `to` is answered when it has answered.
+    pub(crate) fn call(
+        &mut self,
+        container: &str,
+        request: Request,
+        to: Waiter,
+        then: Then,
+    ) -> Result<(), Failure> {
         if self.agent.is_none() {
             return Err(Failure::precondition("the machine's guest is not ready"));
         }
-        self.send(request);
-        self.expect(to, then, CALL);
+        self.send(container, request);
+        self.expect(container, to, then, CALL);
         Ok(())
     }
 
-    /// Has the guest kill its container, and switches the machine off when that takes too long.
+    /// Begins a further container of the pod: its files are shown, and the agent is asked to make it. Gives the name of
+    /// its files, for [`Machine::forget`].
+    pub(crate) fn add(
+        &mut self,
+        request: &CreateRequest,
+        spec: &Spec,
+        streams: Streams,
+        to: Waiter,
+    ) -> Result<String, Failure> {
+        let (Some(share), Some(guest_pid)) = (&self.share, self.first_pid) else {
+            return Err(Failure::precondition("the pod's sandbox is not ready"));
+        };
+        // A name that was not used before: the guest's kernel may remember what it saw under others.
+        self.added += 1;
+        let folder = self.added.to_string();
+        let sandbox = member::Sandbox {
+            host_pid: self.pid,
+            guest_pid,
+            network: self.link.as_ref().map(|link| &*link.namespace),
+        };
+        let plan = member::plan(spec, &request.id, &folder, &sandbox)?;
+        let rootfs = rootfs_of(request, spec);
+        share::add(
+            share,
+            &folder,
+            (&rootfs, &request.rootfs_mounts),
+            &plan.binds,
+        )?;
+        let create = Create {
+            spec: plan.guest,
+            streams,
+            machine: None,
+            folder: Some(folder.clone()),
+        };
+        let id = request.id.as_str();
+        match self.call(id, Request::Create(Box::new(create)), to, Then::Created) {
+            Ok(()) => Ok(folder),
+            Err(failure) => {
+                self.forget(&folder);
+                Err(failure)
+            }
+        }
+    }
+
+    /// Shows a container's files no longer.
+    pub(crate) fn forget(&self, folder: &str) {
+        if let Some(share) = &self.share {
+            share::remove(share, folder);
+        }
+    }
+
+    /// Whether the agent can be asked.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.agent.is_some()
+    }
+
+    /// Has the guest kill its first container, and switches the machine off when that takes too long.
     pub(crate) fn kill(&mut self, to: Waiter) -> Result<bool, Failure> {
         if self.agent.is_none() {
             self.switch_off();
@@ -323,7 +422,8 @@ impl Machine {
             signal: libc::SIGKILL,
             all: false,
         };
-        self.call(request, to, Then::Done)?;
+        let first = self.first.clone();
+        self.call(&first, request, to, Then::Done)?;
         Ok(true)
     }
 
@@ -381,6 +481,9 @@ impl Machine {
     pub(crate) fn ended(&mut self) -> Vec<News> {
         self.has_ended = true;
         self.kill_by = None;
+        if let Some(link) = &self.link {
+            link.free();
+        }
         self.errors_tail.read(&mut self.errors);
         self.console_tail.read(&mut self.console);
         (self.errors, self.console, self.agent) = (None, None, None);
@@ -389,6 +492,7 @@ impl Machine {
         waiting
             .map(|pending| {
                 News::Answered(Answered {
+                    container: pending.container,
                     to: pending.to,
                     then: pending.then,
                     outcome: Err(Failure::unknown(why.clone())),
@@ -404,20 +508,22 @@ impl Machine {
         reason.map_or_else(|| what.to_owned(), |reason| format!("{what}: {reason}"))
     }
 
-    fn expect(&mut self, to: Waiter, then: Then, within: Duration) {
+    fn expect(&mut self, container: &str, to: Waiter, then: Then, within: Duration) {
         let id = self.last_call.max(1);
         self.pending.push_back(Pending {
             id,
+            container: container.to_owned(),
             to,
             then,
             until: Instant::now() + within,
         });
     }
 
-    fn send(&mut self, request: Request) {
+    fn send(&mut self, container: &str, request: Request) {
         self.last_call += 1;
         let call = Call {
             id: self.last_call,
+            container: container.to_owned(),
             request,
         };
         self.tell(&call);
@@ -471,6 +577,12 @@ impl Machine {
                 if let Err(failure) = self.tell_facts(kernel) {
                     crate::report(format_args!("{failure}"));
                 }
+                if let Some(link) = &mut self.link
+                    && let Err(failure) = link.join()
+                {
+                    self.give_up(&failure.message);
+                    return None;
+                }
                 if self.cold.take().is_none() {
                     // The first of its kind.
                     self.rehearse(create);
@@ -490,6 +602,7 @@ impl Machine {
         }
         self.tell(&Call {
             id: REHEARSAL,
+            container: self.first.clone(),
             request: Request::Rehearse(create.clone()),
         });
         self.rehearsed = Some(create);
@@ -512,9 +625,12 @@ impl Machine {
     }
 
     fn send_create(&mut self, mut create: Box<Create>) {
-        create.clock_ns = since_1970();
-        create.entropy = random();
-        self.send(Request::Create(create));
+        if let Some(setup) = &mut create.machine {
+            setup.clock_ns = since_1970();
+            setup.entropy = random();
+        }
+        let first = self.first.clone();
+        self.send(&first, Request::Create(create));
     }
 
     fn ask_monitor(&self, request: Control) -> Result<Status, Failure> {
@@ -559,7 +675,13 @@ impl Machine {
                 Message::Answer { id, outcome } => {
                     let at = self.pending.iter().position(|pending| pending.id == id);
                     if let Some(pending) = at.and_then(|at| self.pending.remove(at)) {
+                        if let (Then::Created, Outcome::Running { pid }) = (&pending.then, &outcome)
+                            && pending.container == self.first
+                        {
+                            self.first_pid = Some(*pid);
+                        }
                         news.push(News::Answered(Answered {
+                            container: pending.container,
                             to: pending.to,
                             then: pending.then,
                             outcome: agent::outcome(outcome),
@@ -567,15 +689,17 @@ impl Machine {
                     }
                 }
                 Message::Exited {
+                    container,
                     process,
                     code,
                     signal,
                     oom_killed,
                 } => {
-                    if process.is_empty() {
+                    if process.is_empty() && container == self.first {
                         self.kill_by = None;
                     }
                     news.push(News::Exited {
+                        container,
                         process,
                         code,
                         signal,
@@ -593,6 +717,13 @@ impl Machine {
         }
         news
     }
+}
+
+/// The container's root file system, or where it is to be mounted.
+fn rootfs_of(request: &CreateRequest, spec: &Spec) -> PathBuf {
+    let root = spec.root.as_ref();
+    let root = root.map_or("rootfs".into(), |root| root.path.clone());
+    request.bundle.join(root)
 }
 
 /// What the guest is told of its disk of layers.

@@ -66,7 +66,7 @@ pub(crate) fn config(plan: &Plan, folders: &Folders) -> Result<VmmConfig, Failur
             .iter()
             .map(|(tap, network)| NetworkCard {
                 tap: tap.clone(),
-                namespace: None,
+                namespace: plan.namespace.clone(),
                 mac: Some(network.mac),
                 mtu: u16::try_from(network.mtu).ok(),
             })
@@ -90,7 +90,7 @@ fn shares(plan: &Plan, folders: &Folders) -> Vec<Share> {
         tag: SHARE_TAG.to_owned(),
         read_only: false,
         overlay_upper: false,
-        follows_mounts: false,
+        follows_mounts: plan.shm_bytes.is_some(),
     }];
     if let RootSource::Layers { upper, .. } = &plan.root {
         shares.push(Share {

@@ -1,16 +1,18 @@
 //! What a container's configuration means behind the wall of a machine. Pure.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use atoll_container::RootfsMount;
-use atoll_guest::protocol::{Network, ROOTFS, SHARE};
+use atoll_guest::protocol::{Network, POD_SHM, ROOTFS, Route, SHARE};
 use atoll_machine::Backend;
 use atoll_shim_protocol::machine::{MachineNetwork, NETWORK};
 use atoll_spec::{Linux, Mount, NamespaceKind, Resources, Root, Spec};
 
 use super::asked::asked;
 use crate::failure::Failure;
+use crate::pod::{self, Role};
 
 /// Memory of a machine whose container has no limit.
 const DEFAULT_MEMORY: u64 = 512 << 20;
@@ -18,6 +20,8 @@ const DEFAULT_MEMORY: u64 = 512 << 20;
 const OVERHEAD: u64 = 96 << 20;
 /// Machines come in multiples of this.
 const STEP: u64 = 32 << 20;
+/// The shared memory of a pod, as containerd's CRI plugin makes it on the host.
+const SHM: u64 = 64 << 20;
 /// Nothing boots in less.
 pub(super) const LEAST: u64 = 128 << 20;
 /// No machine has more.
@@ -40,6 +44,10 @@ pub(crate) struct Plan {
     pub(crate) parameters: Vec<String>,
     /// The host's tap and what the guest is told of its card.
     pub(crate) network: Option<(String, Network)>,
+    /// The network namespace whose link the card takes the place of: a pod's.
+    pub(crate) namespace: Option<PathBuf>,
+    /// Bytes of the shared memory of a pod's containers.
+    pub(crate) shm_bytes: Option<u64>,
     /// Settings of the guest's network.
     pub(crate) sysctls: BTreeMap<String, String>,
     /// What is shown to the guest beside the root file system.
@@ -82,27 +90,41 @@ pub(crate) fn plan(
     id: &str,
     rootfs: &[RootfsMount],
 ) -> Result<Plan, Failure> {
-    refuse(spec)?;
+    let is_sandbox = pod::role(&spec.annotations) == Role::Sandbox;
+    refuse(spec, is_sandbox)?;
     let root = root_source(rootfs)?;
+    if is_sandbox && root != RootSource::Share {
+        return Err(Failure::invalid(
+            "the root file system of a pod's sandbox cannot be made of EROFS images behind the wall of a machine",
+        ));
+    }
     let network = spec.annotations.get(NETWORK).map(|text| card(text));
     let none = Linux::default();
     let linux = spec.linux.as_ref().unwrap_or(&none);
     let resources = linux.resources.clone().unwrap_or_default();
-    let (mounts, binds) = mounts(&spec.mounts)?;
+    let (mounts, binds) = mounts(&spec.mounts, "", is_sandbox)?;
+    let sizes = if is_sandbox {
+        pod::sizes(&spec.annotations)?
+    } else {
+        resources.clone()
+    };
     let asked = asked(spec.vm.as_ref())?;
-    let limit = resources.memory.as_ref().and_then(|memory| memory.limit);
+    let limit = sizes.memory.as_ref().and_then(|memory| memory.limit);
     Ok(Plan {
         backend,
         memory_bytes: asked.memory_bytes.unwrap_or_else(|| memory_bytes(limit)),
-        cpus: asked.cpus.unwrap_or_else(|| cpus(&resources)),
+        cpus: asked.cpus.unwrap_or_else(|| cpus(&sizes)),
         kernel: asked.kernel,
         parameters: asked.parameters,
         network: network.transpose()?,
+        namespace: is_sandbox.then(|| joined_network(linux)).flatten(),
+        shm_bytes: is_sandbox.then_some(SHM),
         sysctls: sysctls(linux).0,
         binds,
-        guest: guest(spec, linux, &resources, mounts, id, &root),
+        guest: guest(spec, linux, &resources, mounts, id, root_path(&root)),
         root,
-        host: host(spec, linux, &resources),
+        // A sandbox's own share of the CPU is that of a process that sleeps; its machine has the pod's.
+        host: host(spec, linux, if is_sandbox { &sizes } else { &resources }),
     })
 }
 
@@ -127,13 +149,20 @@ pub(crate) fn outer(all: Resources) -> Result<Resources, Failure> {
     })
 }
 
-fn refuse(spec: &Spec) -> Result<(), Failure> {
+/// The network namespace that a pod's sandbox is to be in.
+fn joined_network(linux: &Linux) -> Option<PathBuf> {
+    let mut all = linux.namespaces.iter();
+    let network = all.find(|namespace| namespace.kind == NamespaceKind::Network)?;
+    network.path.clone()
+}
+
+fn refuse(spec: &Spec, is_sandbox: bool) -> Result<(), Failure> {
     let none = Linux::default();
     let linux = spec.linux.as_ref().unwrap_or(&none);
-    let joined = linux
-        .namespaces
-        .iter()
-        .find(|namespace| namespace.path.is_some());
+    let joined = linux.namespaces.iter().find(|namespace| {
+        let is_pods = is_sandbox && namespace.kind == NamespaceKind::Network;
+        namespace.path.is_some() && !is_pods
+    });
     if let Some(namespace) = joined {
         return Err(Failure::invalid(format!(
             "a machine cannot join the host's {:?} namespace {}",
@@ -152,6 +181,11 @@ fn refuse(spec: &Spec) -> Result<(), Failure> {
             "a machine cannot share the host's {name} namespace: linux.namespaces must have a new one"
         )));
     }
+    unavailable(spec, linux)
+}
+
+/// What no container in a machine can have.
+pub(super) fn unavailable(spec: &Spec, linux: &Linux) -> Result<(), Failure> {
     let unavailable = [
         (
             spec.hooks
@@ -209,11 +243,27 @@ fn card(text: &str) -> Result<(String, Network), Failure> {
     let network = Network {
         mac: card.mac,
         mtu: card.mtu,
-        address: card.address,
-        prefix_len: card.prefix_len,
-        gateway: card.gateway,
+        addresses: vec![(card.address, card.prefix_len)],
+        routes: vec![
+            subnet(card.address, card.prefix_len),
+            Route {
+                destination: Ipv4Addr::UNSPECIFIED,
+                prefix_len: 0,
+                gateway: Some(card.gateway),
+            },
+        ],
     };
     Ok((card.tap, network))
+}
+
+/// The route to the subnet of an address.
+fn subnet(address: Ipv4Addr, prefix_len: u8) -> Route {
+    let mask = u32::MAX.checked_shl(32 - u32::from(prefix_len.min(32)));
+    Route {
+        destination: Ipv4Addr::from_bits(address.to_bits() & mask.unwrap_or(0)),
+        prefix_len,
+        gateway: None,
+    }
 }
 
 /// The limit and what the guest needs itself; with a limit that is none, what a machine has by default.
@@ -236,7 +286,14 @@ fn cpus(resources: &Resources) -> u8 {
 }
 
 /// Mounts as the guest makes them, and what the host has to show for them.
-fn mounts(mounts: &[Mount]) -> Result<(Vec<Mount>, Vec<Bind>), Failure> {
+///
+/// * `folder`: of the container in the share, with a slash at its end; empty for the machine's first.
+/// * `is_pods`: its `/dev/shm` is the pod's.
+pub(super) fn mounts(
+    mounts: &[Mount],
+    folder: &str,
+    is_pods: bool,
+) -> Result<(Vec<Mount>, Vec<Bind>), Failure> {
     let mut binds = Vec::new();
     let mut ours = Vec::with_capacity(mounts.len());
     for mount in mounts {
@@ -247,6 +304,13 @@ fn mounts(mounts: &[Mount]) -> Result<(Vec<Mount>, Vec<Bind>), Failure> {
             ours.push(mount.clone());
             continue;
         };
+        if is_pods && mount.destination == Path::new("/dev/shm") {
+            ours.push(Mount {
+                source: Some(POD_SHM.into()),
+                ..mount.clone()
+            });
+            continue;
+        }
         if has("idmap") || has("ridmap") {
             return Err(Failure::invalid(format!(
                 "mount {}: idmapped mounts are not available behind the wall of a machine",
@@ -254,7 +318,7 @@ fn mounts(mounts: &[Mount]) -> Result<(Vec<Mount>, Vec<Bind>), Failure> {
             )));
         }
         ours.push(Mount {
-            source: Some(format!("{SHARE}/binds/{}", binds.len()).into()),
+            source: Some(format!("{SHARE}/{folder}binds/{}", binds.len()).into()),
             ..mount.clone()
         });
         binds.push(Bind {
@@ -268,20 +332,17 @@ fn mounts(mounts: &[Mount]) -> Result<(Vec<Mount>, Vec<Bind>), Failure> {
 
 /// The container as it is built inside: the machine is the wall, so what only guards the host's kernel is left out, and
 /// what the host limits from outside.
-fn guest(
+pub(super) fn guest(
     spec: &Spec,
     linux: &Linux,
     all: &Resources,
     mounts: Vec<Mount>,
     id: &str,
-    root: &RootSource,
+    root: PathBuf,
 ) -> Spec {
     let mut guest = spec.clone();
     guest.root = Some(Root {
-        path: match root {
-            RootSource::Share => Path::new(SHARE).join("rootfs"),
-            RootSource::Layers { .. } => ROOTFS.into(),
-        },
+        path: root,
         readonly: spec.root.as_ref().is_some_and(|root| root.readonly),
     });
     guest.mounts = mounts;
@@ -307,6 +368,13 @@ fn guest(
     inner.mount_label = None;
     guest.linux = Some(inner);
     guest
+}
+
+fn root_path(root: &RootSource) -> PathBuf {
+    match root {
+        RootSource::Share => Path::new(SHARE).join("rootfs"),
+        RootSource::Layers { .. } => ROOTFS.into(),
+    }
 }
 
 /// Those of the network, which is the guest's, and the container's others.
@@ -369,7 +437,15 @@ mod tests {
         let plan = plan(&spec, Backend::Soft, "web", &[]).unwrap();
         assert_eq!((plan.memory_bytes, plan.cpus), (160 << 20, 2));
         let (tap, network) = plan.network.unwrap();
-        assert_eq!((tap.as_str(), network.prefix_len), ("tap0", 16));
+        assert_eq!(tap, "tap0");
+        assert_eq!(network.addresses, [([172, 17, 0, 2].into(), 16)]);
+        let routes: Vec<_> = network
+            .routes
+            .iter()
+            .map(|route| (route.destination.to_string(), route.gateway.is_some()))
+            .collect();
+        let expected = [("172.17.0.0", false), ("0.0.0.0", true)];
+        assert_eq!(routes, expected.map(|(to, by)| (to.to_owned(), by)));
         assert_eq!(
             plan.binds,
             [

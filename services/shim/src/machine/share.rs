@@ -9,9 +9,11 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use atoll_container::{RootfsMount, open_rootfs};
+use atoll_guest::protocol::MEMBERS;
 use atoll_sys::mount::{self, Attributes, Change, Propagation};
 use atoll_sys::namespace;
 use rustix::fs::CWD;
+use rustix::mount::{UnmountFlags, unmount};
 
 use super::plan::Bind;
 use crate::failure::Failure;
@@ -46,10 +48,13 @@ impl Folders {
 
 /// Fills the share: `rootfs`, if it comes from there, and `binds/N`. The mounts are in a mount namespace of our own from now on, so they go
 /// with this process and the monitor, whatever becomes of either.
+///
+/// * `grows`: what is mounted there later ([`add`]) is for the monitor to see.
 pub(crate) fn fill(
     share: &Path,
     rootfs: Option<(&Path, &[RootfsMount])>,
     binds: &[Bind],
+    grows: bool,
 ) -> Result<(), Failure> {
     namespace::unshare(libc::CLONE_NEWNS)
         .map_err(|errno| failed("make a mount namespace")(errno.into()))?;
@@ -61,13 +66,63 @@ pub(crate) fn fill(
     let tmpfs = mount::new_filesystem(c"tmpfs", [], Attributes::NOSUID | Attributes::NODEV)
         .map_err(|errno| failed("make the share")(errno.into()))?;
     attach(&tmpfs, share).map_err(failed("mount the share"))?;
+    if grows {
+        let shared = Change::propagation(Propagation::Shared);
+        c_path(share)
+            .and_then(|share| set(&share, false, &shared))
+            .map_err(failed("let the share grow"))?;
+        fs::create_dir(share.join(MEMBERS)).map_err(failed("make the share"))?;
+    }
+    put(share, root, binds)
+}
+
+/// Adds the folder `name` with `rootfs` and `binds/N` of a container to a share that grows.
+pub(crate) fn add(
+    share: &Path,
+    name: &str,
+    rootfs: (&Path, &[RootfsMount]),
+    binds: &[Bind],
+) -> Result<(), Failure> {
+    let folder = share.join(MEMBERS).join(name);
+    let root = open_rootfs(rootfs.0, rootfs.1)?;
+    // As the monitor has what was there when it was started.
+    let plain = Attributes::NOSUID | Attributes::NODEV | Attributes::NOEXEC;
+    let change = Change::attributes(plain, Attributes::empty());
+    mount::set_attributes(root.as_fd(), c"", true, &change)
+        .map_err(|errno| failed("shut the root file system in")(errno.into()))?;
+    fs::create_dir(&folder).map_err(failed("make the share"))?;
+    let added = put(&folder, Some(root), binds);
+    if added.is_err() {
+        remove(share, name);
+    }
+    added
+}
+
+/// Takes the folder `name` out again.
+pub(crate) fn remove(share: &Path, name: &str) {
+    let folder = share.join(MEMBERS).join(name);
+    let binds = folder.join("binds");
+    let shown = fs::read_dir(&binds).into_iter().flatten().flatten();
+    let mut places: Vec<_> = shown.map(|entry| entry.path()).collect();
+    places.push(folder.join("rootfs"));
+    for place in &places {
+        // One that is not mounted, because adding it failed, is as good.
+        let _ = unmount(place, UnmountFlags::DETACH);
+        let _ = fs::remove_dir(place).or_else(|_| fs::remove_file(place));
+    }
+    if let Err(error) = fs::remove_dir(&binds).and_then(|()| fs::remove_dir(&folder)) {
+        crate::report(format_args!("cannot remove {}: {error}", folder.display()));
+    }
+}
+
+fn put(folder: &Path, root: Option<OwnedFd>, binds: &[Bind]) -> Result<(), Failure> {
     if let Some(root) = root {
-        let place = share.join("rootfs");
+        let place = folder.join("rootfs");
         fs::create_dir(&place)
             .and_then(|()| attach(&root, &place))
             .map_err(failed("mount the root file system"))?;
     }
-    let folder = share.join("binds");
+    let folder = folder.join("binds");
     fs::create_dir(&folder).map_err(failed("make the share"))?;
     for (number, bind) in binds.iter().enumerate() {
         let place = folder.join(number.to_string());
@@ -79,10 +134,10 @@ pub(crate) fn fill(
 fn show(bind: &Bind, place: &Path) -> io::Result<()> {
     let source = c_path(&bind.source)?;
     let tree = mount::clone_tree(CWD, &source, bind.recursive, false)?;
-    if bind.read_only {
-        let change = Change::attributes(Attributes::RDONLY, Attributes::empty());
-        mount::set_attributes(tree.as_fd(), c"", bind.recursive, &change)?;
-    }
+    let mut attributes = Attributes::NOSUID | Attributes::NODEV | Attributes::NOEXEC;
+    attributes.set(Attributes::RDONLY, bind.read_only);
+    let change = Change::attributes(attributes, Attributes::empty());
+    mount::set_attributes(tree.as_fd(), c"", bind.recursive, &change)?;
     if fs::metadata(&bind.source)?.is_dir() {
         fs::create_dir(place)?;
     } else {
