@@ -36,7 +36,9 @@ impl Template {
         let mut kind = DefaultHasher::new();
         let tags: Vec<_> = config.shares.iter().map(|share| &share.tag).collect();
         let disks: Vec<_> = config.disks.iter().map(Disk::partitions).collect();
-        let devices = (disks, config.networks.len(), tags);
+        // A guest's driver takes no longer packets than it was told of at first.
+        let cards: Vec<_> = config.networks.iter().map(|card| card.mtu).collect();
+        let devices = (disks, cards, tags);
         (source.memory_bytes, source.cpus, devices).hash(&mut kind);
         format!("{:?}", config.backend).hash(&mut kind);
         // What a bundle asks for is a kind of its own; another version of the host's newest kernel is not.
