@@ -196,7 +196,8 @@ pub struct Share {
     #[serde(default)]
     pub overlay_upper: bool,
     /// Whether the guest is to see what is mounted below the directory later: in the mount namespace that the monitor
-    /// was started in, where the directory must be a shared mount of its own.
+    /// was started in, where the directory must be a shared mount of its own. The guest can change what is mounted
+    /// there, but not the directory itself.
     #[serde(default)]
     pub follows_mounts: bool,
 }

@@ -434,6 +434,12 @@ fn what_a_pod_in_a_machine_cannot_have_is_refused_and_the_rest_goes_on() {
         })
     };
     until("one container is shown", || shown() == [1, 1]);
+    // The folders of the share are not the guest's to change, else it could lead our mounts and removals elsewhere.
+    let (monitor, _) = node.processes("atoll-vmm")[0];
+    let mounts = fs::read_to_string(format!("/proc/{monitor}/mountinfo")).unwrap();
+    let share = mounts.lines().find(|line| line.contains(" /share0 "));
+    let share = share.expect("the monitor has the share");
+    assert!(share.contains(" ro,"), "{share}");
 
     let none = Fields::default();
     let sleep = ["sleep", "1000"];

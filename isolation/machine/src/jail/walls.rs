@@ -79,12 +79,16 @@ impl Walls {
     }
 
     /// A copy as [`Walls::detached`], in which appears what is mounted at `path` later, if that is a shared mount. The
-    /// kernel tells only mounts that are attached somewhere: this one is, in our empty root.
+    /// kernel tells only mounts that are attached somewhere: this one is, in our empty root. The directory itself is
+    /// read-only, what is mounted below it is as it was mounted.
     ///
     /// # Errors
     /// The kernel's.
     pub(crate) fn following(&mut self, path: &Path, read_only: bool) -> io::Result<OwnedFd> {
         let tree = copy(path, read_only)?;
+        // Whoever mounts there must not find what a guest put in the way.
+        let fixed = Change::attributes(Attributes::RDONLY, Attributes::empty());
+        mount::set_attributes(tree.as_fd(), c"", false, &fixed)?;
         let name = format!("share{}", self.shown.len());
         rustix::fs::mkdirat(&self.root, &name, Mode::RWXU)?;
         self.shown.push((tree.try_clone()?, name));

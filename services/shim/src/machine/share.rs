@@ -98,7 +98,7 @@ pub(crate) fn add(
     added
 }
 
-/// Takes the folder `name` out again.
+/// Takes the folder `name` out again. The guest cannot change the folders, only what is mounted in them.
 pub(crate) fn remove(share: &Path, name: &str) {
     let folder = share.join(MEMBERS).join(name);
     let binds = folder.join("binds");
@@ -107,7 +107,7 @@ pub(crate) fn remove(share: &Path, name: &str) {
     places.push(folder.join("rootfs"));
     for place in &places {
         // One that is not mounted, because adding it failed, is as good.
-        let _ = unmount(place, UnmountFlags::DETACH);
+        let _ = unmount(place, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
         let _ = fs::remove_dir(place).or_else(|_| fs::remove_file(place));
     }
     if let Err(error) = fs::remove_dir(&binds).and_then(|()| fs::remove_dir(&folder)) {
