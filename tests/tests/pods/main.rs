@@ -251,7 +251,18 @@ fn a_pod_of_two(handler: &str) {
         pod.said(&side, "wget -q -O - http://127.0.0.1:8080/index.html"),
         "from web"
     );
-    // And the node's from the pod: by its routes.
+    // Long streams arrive whole, both ways: what is left unfinished on one side is finished on the other.
+    pod.said(&web, "seq 1 400000 >/srv/long");
+    let long = format!("wget -q -O - http://{address}:8080/long | sha256sum");
+    let sum = pod.said(&web, "sha256sum </srv/long");
+    assert_eq!(node.run(&["busybox", "sh", "-c", &long]).trim(), sum);
+    let server = node.serve(8081);
+    let long = "wget -q -O - http://10.93.0.1:8081/image.tar | sha256sum";
+    let archive = node.path().join("image.tar").display().to_string();
+    let sum = node.run(&["busybox", "sh", "-c", &format!("sha256sum <{archive}")]);
+    assert_eq!(pod.said(&side, long), sum.trim());
+    drop(server);
+    // The node is reached by the routes that CNI made.
     let routes = pod.said(&side, "ip route");
     assert!(routes.contains("default via 10.93.0.1"), "{routes}");
     let mtu = pod.said(&side, "cat /sys/class/net/eth0/mtu");

@@ -74,6 +74,26 @@ impl Node {
         said(command.args(words).output().unwrap())
     }
 
+    /// Serves the node's folder by HTTP where the daemon is, once it answers.
+    pub(crate) fn serve(&self, port: u16) -> Server {
+        let pid = self.daemon.id().to_string();
+        let mut command = Command::new("nsenter");
+        command
+            .args(["-n", "-t", &pid, "busybox", "httpd", "-f", "-p"])
+            .arg(port.to_string())
+            .arg("-h")
+            .arg(self.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let server = Server(command.spawn().unwrap());
+        let look = format!(
+            "until busybox wget -q -O /dev/null http://127.0.0.1:{port}/vm.json; do busybox sleep 0.02; done"
+        );
+        self.run(&["busybox", "sh", "-c", &look]);
+        server
+    }
+
     pub(crate) fn ctr(&self, words: &[&str]) -> String {
         let mut command = Command::new("timeout");
         command
@@ -135,7 +155,7 @@ impl Node {
             mkdir -p rootfs/bin rootfs/proc rootfs/sys rootfs/dev rootfs/tmp rootfs/etc
             cp /bin/busybox rootfs/bin/
             for name in sh cat echo sleep true hostname ip httpd wget ps ls kill mkdir readlink seq \
-                ipcs touch tail; do
+                ipcs touch tail sha256sum; do
                 ln -s busybox rootfs/bin/$name
             done
             tar -C rootfs -cf layer.tar .
@@ -204,6 +224,16 @@ impl Node {
             |_| String::new(),
             |output| String::from_utf8_lossy(&output.stdout).into_owned(),
         )
+    }
+}
+
+/// A server that ends when it is dropped.
+pub(crate) struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
     }
 }
 
