@@ -17,12 +17,22 @@ pub struct Engine {
     /// Holds the network namespace while the engine is dead.
     namespace: Child,
     extra: Vec<String>,
+    own_cache: bool,
 }
 
 impl Engine {
     /// Starts an engine and imports the small image as `bb`.
     pub fn with_image() -> Self {
-        let engine = Self::start(&[]);
+        Self::start(&[]).import_image()
+    }
+
+    /// The same, with a cache of its own: no kernel, ramdisk or template is there.
+    pub fn with_image_and_own_cache() -> Self {
+        Self::start_with(&[], true).import_image()
+    }
+
+    fn import_image(self) -> Self {
+        let engine = self;
         let archive = engine.path("bb.tar");
         image::tarball(&archive);
         engine
@@ -36,6 +46,10 @@ impl Engine {
     /// # Panics
     /// When it does not answer within ten seconds.
     pub fn start(extra: &[&str]) -> Self {
+        Self::start_with(extra, false)
+    }
+
+    fn start_with(extra: &[&str], own_cache: bool) -> Self {
         programs::require_root();
         let folder = tempfile::Builder::new()
             .prefix("atoll-test-")
@@ -63,12 +77,13 @@ impl Engine {
         waiting::until("the network namespace is ready", loopback_is_up);
         Self::wrap_docker(folder.path());
         let extra: Vec<String> = extra.iter().map(|&flag| flag.to_owned()).collect();
-        let child = Self::spawn(folder.path(), namespace.id(), &extra);
+        let child = Self::spawn(folder.path(), namespace.id(), &extra, own_cache);
         let engine = Self {
             folder,
             child,
             namespace,
             extra,
+            own_cache,
         };
         engine.wait_until_it_answers();
         engine
@@ -83,7 +98,7 @@ impl Engine {
         command
     }
 
-    fn spawn(folder: &Path, namespace_pid: u32, extra: &[String]) -> Child {
+    fn spawn(folder: &Path, namespace_pid: u32, extra: &[String], own_cache: bool) -> Child {
         let log = std::fs::File::options()
             .create(true)
             .append(true)
@@ -104,6 +119,9 @@ impl Engine {
             .arg("-H")
             .arg(format!("unix://{}", folder.join("docker.sock").display()));
         command.args(extra).stdin(Stdio::null());
+        if own_cache {
+            command.env("ATOLL_CACHE_ROOT", folder.join("cache"));
+        }
         command
             .stdout(log.try_clone().expect("a descriptor can be copied"))
             .stderr(log);
@@ -280,7 +298,12 @@ impl Engine {
     /// # Panics
     /// When it does not answer within ten seconds.
     pub fn restart(&mut self) {
-        self.child = Self::spawn(self.folder.path(), self.namespace.id(), &self.extra);
+        self.child = Self::spawn(
+            self.folder.path(),
+            self.namespace.id(),
+            &self.extra,
+            self.own_cache,
+        );
         self.wait_until_it_answers();
     }
 

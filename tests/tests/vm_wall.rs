@@ -53,6 +53,76 @@ fn a_machine_runs_a_command_with_another_kernel_and_leaves_no_trace() {
 }
 
 #[test]
+fn the_first_machine_rehearses_and_others_are_made_of_it() {
+    let engine = Engine::with_image_and_own_cache();
+    let kernel = |name: &str| {
+        engine
+            .docker(&[
+                "run",
+                "-d",
+                "--isolation=vm",
+                "--name",
+                name,
+                "bb",
+                "sleep",
+                "100",
+            ])
+            .ok();
+        let changed = engine.docker(&["exec", name, "sh", "-c", "ls /; ls /dev; cat /proc/mounts"]);
+        let id = engine.docker(&["inspect", "-f", "{{.Id}}", name]).ok();
+        let log = engine.path("exec/bundles").join(&id).join("shim.log");
+        let log = std::fs::read_to_string(log).unwrap();
+        assert_eq!(log, "", "what the shim of {name} had to report");
+        changed.ok()
+    };
+    let templates = || {
+        let folders = std::fs::read_dir(engine.path("cache/templates")).into_iter();
+        let mut folders: Vec<_> = folders
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            .collect();
+        folders.sort();
+        folders
+    };
+    assert!(templates().is_empty());
+    let first = kernel("first");
+    let made = templates();
+    let [template] = &made[..] else {
+        panic!("{made:?}");
+    };
+    let mut files: Vec<_> = std::fs::read_dir(template)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    files.sort();
+    let soft = ["code", "config.json", "memory", "state.json"];
+    // The host's processor has no code to give away.
+    assert!(files == soft || files == soft[1..], "{files:?}");
+    let second = kernel("second");
+    assert_eq!(templates(), made);
+    // Nothing of the rehearsal is there, in the first machine or another.
+    assert_eq!(first, second);
+    assert!(!first.contains("rehearsal"), "{first}");
+    for name in ["first", "second"] {
+        engine.docker(&["rm", "-f", name]).ok();
+    }
+    // A template whose code is damaged is as good, if slower; so is one that has none.
+    let code = template.join("code");
+    if code.exists() {
+        let mut bytes = std::fs::read(&code).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 0xFF;
+        std::fs::write(&code, bytes).unwrap();
+        kernel("third");
+        std::fs::remove_file(&code).unwrap();
+        kernel("fourth");
+        assert_eq!(templates(), made);
+        engine.docker(&["rm", "-f", "third", "fourth"]).ok();
+    }
+}
+
+#[test]
 fn streams_pass_through_a_machine_whole() {
     let engine = Engine::with_image();
     let sums = engine
