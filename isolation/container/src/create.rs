@@ -99,6 +99,9 @@ fn new_record(plan: &ContainerPlan, request: &CreateRequest, spec: &Spec, hooks:
         .namespaces
         .extend(plan.namespaces.joined.iter().map(|(kind, _)| *kind));
     record.seccomp_flags = plan.process.seccomp.as_ref().map(|seccomp| seccomp.flags);
+    record.personality = plan.personality;
+    let linux = spec.linux.as_ref();
+    record.memory_policy = linux.and_then(|linux| linux.memory_policy.clone());
     record.annotations.clone_from(&spec.annotations);
     record.poststart.clone_from(&hooks.poststart);
     record.poststop.clone_from(&hooks.poststop);

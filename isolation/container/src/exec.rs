@@ -14,7 +14,7 @@ use crate::apply::{compile, control, passwd};
 use crate::container::{Container, ExecProcess};
 use crate::create::open_recorded;
 use crate::error::{Error, Result, kernel};
-use crate::plan::{clone_flag, plan_process};
+use crate::plan::{clone_flag, plan_memory_policy, plan_process};
 use crate::state::{self, Record};
 use crate::{ExecRequest, StdioRequest};
 
@@ -62,12 +62,14 @@ pub(crate) fn exec(
 
     let cgroup = sub_cgroup(record, request.cgroup.as_deref());
     let mut steps = Vec::with_capacity(8);
+    steps.extend(plan.exec_affinity.initial.clone().map(Op::Affinity));
     steps.extend(compile::oom_score(&plan));
     if !request.no_new_keyring {
         let name = std::ffi::CString::new(format!("_ses.{}", record.id)).unwrap_or_default();
         steps.push(Op::Keyring(name));
     }
     steps.push(Op::JoinCgroup(cgroup.join_handles()?));
+    steps.extend(plan.exec_affinity.last.clone().map(Op::Affinity));
     let others = record
         .namespaces
         .iter()
@@ -81,6 +83,10 @@ pub(crate) fn exec(
     steps.push(Op::EnterProcess { pidfd, flags });
     if has_userns {
         steps.push(Op::BecomeRoot);
+    }
+    steps.extend(record.personality.map(Op::Personality));
+    if let Some(policy) = &record.memory_policy {
+        steps.extend(plan_memory_policy(policy)?.map(Op::MemoryPolicy));
     }
     steps.extend(compile::apparmor(&plan));
     if plan.terminal {

@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use atoll_spec::{Hook, NamespaceKind};
+use atoll_spec::{Hook, MemoryPolicy, NamespaceKind};
 use serde::{Deserialize, Serialize};
 
 use crate::ContainerId;
@@ -45,6 +45,12 @@ pub(crate) struct Record {
     /// Flags of the filter in `seccomp.bpf`; absent without a filter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) seccomp_flags: Option<u64>,
+    /// Execution domain, of later processes too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) personality: Option<u64>,
+    /// Memory policy, of later processes too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) memory_policy: Option<MemoryPolicy>,
     /// Annotations of the configuration.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) annotations: BTreeMap<String, String>,
@@ -71,6 +77,8 @@ impl Record {
             cgroup: BTreeMap::new(),
             namespaces: Vec::new(),
             seccomp_flags: None,
+            personality: None,
+            memory_policy: None,
             annotations: BTreeMap::new(),
             poststart: Vec::new(),
             poststop: Vec::new(),

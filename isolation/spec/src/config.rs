@@ -129,6 +129,27 @@ pub struct Process {
     /// Scheduling policy of sched_setattr(2).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scheduler: Option<Scheduler>,
+    /// CPUs of a process run later by `exec`.
+    #[serde(rename = "execCPUAffinity", skip_serializing_if = "Option::is_none")]
+    pub exec_cpu_affinity: Option<CpuAffinity>,
+}
+
+/// CPUs of a process run by `exec`, as lists (`0-2,7`). Spec: config.md#linux-process.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CpuAffinity {
+    /// Before it joins the container's cgroup.
+    #[serde(
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "is_default"
+    )]
+    pub initial: String,
+    /// Once it is in the container's cgroup.
+    #[serde(
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "is_default"
+    )]
+    pub r#final: String,
 }
 
 /// Who a process runs as. Spec: config.md#user.

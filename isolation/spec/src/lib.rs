@@ -28,13 +28,14 @@ mod validate;
 mod vm;
 
 pub use config::{
-    Capabilities, ConsoleSize, Hook, Hooks, IoPriority, Mount, Process, Rlimit, Root, Scheduler,
-    Spec, User,
+    Capabilities, ConsoleSize, CpuAffinity, Hook, Hooks, IoPriority, Mount, Process, Rlimit, Root,
+    Scheduler, Spec, User,
 };
 pub use example::example;
 pub use features::{CgroupFeatures, Features, LinuxFeatures, SeccompFeatures};
 pub use linux::{
-    Device, IdMapping, IntelRdt, Linux, Namespace, NamespaceKind, Personality, Seccomp, TimeOffset,
+    Device, IdMapping, IntelRdt, Linux, MemoryPolicy, Namespace, NamespaceKind, NetDevice,
+    Personality, Seccomp, TimeOffset,
 };
 pub use load::SpecError;
 pub use resources::{

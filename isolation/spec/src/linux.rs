@@ -39,6 +39,12 @@ pub struct Linux {
         skip_serializing_if = "is_default"
     )]
     pub time_offsets: BTreeMap<String, TimeOffset>,
+    /// Network devices of the caller's network namespace to move into the container's, by name.
+    #[serde(
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "is_default"
+    )]
+    pub net_devices: BTreeMap<String, NetDevice>,
     /// Device nodes to make, besides the default ones.
     #[serde(
         deserialize_with = "null_as_default",
@@ -81,6 +87,9 @@ pub struct Linux {
     /// SELinux label of the container's mounts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mount_label: Option<String>,
+    /// set_mempolicy(2).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_policy: Option<MemoryPolicy>,
     /// personality(2).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub personality: Option<Personality>,
@@ -208,6 +217,36 @@ pub struct IntelRdt {
         skip_serializing_if = "is_default"
     )]
     pub enable_monitoring: bool,
+}
+
+/// A network device's place in the container. Spec: config-linux.md#network-devices.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NetDevice {
+    /// Its name inside; empty keeps the one it has.
+    #[serde(
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "is_default"
+    )]
+    pub name: String,
+}
+
+/// Which memory nodes pages come from. Spec: config-linux.md#memory-policy.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MemoryPolicy {
+    /// `MPOL_DEFAULT`, `MPOL_BIND`, …
+    #[serde(deserialize_with = "null_as_default")]
+    pub mode: String,
+    /// List of nodes, `0-3,7`.
+    #[serde(deserialize_with = "null_as_default")]
+    pub nodes: String,
+    /// `MPOL_F_STATIC_NODES`, …
+    #[serde(
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "is_default"
+    )]
+    pub flags: Vec<String>,
 }
 
 /// Execution domain.

@@ -24,6 +24,7 @@ pub mod namespace;
 pub mod overlay;
 pub mod process;
 pub mod random;
+pub mod scheduling;
 pub mod self_exe;
 pub mod signal_fd;
 pub mod spawn;

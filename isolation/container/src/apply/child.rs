@@ -7,7 +7,7 @@ use atoll_sys::rustix::fs::{CWD, Mode, OFlags};
 use atoll_sys::rustix::mount::{UnmountFlags, unmount};
 use atoll_sys::rustix::process::{self as rustix_process, fchdir, pivot_root};
 use atoll_sys::terminal::Terminal;
-use atoll_sys::{Errno, Result, inside, namespace, process, task};
+use atoll_sys::{Errno, Result, inside, namespace, process, scheduling, task};
 
 use super::control::{self, Message};
 use super::program::{Op, Program};
@@ -145,6 +145,8 @@ impl Scene<'_> {
             Op::Hostname(name) => task::set_hostname(name),
             Op::Domainname(name) => task::set_domainname(name),
             Op::Personality(domain) => task::set_personality(*domain),
+            Op::MemoryPolicy(policy) => scheduling::set_memory_policy(policy.mode, &policy.nodes),
+            Op::Affinity(cpus) => scheduling::set_affinity(cpus),
         }
     }
 

@@ -85,6 +85,7 @@ pub(crate) fn init(
     steps.extend(plan.hostname.clone().map(Op::Hostname));
     steps.extend(plan.domainname.clone().map(Op::Domainname));
     steps.extend(plan.personality.map(Op::Personality));
+    steps.extend(plan.memory_policy.clone().map(Op::MemoryPolicy));
     let home = passwd::home(root.as_fd(), plan.process.uid);
     let launch = launch(
         &plan.process,
@@ -175,6 +176,7 @@ pub(crate) fn launch(
         preserve_fds,
         rlimits: process.rlimits.clone(),
         io_priority: process.io_priority,
+        scheduler: process.scheduler,
         capabilities: process.capabilities,
         uid: process.uid,
         gid: process.gid,

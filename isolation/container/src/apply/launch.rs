@@ -8,7 +8,7 @@ use atoll_sys::capability::{self, SYS_ADMIN, Set, Sets};
 use atoll_sys::rustix::fs::{self, Access, AtFlags, CWD, FileType, Mode, OFlags};
 use atoll_sys::rustix::process::{fchdir, ioctl_tiocsctty, setsid, umask};
 use atoll_sys::terminal::Terminal;
-use atoll_sys::{Errno, Result, descriptors, inside, process, task};
+use atoll_sys::{Errno, Result, descriptors, inside, process, scheduling, task};
 
 use super::control::{self, Message};
 use super::program::{Launch, LaunchStep, Program, Start, Stdio};
@@ -47,6 +47,9 @@ fn try_launch(
     set_streams(launch).map_err(at(LaunchStep::Streams))?;
     for limit in &launch.rlimits {
         task::set_limit(limit.resource, limit.soft, limit.hard).map_err(at(LaunchStep::Limits))?;
+    }
+    if let Some(scheduler) = &launch.scheduler {
+        scheduling::set_scheduler(scheduler).map_err(at(LaunchStep::Scheduler))?;
     }
     if let Some(priority) = launch.io_priority {
         task::set_io_priority(priority).map_err(at(LaunchStep::IoPriority))?;

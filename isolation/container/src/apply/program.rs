@@ -13,8 +13,11 @@ use atoll_sys::inside::Missing;
 use atoll_sys::mount::{Attributes, Change};
 use atoll_sys::process::StringArray;
 use atoll_sys::rustix::process::Gid;
+use atoll_sys::scheduling::{NumberSet, SchedulerAttributes};
 
-use crate::plan::{CapabilityPlan, DevicePlan, RlimitPlan, SeccompPlan, file_name};
+use crate::plan::{
+    CapabilityPlan, DevicePlan, MemoryPolicyPlan, RlimitPlan, SeccompPlan, file_name,
+};
 
 /// What a container process does.
 #[derive(Debug)]
@@ -109,6 +112,10 @@ pub(crate) enum Op {
     Domainname(CString),
     /// Sets the execution domain.
     Personality(u64),
+    /// Sets the memory policy.
+    MemoryPolicy(MemoryPolicyPlan),
+    /// Pins the process to CPUs.
+    Affinity(NumberSet),
 }
 
 /// A superblock to make.
@@ -132,6 +139,7 @@ pub(crate) struct Launch {
     pub(crate) preserve_fds: u32,
     pub(crate) rlimits: Vec<RlimitPlan>,
     pub(crate) io_priority: Option<i32>,
+    pub(crate) scheduler: Option<SchedulerAttributes>,
     pub(crate) capabilities: CapabilityPlan,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
@@ -173,6 +181,7 @@ pub(crate) enum LaunchStep {
     Terminal,
     Streams,
     Limits,
+    Scheduler,
     IoPriority,
     Descriptors,
     Chdir,
@@ -187,11 +196,12 @@ pub(crate) enum LaunchStep {
 }
 
 impl LaunchStep {
-    const ALL: [(Self, &'static str); 15] = [
+    const ALL: [(Self, &'static str); 16] = [
         (Self::Session, "make a session"),
         (Self::Terminal, "take the terminal"),
         (Self::Streams, "set standard streams"),
         (Self::Limits, "set resource limits"),
+        (Self::Scheduler, "set the scheduling policy"),
         (Self::IoPriority, "set I/O priority"),
         (Self::Descriptors, "close descriptors"),
         (Self::Chdir, "change the working directory"),
@@ -266,6 +276,8 @@ impl Op {
             Self::Hostname(name) => format!("set hostname {}", text(name)),
             Self::Domainname(name) => format!("set domainname {}", text(name)),
             Self::Personality(domain) => format!("set personality {domain}"),
+            Self::MemoryPolicy(_) => "set the memory policy".to_owned(),
+            Self::Affinity(_) => "set CPU affinity".to_owned(),
         }
     }
 }

@@ -7,6 +7,7 @@ mod mounts;
 mod namespaces;
 mod options;
 mod process;
+mod scheduling;
 mod seccomp;
 
 use std::ffi::CString;
@@ -29,6 +30,8 @@ pub(crate) use options::Options as MountOptions;
 pub use options::known_mount_options;
 pub(crate) use process::plan as plan_process;
 pub use process::{CapabilityPlan, ProcessPlan, RlimitPlan};
+pub(crate) use scheduling::memory_policy as plan_memory_policy;
+pub use scheduling::{AffinityPlan, MemoryPolicyPlan, known_memory_policies};
 pub use seccomp::SeccompPlan;
 
 use crate::error::{Error, Result};
@@ -95,6 +98,8 @@ pub struct ContainerPlan {
     pub domainname: Option<CString>,
     /// personality(2).
     pub personality: Option<u64>,
+    /// Arguments of set_mempolicy(2).
+    pub memory_policy: Option<MemoryPolicyPlan>,
     /// Control group.
     pub cgroup: atoll_cgroup::Plan,
     /// The first process.
@@ -167,6 +172,10 @@ pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<C
         hostname: name("hostname", spec.hostname.as_deref())?,
         domainname: name("domainname", spec.domainname.as_deref())?,
         personality: personality(linux)?,
+        memory_policy: match &linux.memory_policy {
+            Some(policy) => scheduling::memory_policy(policy)?,
+            None => None,
+        },
         mounts,
         namespaces,
         cgroup,
@@ -346,6 +355,9 @@ impl fmt::Display for ContainerPlan {
         }
         if let Some(personality) = self.personality {
             writeln!(f, "personality {personality}")?;
+        }
+        if let Some(policy) = &self.memory_policy {
+            writeln!(f, "memory policy {:#x} {:?}", policy.mode, policy.nodes)?;
         }
         write!(f, "{}", self.process)
     }

@@ -3,11 +3,12 @@
 use std::ffi::CString;
 use std::fmt;
 
-use atoll_spec::{IoPriority, Process};
+use atoll_spec::Process;
 use atoll_sys::capability::{self, Set};
+use atoll_sys::scheduling::SchedulerAttributes;
 
 use super::mounts::clean;
-use super::{SeccompPlan, c_string, fault};
+use super::{AffinityPlan, SeccompPlan, c_string, fault, scheduling};
 use crate::error::Result;
 
 /// A process to launch.
@@ -43,6 +44,10 @@ pub struct ProcessPlan {
     pub oom_score_adj: Option<i32>,
     /// Argument of ioprio_set(2).
     pub io_priority: Option<i32>,
+    /// Argument of sched_setattr(2).
+    pub scheduler: Option<SchedulerAttributes>,
+    /// CPUs, of a process run by `exec`.
+    pub exec_affinity: AffinityPlan,
     /// Whether it has a terminal as its standard streams.
     pub terminal: bool,
     /// The terminal's rows and columns.
@@ -109,11 +114,6 @@ pub(crate) fn plan(
     available: Set,
     seccomp: Option<SeccompPlan>,
 ) -> Result<ProcessPlan> {
-    if let Some(scheduler) = &process.scheduler
-        && scheduler.policy != "SCHED_OTHER"
-    {
-        return fault("process.scheduler", "is not supported yet");
-    }
     let args = c_strings("process.args", &process.args)?;
     let env = c_strings("process.env", &process.env)?;
     let size = process
@@ -138,7 +138,20 @@ pub(crate) fn plan(
             process.apparmor_profile.as_deref(),
         )?,
         oom_score_adj: process.oom_score_adj,
-        io_priority: process.io_priority.as_ref().map(io_priority).transpose()?,
+        io_priority: process
+            .io_priority
+            .as_ref()
+            .map(scheduling::io_priority)
+            .transpose()?,
+        scheduler: process
+            .scheduler
+            .as_ref()
+            .map(scheduling::scheduler)
+            .transpose()?,
+        exec_affinity: match &process.exec_cpu_affinity {
+            Some(affinity) => scheduling::affinity(affinity)?,
+            None => AffinityPlan::default(),
+        },
         terminal: process.terminal,
         terminal_size: size.filter(|size| *size != (0, 0)),
     })
@@ -217,25 +230,6 @@ fn rlimits(process: &Process) -> Result<Vec<RlimitPlan>> {
     Ok(plans)
 }
 
-/// Spec: config.md#linux-process. Kernel: ioprio_set(2).
-fn io_priority(priority: &IoPriority) -> Result<i32> {
-    let class = match priority.class.as_str() {
-        "IOPRIO_CLASS_RT" => 1,
-        "IOPRIO_CLASS_BE" => 2,
-        "IOPRIO_CLASS_IDLE" => 3,
-        other => {
-            return fault(
-                "process.ioPriority.class",
-                format!("{other:?} is not a class"),
-            );
-        }
-    };
-    if !(0..=7).contains(&priority.priority) {
-        return fault("process.ioPriority.priority", "is not in 0..=7");
-    }
-    Ok(class << 13 | priority.priority)
-}
-
 impl fmt::Display for ProcessPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for rlimit in &self.rlimits {
@@ -259,6 +253,15 @@ impl fmt::Display for ProcessPlan {
         }
         if let Some(priority) = self.io_priority {
             writeln!(f, "ioprio {priority:#x}")?;
+        }
+        if let Some(scheduler) = &self.scheduler {
+            let (policy, flags) = (scheduler.policy, scheduler.flags);
+            let (nice, priority) = (scheduler.nice, scheduler.priority);
+            writeln!(
+                f,
+                "scheduler {policy} nice {nice} priority {priority} flags {flags:#x} times {}/{}/{}",
+                scheduler.runtime_ns, scheduler.deadline_ns, scheduler.period_ns
+            )?;
         }
         writeln!(f, "cwd {}", self.cwd.to_string_lossy())?;
         write!(f, "user {}:{}", self.uid, self.gid)?;

@@ -4,4 +4,5 @@ mod attacks;
 mod failing;
 mod inside;
 mod life;
+mod scheduling;
 mod support;
