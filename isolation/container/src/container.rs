@@ -14,7 +14,7 @@ use atoll_sys::rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::apply::control::{MESSAGE_BYTES, Message};
 use crate::apply::spawn::launch_failure;
-use crate::create::{oci_state, open_recorded};
+use crate::create::{oci_state, open_recorded, unmount_foreign};
 use crate::error::{Error, Result, kernel};
 use crate::exec::{self, is_alive};
 use crate::state::{self, Record};
@@ -90,10 +90,7 @@ impl Container {
         if state::read(&folder)?.is_some() {
             return Err(Error::AlreadyExists(id.clone()));
         }
-        match fs::remove_dir_all(&folder) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            outcome => outcome.map_err(|source| state::file("remove", &folder, source)),
-        }
+        state::remove(&folder)
     }
 
     /// Every container below a state root, by id.
@@ -309,10 +306,8 @@ impl Container {
             cgroup.kill_all()?;
         }
         cgroup.remove()?;
-        match fs::remove_dir_all(&self.folder) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            outcome => outcome.map_err(|source| state::file("remove", &self.folder, source))?,
-        }
+        unmount_foreign(&record)?;
+        state::remove(&self.folder)?;
         if !record.poststop.is_empty() {
             let state = oci_state(&record, Status::Stopped);
             // A failing hook must not keep a container from being deleted.

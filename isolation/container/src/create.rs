@@ -1,20 +1,25 @@
 //! Making a container.
 
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use atoll_cgroup::Cgroup;
 use atoll_spec::{Hooks, IdMapping, NamespaceKind, Spec, State, Status};
 use atoll_sys::Errno;
+use atoll_sys::mount;
 use atoll_sys::process;
 use atoll_sys::rustix::fs::{CWD, FileType, Mode, mknodat};
+use atoll_sys::rustix::mount::{UnmountFlags, unmount};
 
-use crate::apply::compile;
 use crate::apply::control::{self, Go};
+use crate::apply::entry::EntryStep;
 use crate::apply::program::Start;
 use crate::apply::spawn::{Child, Waited, launch_failure, spawn};
+use crate::apply::{compile, rootfs};
 use crate::container::{Container, Created, InitProcess};
 use crate::error::{Error, Result, kernel};
 use crate::plan::{ContainerPlan, HostFacts, clone_flag};
@@ -39,14 +44,24 @@ pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
     let state_root = request.state_root.clone();
     let start_by = request.start_by;
     let folder = Folder::make(&state_root, &id)?;
+    let root = rootfs::open(&plan, &request.rootfs_mounts)?;
     let mut record = new_record(&plan, &request, spec, &hooks);
+    if !plan.namespaces.makes(NamespaceKind::Mount) {
+        let id = mount::id(root.as_fd(), c"");
+        record.rootfs_mount = Some(id.map_err(|errno| kernel("look at the rootfs", errno))?);
+    }
+    let foreign = ForeignMount(
+        Some(&record)
+            .filter(|record| record.rootfs_mount.is_some())
+            .cloned(),
+    );
     state::write(folder.path(), &record)?;
     if let Some(seccomp) = &plan.process.seccomp {
         state::write_seccomp(folder.path(), seccomp)?;
     }
     let cgroup = NewCgroup(Some(Cgroup::create(&plan.cgroup)?));
     let start = prepare_start(folder.path(), request.start_by)?;
-    let mut child = start_child(&plan, request, &cgroup, start, &hooks)?;
+    let mut child = start_child(&plan, request, &cgroup, start, &hooks, root)?;
     record.pid = child.pid;
     record.start_ticks = process::start_time(child.pid)
         .map_err(|errno| kernel("read the start time of the first process", errno))?
@@ -71,6 +86,7 @@ pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
 
     folder.keep();
     cgroup.keep();
+    foreign.keep();
     let container = Container::load(&state_root, &id)?;
     let child = child.release();
     let (Some(pidfd), Some(control)) = (child.pidfd, child.control) else {
@@ -114,6 +130,7 @@ fn start_child(
     cgroup: &NewCgroup,
     start: Start,
     hooks: &Hooks,
+    root: OwnedFd,
 ) -> Result<Child> {
     let Some(cgroup) = &cgroup.0 else {
         return Err(Error::Vanished);
@@ -121,33 +138,30 @@ fn start_child(
     let (ours, theirs) =
         control::pair().map_err(|errno| kernel("make the control socket", errno))?;
     let has_hooks = hook::run_before_start(hooks);
-    let program = compile::init(plan, request, cgroup, theirs, start, has_hooks)?;
+    let program = compile::init(plan, request, cgroup, theirs, start, has_hooks, root)?;
     // The cgroup namespace is made later, in the container's groups.
-    let new = plan
-        .namespaces
-        .new
-        .iter()
-        .filter(|kind| **kind != NamespaceKind::Cgroup);
-    let flags = new.fold(0, |flags, kind| flags | process::flag(clone_flag(*kind)));
-    let pid_namespace = plan
-        .namespaces
-        .joined
-        .iter()
-        .find(|(kind, _)| *kind == NamespaceKind::Pid);
-    let pid_namespace = pid_namespace
-        .map(|(_, path)| {
-            File::open(path).map_err(|error| state::file("open namespace", path, error))
-        })
-        .transpose()?;
+    let mut new = plan.namespaces.new.clone();
+    new.retain(|kind| *kind != NamespaceKind::Cgroup);
+    let mut before = Vec::new();
+    for (kind, path) in &plan.namespaces.joined {
+        // Others are entered by the process itself, which these two would make a stranger in its own.
+        if matches!(kind, NamespaceKind::Pid | NamespaceKind::User) {
+            let file = File::open(path);
+            let fd = file.map_err(|error| state::file("open namespace", path, error))?;
+            let fd = fd.into();
+            before.push(EntryStep::Enter { kind: *kind, fd });
+        }
+    }
+    if !plan.namespaces.time_offsets.is_empty() {
+        // Its clocks can be set only as long as no process is in it.
+        new.retain(|kind| *kind != NamespaceKind::Time);
+        before.push(EntryStep::NewTime(plan.namespaces.time_offsets.clone()));
+    }
+    let flags = new.iter();
+    let flags = flags.fold(0, |flags, kind| flags | process::flag(clone_flag(*kind)));
     let unified = cgroup.v2_dir_fd()?;
     let unified = unified.as_ref().map(AsFd::as_fd);
-    spawn(
-        program,
-        flags,
-        unified,
-        pid_namespace.as_ref().map(AsFd::as_fd),
-        ours,
-    )
+    spawn(program, flags, unified, before, ours)
 }
 
 fn await_ready(child: &mut Child) -> Result<Option<OwnedFd>> {
@@ -251,6 +265,37 @@ impl Drop for NewCgroup {
             let _ = cgroup.remove();
         }
     }
+}
+
+/// A root file system mounted where others see it, unmounted unless kept.
+struct ForeignMount(Option<Record>);
+
+impl ForeignMount {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for ForeignMount {
+    fn drop(&mut self) {
+        if let Some(record) = &self.0 {
+            let _ = unmount_foreign(record);
+        }
+    }
+}
+
+/// Unmounts a root file system that is mounted where others see it, if it is the recorded one; a mount namespace that
+/// was joined keeps it as long as it lives.
+pub(crate) fn unmount_foreign(record: &Record) -> Result<()> {
+    let Some(recorded) = record.rootfs_mount else {
+        return Ok(());
+    };
+    let path = CString::new(record.rootfs.as_os_str().as_bytes()).unwrap_or_default();
+    if mount::id(CWD, &path) != Ok(recorded) {
+        return Ok(());
+    }
+    unmount(&path, UnmountFlags::DETACH)
+        .map_err(|errno| kernel(format!("unmount {}", record.rootfs.display()), errno))
 }
 
 pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {

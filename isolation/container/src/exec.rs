@@ -2,12 +2,14 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 
 use atoll_cgroup::Cgroup;
 use atoll_spec::{NamespaceKind, Status};
 use atoll_sys::capability;
 use atoll_sys::process;
 
+use crate::apply::entry::EntryStep;
 use crate::apply::program::{Op, Program, Start};
 use crate::apply::spawn::{Waited, spawn};
 use crate::apply::{compile, control, passwd};
@@ -81,6 +83,12 @@ pub(crate) fn exec(
         source,
     })?;
     steps.push(Op::EnterProcess { pidfd, flags });
+    if record.rootfs_mount.is_some() {
+        // Opened from outside: it is the root of just this process, whatever its namespace shows elsewhere.
+        let path = PathBuf::from(format!("/proc/{}/root", record.pid));
+        let root = File::open(&path).map_err(|source| state::file("open", &path, source))?;
+        steps.push(Op::EnterRoot(root.into()));
+    }
     if has_userns {
         steps.push(Op::BecomeRoot);
     }
@@ -108,18 +116,16 @@ pub(crate) fn exec(
         control: theirs,
         launch,
     };
-    let pid_namespace = record
-        .namespaces
-        .contains(&NamespaceKind::Pid)
-        .then(|| init.as_fd());
+    let mut before = Vec::new();
+    if record.namespaces.contains(&NamespaceKind::Pid) {
+        before.push(EntryStep::Enter {
+            kind: NamespaceKind::Pid,
+            fd: init,
+        });
+    }
     let unified = cgroup.v2_dir_fd()?;
-    let mut child = spawn(
-        program,
-        0,
-        unified.as_ref().map(AsFd::as_fd),
-        pid_namespace,
-        ours,
-    )?;
+    let unified = unified.as_ref().map(AsFd::as_fd);
+    let mut child = spawn(program, 0, unified, before, ours)?;
     let mut terminal = None;
     while let Waited::Ready(master) = child.wait()? {
         terminal = master.or(terminal);

@@ -42,6 +42,9 @@ pub(crate) struct Record {
     pub(crate) cgroup: BTreeMap<String, PathBuf>,
     /// Namespaces later processes join.
     pub(crate) namespaces: Vec<NamespaceKind>,
+    /// Id of the mount at `rootfs` that is its root, in a mount namespace that others use too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) rootfs_mount: Option<u64>,
     /// Flags of the filter in `seccomp.bpf`; absent without a filter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) seccomp_flags: Option<u64>,
@@ -76,6 +79,7 @@ impl Record {
             start_ticks: 0,
             cgroup: BTreeMap::new(),
             namespaces: Vec::new(),
+            rootfs_mount: None,
             seccomp_flags: None,
             personality: None,
             memory_policy: None,
@@ -135,8 +139,19 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         if !self.keep {
-            let _ = fs::remove_dir_all(&self.path);
+            let _ = remove(&self.path);
         }
+    }
+}
+
+/// Removes a container's folder; one that is gone is fine.
+///
+/// # Errors
+/// [`Error::File`].
+pub(crate) fn remove(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file("remove", folder, error)),
+        _ => Ok(()),
     }
 }
 

@@ -161,6 +161,20 @@ pub fn clone_tree(
     rustix::mount::open_tree(dir, path, flags)
 }
 
+/// The id of the mount that `path` below `dir` is on (`dir` itself for an empty path), never used again while the machine
+/// runs (before Linux 6.8: not used again while the mount exists).
+///
+/// # Errors
+/// The kernel's.
+pub fn id(dir: BorrowedFd<'_>, path: &CStr) -> Result<u64> {
+    use rustix::fs::{AtFlags, StatxFlags, statx};
+    const UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000); // STATX_MNT_ID_UNIQUE
+    let mut flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    flags.set(AtFlags::EMPTY_PATH, path.is_empty());
+    let found = statx(dir, path, flags, StatxFlags::MNT_ID | UNIQUE)?;
+    Ok(found.stx_mnt_id)
+}
+
 /// Attaches the detached mount `mount` on `target` (a descriptor of the exact place, `O_PATH`
 /// suffices). Child-safe.
 ///

@@ -34,13 +34,37 @@ pub enum Cloned {
 /// # Errors
 /// The kernel's; `ENOMEM` when the PID namespace's first process is gone.
 pub unsafe fn clone_process(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned> {
+    // SAFETY: as the caller's.
+    unsafe { clone_with(flags, cgroup, libc::SIGCHLD as u64) }
+}
+
+/// As [`clone_process`], but the new process is a child of the caller's parent, which reaps it. Child-safe.
+///
+/// # Safety
+/// As [`clone_process`].
+///
+/// # Errors
+/// The kernel's; `EINVAL` for the first process of a PID namespace.
+pub unsafe fn clone_sibling(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned> {
+    // With CLONE_PARENT the exit signal is the caller's own, and none may be named.
+    // SAFETY: as the caller's.
+    unsafe { clone_with(flags | flag(libc::CLONE_PARENT), cgroup, 0) }
+}
+
+/// # Safety
+/// As [`clone_process`].
+unsafe fn clone_with(
+    flags: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+    exit_signal: u64,
+) -> Result<Cloned> {
     let mut pidfd: libc::c_int = -1;
     // SAFETY: all-zero is a valid clone_args: no pointers, no flags.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     let clear_handlers = 0x1_0000_0000; // CLONE_CLEAR_SIGHAND
     args.flags = flags | clear_handlers | flag(libc::CLONE_PIDFD);
     args.pidfd = (&raw mut pidfd).addr() as u64;
-    args.exit_signal = libc::SIGCHLD as u64;
+    args.exit_signal = exit_signal;
     if let Some(cgroup) = cgroup {
         args.flags |= 0x2_0000_0000; // CLONE_INTO_CGROUP
         args.cgroup = u64::from(cgroup.as_raw_fd().cast_unsigned());

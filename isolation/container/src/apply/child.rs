@@ -90,6 +90,7 @@ impl Scene<'_> {
                 mount::set_attributes(CWD, c"/", false, &Change::propagation(Propagation::Private))
             }
             Op::AttachRoot => mount::attach_at(self.root()?, c"/"),
+            Op::AttachRootAt(path) => mount::attach_at(self.root()?, path),
             Op::Attach {
                 mount,
                 target,
@@ -137,11 +138,8 @@ impl Scene<'_> {
                 control::await_go(control)
             }
             Op::PivotRoot { shared } => self.pivot(*shared),
-            Op::MoveRoot => {
-                fchdir(self.root()?)?;
-                rustix_process::chroot(c".")?;
-                rustix_process::chdir(c"/")
-            }
+            Op::MoveRoot => change_root(self.root()?),
+            Op::EnterRoot(root) => change_root(root.as_fd()),
             Op::Hostname(name) => task::set_hostname(name),
             Op::Domainname(name) => task::set_domainname(name),
             Op::Personality(domain) => task::set_personality(*domain),
@@ -173,6 +171,12 @@ impl Scene<'_> {
         self.terminal = Some(terminal);
         Ok(())
     }
+}
+
+fn change_root(root: BorrowedFd<'_>) -> Result<()> {
+    fchdir(root)?;
+    rustix_process::chroot(c".")?;
+    rustix_process::chdir(c"/")
 }
 
 /// Lowering the score needs `CAP_SYS_RESOURCE`; without it the score stays as it is, as a container

@@ -3,6 +3,7 @@
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 
 use atoll_cgroup::Cgroup;
 use atoll_spec::NamespaceKind;
@@ -13,13 +14,15 @@ use atoll_sys::process::StringArray;
 use atoll_sys::rustix::fs::{CWD, FileType};
 use atoll_sys::rustix::process::Gid;
 
+use super::passwd;
 use super::program::{Filesystem, Launch, Op, Program, Start, Stdio};
-use super::{passwd, rootfs};
 use crate::error::{Error, Result, kernel};
 use crate::plan::{ContainerPlan, LINKS, MountPlan, MountSource, ProcessPlan};
 use crate::{CreateRequest, StdioRequest};
 
 /// The program of a container's first process.
+///
+/// * `root`: the root file system, a detached mount.
 ///
 /// # Errors
 /// [`Error::Kernel`] for sources that can't be opened or mounted.
@@ -30,19 +33,25 @@ pub(crate) fn init(
     control: OwnedFd,
     start: Start,
     has_hooks: bool,
+    root: OwnedFd,
 ) -> Result<Program> {
-    let root = rootfs::open(plan, &request.rootfs_mounts)?;
     let mut steps = Vec::with_capacity(64);
     if let Some(signal) = request.death_signal {
         steps.push(Op::DeathSignal(signal));
     }
     before_root(plan, &request, &mut steps)?;
-    steps.push(Op::Propagate(Change::propagation(plan.setup_propagation())));
     let is_shared = plan.root_propagation == Propagation::Shared;
-    if is_shared {
-        steps.push(Op::PrivateRoot);
+    let own_mounts = plan.namespaces.makes(NamespaceKind::Mount);
+    if own_mounts {
+        steps.push(Op::Propagate(Change::propagation(plan.setup_propagation())));
+        if is_shared {
+            steps.push(Op::PrivateRoot);
+        }
+        steps.push(Op::AttachRoot);
+    } else {
+        let place = plan.rootfs.as_os_str().as_bytes();
+        steps.push(Op::AttachRootAt(CString::new(place).unwrap_or_default()));
     }
-    steps.push(Op::AttachRoot);
     let mut readonly_dev = false;
     for mount in &plan.mounts {
         readonly_dev |= push_mount(plan, mount, &mut steps)?;
@@ -72,12 +81,12 @@ pub(crate) fn init(
     if plan.namespaces.makes(NamespaceKind::Cgroup) {
         steps.push(Op::NewCgroupNamespace);
     }
-    steps.push(if request.no_pivot {
+    steps.push(if request.no_pivot || !own_mounts {
         Op::MoveRoot
     } else {
         Op::PivotRoot { shared: is_shared }
     });
-    if plan.root_propagation != plan.rootfs_propagation() {
+    if own_mounts && plan.root_propagation != plan.rootfs_propagation() {
         steps.push(Op::RootPropagation(Change::propagation(
             plan.root_propagation,
         )));
@@ -112,7 +121,8 @@ fn before_root(plan: &ContainerPlan, request: &CreateRequest, steps: &mut Vec<Op
         steps.push(Op::Keyring(name));
     }
     for (kind, path) in &plan.namespaces.joined {
-        if *kind == NamespaceKind::Pid {
+        // These two are entered before the process is made.
+        if matches!(kind, NamespaceKind::Pid | NamespaceKind::User) {
             continue;
         }
         let fd = File::open(path).map_err(|source| Error::File {
@@ -127,6 +137,8 @@ fn before_root(plan: &ContainerPlan, request: &CreateRequest, steps: &mut Vec<Op
     }
     if plan.namespaces.makes(NamespaceKind::User) {
         steps.push(Op::AwaitMappings);
+    } else if plan.namespaces.has(NamespaceKind::User) {
+        steps.push(Op::BecomeRoot);
     }
     if plan.namespaces.makes(NamespaceKind::Network) {
         steps.push(Op::Loopback);

@@ -16,6 +16,11 @@ use atoll_sys::{Errno, Result, unix};
 pub(crate) enum Message {
     /// Everything is set up; the program waits to be executed. The terminal's master comes along.
     Ready,
+    /// A go-between made the process; see [`super::entry`].
+    Made {
+        /// In the runtime's PID namespace.
+        pid: u32,
+    },
     /// A step failed; the child is about to exit.
     Failed {
         /// Which step, see [`super::program`].
@@ -43,6 +48,7 @@ pub(crate) const MESSAGE_BYTES: usize = 12;
 
 const READY: u32 = 1;
 const FAILED: u32 = 2;
+const MADE: u32 = 3;
 
 impl Message {
     /// The message as bytes. Child-safe.
@@ -50,6 +56,7 @@ impl Message {
         let (kind, step, errno) = match self {
             Self::Ready => (READY, 0, 0),
             Self::Failed { step, errno } => (FAILED, step, errno),
+            Self::Made { pid } => (MADE, pid, 0),
         };
         let mut bytes = [0; MESSAGE_BYTES];
         bytes[..4].copy_from_slice(&kind.to_ne_bytes());
@@ -63,6 +70,9 @@ impl Message {
         let word = |at: usize| -> Option<[u8; 4]> { bytes.get(at..at + 4)?.try_into().ok() };
         match u32::from_ne_bytes(word(0)?) {
             READY => Some(Self::Ready),
+            MADE => Some(Self::Made {
+                pid: u32::from_ne_bytes(word(4)?),
+            }),
             FAILED => Some(Self::Failed {
                 step: u32::from_ne_bytes(word(4)?),
                 errno: i32::from_ne_bytes(word(8)?),
@@ -150,7 +160,11 @@ mod tests {
 
     #[test]
     fn messages_round_trip() {
-        for message in [Message::Ready, Message::Failed { step: 7, errno: 13 }] {
+        for message in [
+            Message::Ready,
+            Message::Made { pid: 9 },
+            Message::Failed { step: 7, errno: 13 },
+        ] {
             assert_eq!(Message::decode(&message.encode()), Some(message));
         }
         assert_eq!(Message::decode(b"short"), None);

@@ -4,6 +4,7 @@
 mod child;
 pub(crate) mod compile;
 pub(crate) mod control;
+pub(crate) mod entry;
 mod launch;
 mod mounting;
 pub(crate) mod passwd;

@@ -61,6 +61,8 @@ pub(crate) enum Op {
     PrivateRoot,
     /// Attaches the root file system.
     AttachRoot,
+    /// Attaches the root file system at a place of a mount namespace that others use too.
+    AttachRootAt(CString),
     /// Attaches a detached mount.
     Attach {
         mount: OwnedFd,
@@ -104,6 +106,8 @@ pub(crate) enum Op {
     PivotRoot { shared: bool },
     /// Changes the root where pivot_root(2) can't.
     MoveRoot,
+    /// Changes the root to that of the container's first process.
+    EnterRoot(OwnedFd),
     /// Sets the propagation of the new root.
     RootPropagation(Change),
     /// Sets the host name.
@@ -251,6 +255,7 @@ impl Op {
             Self::Propagate(_) | Self::RootPropagation(_) => "change mount propagation".to_owned(),
             Self::PrivateRoot => "make the root mount private".to_owned(),
             Self::AttachRoot => "mount the rootfs".to_owned(),
+            Self::AttachRootAt(path) => format!("mount the rootfs to {}", text(path)),
             Self::Attach { target, .. } => format!("bind mount to {}", text(target)),
             Self::Filesystem(filesystem) => {
                 format!(
@@ -273,6 +278,7 @@ impl Op {
             Self::AwaitHooks => "wait for hooks".to_owned(),
             Self::PivotRoot { .. } => "pivot_root".to_owned(),
             Self::MoveRoot => "move the root".to_owned(),
+            Self::EnterRoot(_) => "change the root to the container's".to_owned(),
             Self::Hostname(name) => format!("set hostname {}", text(name)),
             Self::Domainname(name) => format!("set domainname {}", text(name)),
             Self::Personality(domain) => format!("set personality {domain}"),

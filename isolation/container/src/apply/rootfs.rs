@@ -35,7 +35,7 @@ pub fn open_rootfs(rootfs: &Path, mounts: &[RootfsMount]) -> Result<OwnedFd> {
 ///
 /// # Errors
 /// As [`open_rootfs`].
-pub(super) fn open(plan: &ContainerPlan, mounts: &[RootfsMount]) -> Result<OwnedFd> {
+pub(crate) fn open(plan: &ContainerPlan, mounts: &[RootfsMount]) -> Result<OwnedFd> {
     let root = open_rootfs(&plan.rootfs, mounts)?;
     let change = Change::propagation(plan.rootfs_propagation());
     let step = || format!("set propagation of rootfs {}", plan.rootfs.display());

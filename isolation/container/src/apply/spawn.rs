@@ -1,13 +1,11 @@
 //! Clones the child and talks with it until its program is executed.
 
-use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use atoll_sys::process::{self, Cloned};
-use atoll_sys::{Errno, namespace};
+use atoll_sys::{Errno, process};
 
-use super::child;
 use super::control::{self, Message};
+use super::entry::{self, EntryStep};
 use super::program::{LaunchStep, Op, Program};
 use crate::error::{Error, Result, kernel};
 
@@ -36,29 +34,19 @@ pub(crate) enum Waited {
 ///
 /// * `flags`: `CLONE_NEW…` for it.
 /// * `cgroup`: folder of cgroup2 to be born in.
-/// * `pid_namespace`: a pidfd or namespace file whose PID namespace it is born in.
+/// * `before`: namespaces it is born in.
 /// * `control`: our end of the control socket.
 ///
 /// # Errors
-/// [`Error::Kernel`].
+/// [`Error::Kernel`]; [`Error::Vanished`] when the PID namespace takes no more processes.
 pub(crate) fn spawn(
     program: Program,
     flags: u64,
     cgroup: Option<BorrowedFd<'_>>,
-    pid_namespace: Option<BorrowedFd<'_>>,
+    before: Vec<EntryStep>,
     control: OwnedFd,
 ) -> Result<Child> {
-    let guest = pid_namespace.map(PidNamespaceVisit::enter).transpose()?;
-    // SAFETY: the child runs `child::run` only, which is child-safe throughout and never returns.
-    let cloned = unsafe { process::clone_process(flags, cgroup) };
-    let (pid, pidfd) = match cloned {
-        Ok(Cloned::Child) => child::run(&program),
-        Ok(Cloned::Parent { pid, pidfd }) => (pid, pidfd),
-        // A PID namespace whose first process is gone takes no more.
-        Err(Errno::NOMEM) if guest.is_some() => return Err(Error::Vanished),
-        Err(errno) => return Err(kernel("clone the container's process", errno)),
-    };
-    drop(guest);
+    let (pid, pidfd) = entry::clone(&program, flags, cgroup, &before)?;
     let command = program.launch.args.texts().first();
     Ok(Child {
         pid,
@@ -92,6 +80,7 @@ impl Child {
             None => Ok(Waited::Executed),
             Some((Message::Ready, master)) => Ok(Waited::Ready(master)),
             Some((Message::Failed { step, errno }, _)) => Err(self.failure(step, errno)),
+            Some((Message::Made { .. }, _)) => Err(Error::Vanished),
         }
     }
 
@@ -193,32 +182,5 @@ fn go_words(errno: Errno) -> String {
         Errno::TXTBSY => "text file busy".to_owned(),
         Errno::LOOP => "too many levels of symbolic links".to_owned(),
         other => atoll_sys::describe(other),
-    }
-}
-
-/// While it lives, children of the calling thread are born in another PID namespace. Other threads
-/// are not affected.
-struct PidNamespaceVisit {
-    own: File,
-}
-
-impl PidNamespaceVisit {
-    fn enter(namespace: BorrowedFd<'_>) -> Result<Self> {
-        let path = "/proc/self/ns/pid";
-        let own = File::open(path).map_err(|source| Error::File {
-            action: "open",
-            path: path.into(),
-            source,
-        })?;
-        namespace::enter(namespace, libc::CLONE_NEWPID)
-            .map_err(|errno| kernel("join the pid namespace", errno))?;
-        Ok(Self { own })
-    }
-}
-
-impl Drop for PidNamespaceVisit {
-    fn drop(&mut self) {
-        // Going back to one's own namespace needs the right that entering another needed.
-        let _ = namespace::enter(self.own.as_fd(), libc::CLONE_NEWPID);
     }
 }

@@ -133,10 +133,18 @@ pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<C
             "a new user namespace needs uid and gid mappings",
         );
     }
+    let hides = !linux.masked_paths.is_empty() || !linux.readonly_paths.is_empty();
+    if hides && !namespaces.has(NamespaceKind::Mount) {
+        return fault(
+            "linux.maskedPaths",
+            "unable to restrict sys entries without a private MNT namespace",
+        );
+    }
     let cgroup = cgroup::plan(linux, request, &facts.hierarchies)?;
     let (folders, links) = cgroup::views(&cgroup, &facts.hierarchies);
     let mounts = mounts::plan(&spec.mounts, &request.bundle, &folders, &links)?;
-    let available = if has_userns {
+    let is_in_userns = namespaces.has(NamespaceKind::User);
+    let available = if is_in_userns {
         Set(u64::MAX)
     } else {
         facts.capabilities
@@ -165,7 +173,7 @@ pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<C
             Vec::new()
         },
         fills_dev,
-        binds_devices: has_userns || !facts.capabilities.holds(27), // CAP_MKNOD
+        binds_devices: is_in_userns || !facts.capabilities.holds(27), // CAP_MKNOD
         sysctls: sysctls(linux, &namespaces)?,
         masked_paths: paths("linux.maskedPaths", &linux.masked_paths)?,
         readonly_paths: paths("linux.readonlyPaths", &linux.readonly_paths)?,

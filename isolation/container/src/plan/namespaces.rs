@@ -1,11 +1,12 @@
 //! Which namespaces are made and which are joined.
 
-use std::fmt;
+use std::ffi::CString;
+use std::fmt::{self, Write as _};
 use std::path::PathBuf;
 
 use atoll_spec::{Linux, NamespaceKind};
 
-use super::fault;
+use super::{c_string, fault};
 use crate::error::Result;
 
 /// Namespaces by what happens to them.
@@ -15,6 +16,8 @@ pub struct NamespacePlan {
     pub new: Vec<NamespaceKind>,
     /// Kinds joined, with the files that stand for them.
     pub joined: Vec<(NamespaceKind, PathBuf)>,
+    /// What a new time namespace's clocks are set forward by, as the lines of `timens_offsets`; empty when by nothing.
+    pub time_offsets: CString,
 }
 
 impl NamespacePlan {
@@ -71,29 +74,36 @@ pub(super) fn plan(linux: &Linux) -> Result<NamespacePlan> {
             _ => plan.new.push(namespace.kind),
         }
     }
-    if !plan.makes(NamespaceKind::Mount) {
-        let reason =
-            "a container needs a new mount namespace; joining or sharing one is not supported yet";
-        return fault("linux.namespaces", reason);
-    }
-    if plan
-        .joined
-        .iter()
-        .any(|(kind, _)| *kind == NamespaceKind::User)
-    {
-        return fault(
-            "linux.namespaces",
-            "joining a user namespace is not supported yet",
-        );
-    }
-    if plan.has(NamespaceKind::Time) && !linux.time_offsets.is_empty() {
-        return fault("linux.timeOffsets", "is not supported yet");
-    }
+    plan.time_offsets = time_offsets(linux, &plan)?;
     plan.new.sort_unstable();
     // A user namespace first, so that its rights cover the others.
     plan.joined
         .sort_by_key(|(kind, _)| (*kind != NamespaceKind::User, *kind));
     Ok(plan)
+}
+
+/// Clock names of `linux.timeOffsets`. Kernel: time_namespaces(7).
+fn time_offsets(linux: &Linux, plan: &NamespacePlan) -> Result<CString> {
+    let field = "linux.timeOffsets";
+    if !linux.time_offsets.is_empty() && !plan.makes(NamespaceKind::Time) {
+        return fault(field, "need a new time namespace");
+    }
+    let mut text = String::new();
+    for (clock, offset) in &linux.time_offsets {
+        if !matches!(clock.as_str(), "monotonic" | "boottime") {
+            return fault(field, format!("{clock:?} is not monotonic or boottime"));
+        }
+        if offset.nanosecs >= 1_000_000_000 {
+            let reason = format!(
+                "{clock}: {} nanoseconds are a second or more",
+                offset.nanosecs
+            );
+            return fault(field, reason);
+        }
+        // Writing to a string never fails.
+        let _ = writeln!(text, "{clock} {} {}", offset.secs, offset.nanosecs);
+    }
+    c_string(field, text)
 }
 
 impl fmt::Display for NamespacePlan {
@@ -103,6 +113,9 @@ impl fmt::Display for NamespacePlan {
         }
         for (kind, path) in &self.joined {
             writeln!(f, "namespace {} join {}", file_name(*kind), path.display())?;
+        }
+        for line in self.time_offsets.to_string_lossy().lines() {
+            writeln!(f, "clock {line}")?;
         }
         Ok(())
     }

@@ -4,5 +4,6 @@ mod attacks;
 mod failing;
 mod inside;
 mod life;
+mod namespaces;
 mod scheduling;
 mod support;
