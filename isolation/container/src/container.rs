@@ -12,7 +12,7 @@ use atoll_sys::Errno;
 use atoll_sys::process;
 use atoll_sys::rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::apply::control::{MESSAGE_BYTES, Message};
+use crate::apply::control::{Message, said_in};
 use crate::apply::spawn::launch_failure;
 use crate::create::{oci_state, open_recorded, unmount_foreign};
 use crate::error::{Error, Result, kernel};
@@ -172,13 +172,28 @@ impl Container {
         let _ = fs::remove_file(state::fifo_path(&self.folder));
     }
 
-    /// Runs the hooks for after the start; their failure is not the container's.
-    pub(crate) fn run_poststart(&self) {
-        let Ok(record) = self.record() else { return };
-        if !record.poststart.is_empty() {
-            let state = oci_state(&record, Status::Running);
-            let _ = hook::run("poststart", &record.poststart, &state);
+    /// Runs the hooks for after the start; when one fails the container is stopped.
+    ///
+    /// Spec: OCI runtime-spec 1.3, runtime.md#lifecycle.
+    ///
+    /// # Errors
+    /// [`Error::Hook`] for the first that fails.
+    pub(crate) fn run_poststart(&self) -> Result<()> {
+        let record = self.record()?;
+        if record.poststart.is_empty() {
+            return Ok(());
         }
+        let state = oci_state(&record, Status::Running);
+        let outcome = hook::run("poststart", &record.poststart, &state);
+        if outcome.is_err() {
+            let cgroup = Cgroup::open(record.cgroup.clone());
+            if let Some(pidfd) = open_recorded(&record) {
+                let _ = process::send_signal(pidfd.as_fd(), libc::SIGKILL);
+                let _ = cgroup.kill_all();
+                let _ = await_end(&pidfd);
+            }
+        }
+        outcome
     }
 
     /// Lets the created container's first process execute its program, from any process.
@@ -209,26 +224,18 @@ impl Container {
         self.mark_started();
         await_no_reader(&fifo).map_err(|errno| kernel("wait for the program", errno))?;
         self.read_report(&record)?;
-        self.run_poststart();
-        Ok(())
+        self.run_poststart()
     }
 
     /// The failure the first process wrote down, if any.
     fn read_report(&self, record: &Record) -> Result<()> {
         let bytes = fs::read(state::report_path(&self.folder)).unwrap_or_default();
-        if bytes.len() != MESSAGE_BYTES {
-            return Ok(());
-        }
         let Some(Message::Failed { step, errno }) = Message::decode(&bytes) else {
             return Ok(());
         };
         let command = command_of(record);
-        Err(launch_failure(
-            step,
-            Errno::from_raw_os_error(errno),
-            &command,
-            "",
-        ))
+        let said = said_in(&bytes);
+        Err(launch_failure(step, errno, &said, &command, ""))
     }
 
     /// Sends a signal by number to the first process, or with `all` to every process.
@@ -310,8 +317,10 @@ impl Container {
         state::remove(&self.folder)?;
         if !record.poststop.is_empty() {
             let state = oci_state(&record, Status::Stopped);
-            // A failing hook must not keep a container from being deleted.
-            let _ = hook::run("poststop", &record.poststop, &state);
+            // A failing hook keeps neither the others from running nor the container from being deleted.
+            for hook in &record.poststop {
+                let _ = hook::run("poststop", std::slice::from_ref(hook), &state);
+            }
         }
         Ok(())
     }

@@ -9,17 +9,18 @@ use std::path::{Path, PathBuf};
 
 use atoll_cgroup::Cgroup;
 use atoll_spec::{Hooks, IdMapping, NamespaceKind, Spec, State, Status};
-use atoll_sys::Errno;
 use atoll_sys::mount;
 use atoll_sys::process;
 use atoll_sys::rustix::fs::{CWD, FileType, Mode, mknodat};
 use atoll_sys::rustix::mount::{UnmountFlags, unmount};
 
+use crate::apply::compile::{self, InnerHooks};
 use crate::apply::control::{self, Go};
 use crate::apply::entry::EntryStep;
+use crate::apply::hooks::{HookList, StateTeller};
 use crate::apply::program::Start;
+use crate::apply::rootfs;
 use crate::apply::spawn::{Child, Waited, launch_failure, spawn};
-use crate::apply::{compile, rootfs};
 use crate::container::{Container, Created, InitProcess};
 use crate::error::{Error, Result, kernel};
 use crate::plan::{ContainerPlan, HostFacts, clone_flag};
@@ -38,7 +39,6 @@ pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
     let facts = HostFacts::detect()?;
     let plan = crate::plan(spec, &request, &facts)?;
     let hooks = spec.hooks.clone().unwrap_or_default();
-    hook::refuse_unsupported(&hooks)?;
 
     let id = request.id.clone();
     let state_root = request.state_root.clone();
@@ -61,7 +61,8 @@ pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
     }
     let cgroup = NewCgroup(Some(Cgroup::create(&plan.cgroup)?));
     let start = prepare_start(folder.path(), request.start_by)?;
-    let mut child = start_child(&plan, request, &cgroup, start, &hooks, root)?;
+    let (inner, tellers) = inner_hooks(&hooks, &plan, &request)?;
+    let mut child = start_child(&plan, request, &cgroup, start, inner, root)?;
     record.pid = child.pid;
     record.start_ticks = process::start_time(child.pid)
         .map_err(|errno| kernel("read the start time of the first process", errno))?
@@ -71,6 +72,12 @@ pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
     if plan.namespaces.makes(NamespaceKind::User) {
         map_ids(&plan, child.pid)?;
         control::tell(child.control(), Go::Mapped);
+    }
+    for (teller, status) in tellers {
+        let mut state = oci_state(&record, status);
+        state.pid = Some(pid_inside(record.pid)?);
+        let text = serde_json::to_vec(&state);
+        teller.tell(&text.map_err(|error| state::file("write", folder.path(), error.into()))?)?;
     }
     if hook::run_before_start(&hooks) {
         await_ready(&mut child)?;
@@ -129,7 +136,7 @@ fn start_child(
     request: CreateRequest,
     cgroup: &NewCgroup,
     start: Start,
-    hooks: &Hooks,
+    hooks: InnerHooks,
     root: OwnedFd,
 ) -> Result<Child> {
     let Some(cgroup) = &cgroup.0 else {
@@ -137,8 +144,7 @@ fn start_child(
     };
     let (ours, theirs) =
         control::pair().map_err(|errno| kernel("make the control socket", errno))?;
-    let has_hooks = hook::run_before_start(hooks);
-    let program = compile::init(plan, request, cgroup, theirs, start, has_hooks, root)?;
+    let program = compile::init(plan, request, cgroup, theirs, start, hooks, root)?;
     // The cgroup namespace is made later, in the container's groups.
     let mut new = plan.namespaces.new.clone();
     new.retain(|kind| *kind != NamespaceKind::Cgroup);
@@ -162,6 +168,41 @@ fn start_child(
     let unified = cgroup.v2_dir_fd()?;
     let unified = unified.as_ref().map(AsFd::as_fd);
     spawn(program, flags, unified, before, ours)
+}
+
+/// The hooks that the first process runs, and the handles to tell them the container's state with.
+fn inner_hooks(
+    hooks: &Hooks,
+    plan: &ContainerPlan,
+    request: &CreateRequest,
+) -> Result<(InnerHooks, Vec<(StateTeller, Status)>)> {
+    let bundle = CString::new(request.bundle.as_os_str().as_bytes()).ok();
+    let create = HookList::prepare("createContainer", &hooks.create_container, &[], bundle)?;
+    // Without an environment of their own these have the program's, as in runc.
+    let env = &plan.process.env;
+    let start = HookList::prepare("startContainer", &hooks.start_container, env, None)?;
+    let mut tellers = Vec::new();
+    for (list, status) in [(&create, Status::Creating), (&start, Status::Created)] {
+        if let Some(list) = list {
+            tellers.push((list.teller()?, status));
+        }
+    }
+    let inner = InnerHooks {
+        awaits: hook::run_before_start(hooks),
+        create,
+        start,
+    };
+    Ok((inner, tellers))
+}
+
+/// The pid of process `pid` in its own PID namespace.
+fn pid_inside(pid: u32) -> Result<u32> {
+    let path = PathBuf::from(format!("/proc/{pid}/status"));
+    let text = fs::read_to_string(&path).map_err(|source| state::file("read", &path, source))?;
+    let numbers = text.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    let last = numbers.and_then(|numbers| numbers.split_whitespace().next_back()?.parse().ok());
+    // Kernels before 4.1 don't say.
+    Ok(last.unwrap_or(pid))
 }
 
 fn await_ready(child: &mut Child) -> Result<Option<OwnedFd>> {
@@ -241,12 +282,11 @@ impl InitProcess {
         let received = control::receive(control.as_fd())
             .map_err(|source| state::file("read from", Path::new("control socket"), source))?;
         self.container.mark_started();
-        if let Some((control::Message::Failed { step, errno }, _)) = received {
-            let errno = Errno::from_raw_os_error(errno);
-            return Err(launch_failure(step, errno, &self.command, &self.cwd));
+        if let Some((control::Message::Failed { step, errno }, extra)) = received {
+            let failure = launch_failure(step, errno, &extra.text, &self.command, &self.cwd);
+            return Err(failure);
         }
-        self.container.run_poststart();
-        Ok(())
+        self.container.run_poststart()
     }
 }
 

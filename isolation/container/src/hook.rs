@@ -14,25 +14,12 @@ use atoll_sys::rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::error::{Error, Result};
 
-/// Refuses hooks that would have to run in the container.
-pub(crate) fn refuse_unsupported(hooks: &Hooks) -> Result<()> {
-    for (name, list) in [
-        ("createContainer", &hooks.create_container),
-        ("startContainer", &hooks.start_container),
-    ] {
-        if !list.is_empty() {
-            return Err(Error::Plan {
-                field: format!("hooks.{name}"),
-                reason: "is not supported yet".to_owned(),
-            });
-        }
-    }
-    Ok(())
-}
-
-/// Whether hooks run between the making of namespaces and pivot_root.
+/// Whether the first process waits for hooks between the making of namespaces and pivot_root; it also does when it runs
+/// some of its own then, whose input it must not read too early.
 pub(crate) fn run_before_start(hooks: &Hooks) -> bool {
-    !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty()
+    !hooks.prestart.is_empty()
+        || !hooks.create_runtime.is_empty()
+        || !hooks.create_container.is_empty()
 }
 
 /// Runs hooks in order with the container's state on their standard input.
@@ -59,6 +46,10 @@ fn run_one(hook: &Hook, state: &State) -> std::result::Result<(), String> {
     }
     let pairs = hook.env.iter().filter_map(|entry| entry.split_once('='));
     command.env_clear().envs(pairs);
+    // The folder may be gone by the time of the last hooks.
+    if state.bundle.is_dir() {
+        command.current_dir(&state.bundle);
+    }
     command
         .stdin(Stdio::piped())
         .stdout(Stdio::null())

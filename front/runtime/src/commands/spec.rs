@@ -55,7 +55,14 @@ pub(crate) fn print_features() -> Outcome<()> {
     print_json(&Features {
         oci_version_min: "1.0.0".to_owned(),
         oci_version_max: OCI_VERSION.to_owned(),
-        hooks: words(&["prestart", "createRuntime", "poststart", "poststop"]),
+        hooks: words(&[
+            "prestart",
+            "createRuntime",
+            "createContainer",
+            "startContainer",
+            "poststart",
+            "poststop",
+        ]),
         mount_options: atoll_container::plan::known_mount_options(),
         linux: LinuxFeatures {
             namespaces: words(&namespaces),

@@ -9,7 +9,8 @@ use atoll_sys::rustix::process::{self as rustix_process, fchdir, pivot_root};
 use atoll_sys::terminal::Terminal;
 use atoll_sys::{Errno, Result, inside, namespace, process, scheduling, task};
 
-use super::control::{self, Message};
+use super::control::{self, MESSAGE_BYTES, Message};
+use super::hooks::{Failure, HookList, MOST_SAID_BYTES, append_said};
 use super::program::{Op, Program};
 use super::{launch, mounting};
 
@@ -39,7 +40,11 @@ pub(super) fn run(program: &Program) -> ! {
         hider: None,
     };
     for (step, op) in (0_u32..).zip(&program.steps) {
-        if let Err(errno) = scene.execute(op) {
+        if let Op::RunHooks(list) = op {
+            if let Err(failure) = list.run() {
+                fail_in_hooks(program.control.as_fd(), step, list, failure);
+            }
+        } else if let Err(errno) = scene.execute(op) {
             fail(program.control.as_fd(), step, errno);
         }
     }
@@ -48,6 +53,15 @@ pub(super) fn run(program: &Program) -> ! {
     let terminal = scene.terminal.take();
     let (step, errno) = launch::launch(program, terminal);
     launch::report_failure(program, step, errno);
+    process::exit_now(1)
+}
+
+fn fail_in_hooks(control: BorrowedFd<'_>, step: u32, list: &HookList, failure: Failure) -> ! {
+    let errno = failure.encode();
+    let mut room = [0; MESSAGE_BYTES + MOST_SAID_BYTES];
+    let head = Message::Failed { step, errno }.encode();
+    let count = append_said(list, &head, &mut room);
+    control::send_bytes(control, &room[..count], None);
     process::exit_now(1)
 }
 
@@ -137,6 +151,8 @@ impl Scene<'_> {
                 control::report(control, Message::Ready, None);
                 control::await_go(control)
             }
+            // Executed by the caller, which says more of their failures.
+            Op::RunHooks(_) => Ok(()),
             Op::PivotRoot { shared } => self.pivot(*shared),
             Op::MoveRoot => change_root(self.root()?),
             Op::EnterRoot(root) => change_root(root.as_fd()),

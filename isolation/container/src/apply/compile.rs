@@ -14,11 +14,23 @@ use atoll_sys::process::StringArray;
 use atoll_sys::rustix::fs::{CWD, FileType};
 use atoll_sys::rustix::process::Gid;
 
+use super::hooks::HookList;
 use super::passwd;
 use super::program::{Filesystem, Launch, Op, Program, Start, Stdio};
 use crate::error::{Error, Result, kernel};
 use crate::plan::{ContainerPlan, LINKS, MountPlan, MountSource, ProcessPlan};
 use crate::{CreateRequest, StdioRequest};
+
+/// What the first process has to do with hooks.
+#[derive(Debug, Default)]
+pub(crate) struct InnerHooks {
+    /// Whether it waits for those the runtime runs.
+    pub(crate) awaits: bool,
+    /// Those it runs before the root is changed.
+    pub(crate) create: Option<HookList>,
+    /// Those it runs before its program.
+    pub(crate) start: Option<HookList>,
+}
 
 /// The program of a container's first process.
 ///
@@ -32,7 +44,7 @@ pub(crate) fn init(
     cgroup: &Cgroup,
     control: OwnedFd,
     start: Start,
-    has_hooks: bool,
+    hooks: InnerHooks,
     root: OwnedFd,
 ) -> Result<Program> {
     let mut steps = Vec::with_capacity(64);
@@ -74,9 +86,10 @@ pub(crate) fn init(
     if plan.root_is_readonly {
         steps.push(Op::RootReadOnly);
     }
-    if has_hooks {
+    if hooks.awaits {
         steps.push(Op::AwaitHooks);
     }
+    steps.extend(hooks.create.map(Op::RunHooks));
     steps.push(Op::JoinCgroup(cgroup.join_handles()?));
     if plan.namespaces.makes(NamespaceKind::Cgroup) {
         steps.push(Op::NewCgroupNamespace);
@@ -103,6 +116,10 @@ pub(crate) fn init(
         start,
         home,
     );
+    let launch = Launch {
+        hooks: hooks.start,
+        ..launch
+    };
     Ok(Program {
         steps,
         root: Some(root),
@@ -205,6 +222,7 @@ pub(crate) fn launch(
         args: StringArray::new(process.args.clone()),
         env: StringArray::new(env),
         start,
+        hooks: None,
     }
 }
 

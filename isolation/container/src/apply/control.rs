@@ -11,6 +11,8 @@ use atoll_sys::rustix::net::{
 };
 use atoll_sys::{Errno, Result, unix};
 
+use super::hooks::MOST_SAID_BYTES;
+
 /// What a child says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Message {
@@ -121,26 +123,36 @@ pub(crate) fn await_go(control: BorrowedFd<'_>) -> Result<()> {
 
 /// Sends a message and, with it, a terminal's master. Child-safe; nobody listening is fine.
 pub(crate) fn report(control: BorrowedFd<'_>, message: Message, master: Option<&OwnedFd>) {
-    let bytes = message.encode();
+    send_bytes(control, &message.encode(), master);
+}
+
+/// Sends an encoded message with what follows it. Child-safe; nobody listening is fine.
+pub(crate) fn send_bytes(control: BorrowedFd<'_>, bytes: &[u8], master: Option<&OwnedFd>) {
     // Nobody left to tell is fine.
     let _ = match master {
-        Some(master) => unix::send_fds(control, &bytes, &[master.as_fd()]).is_ok(),
-        None => match send(control, &bytes, SendFlags::NOSIGNAL) {
+        Some(master) => unix::send_fds(control, bytes, &[master.as_fd()]).is_ok(),
+        None => match send(control, bytes, SendFlags::NOSIGNAL) {
             // A seccomp filter without socket calls; write(2) is in every one.
             Err(Errno::PERM | Errno::NOSYS | Errno::ACCESS) => {
-                atoll_sys::rustix::io::write(control, &bytes).is_ok()
+                atoll_sys::rustix::io::write(control, bytes).is_ok()
             }
             outcome => outcome.is_ok(),
         },
     };
 }
 
-/// The child's next message and the terminal's master; `None` when the child has executed its
-/// program or is gone.
-pub(crate) fn receive(
-    control: BorrowedFd<'_>,
-) -> std::io::Result<Option<(Message, Option<OwnedFd>)>> {
-    let mut bytes = [0; MESSAGE_BYTES];
+/// What comes along with a message.
+#[derive(Debug, Default)]
+pub(crate) struct Extra {
+    /// A descriptor: the terminal's master.
+    pub(crate) fd: Option<OwnedFd>,
+    /// What a failing hook said.
+    pub(crate) text: String,
+}
+
+/// The child's next message and what comes along; `None` when the child has executed its program or is gone.
+pub(crate) fn receive(control: BorrowedFd<'_>) -> std::io::Result<Option<(Message, Extra)>> {
+    let mut bytes = [0; MESSAGE_BYTES + MOST_SAID_BYTES];
     let received = match unix::recv_fds(control, &mut bytes) {
         // The child exited without reading all of ours. A SOCK_SEQPACKET says so once and before
         // what the child sent, which is still there (Linux net/core/datagram.c, sock_error).
@@ -151,7 +163,17 @@ pub(crate) fn receive(
     };
     let (count, fds) = received?;
     let message = Message::decode(&bytes[..count]);
-    Ok(message.map(|message| (message, fds.into_iter().next())))
+    let extra = Extra {
+        fd: fds.into_iter().next(),
+        text: said_in(&bytes[..count]),
+    };
+    Ok(message.map(|message| (message, extra)))
+}
+
+/// What follows the message in `bytes`.
+pub(crate) fn said_in(bytes: &[u8]) -> String {
+    let rest = bytes.get(MESSAGE_BYTES..).unwrap_or_default();
+    String::from_utf8_lossy(rest).into_owned()
 }
 
 #[cfg(test)]

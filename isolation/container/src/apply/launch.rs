@@ -10,11 +10,15 @@ use atoll_sys::rustix::process::{fchdir, ioctl_tiocsctty, setsid, umask};
 use atoll_sys::terminal::Terminal;
 use atoll_sys::{Errno, Result, descriptors, inside, process, scheduling, task};
 
-use super::control::{self, Message};
+use super::control::{self, MESSAGE_BYTES, Message};
+use super::hooks::{MOST_SAID_BYTES, append_said};
 use super::program::{Launch, LaunchStep, Program, Start, Stdio};
 
+/// A failed step, and its errno (of hooks: how one ended, see [`super::hooks::Failure`]).
+type Failed = (LaunchStep, i32);
+
 /// Launches the program; returns only what failed.
-pub(super) fn launch(program: &Program, terminal: Option<Terminal>) -> (LaunchStep, Errno) {
+pub(super) fn launch(program: &Program, terminal: Option<Terminal>) -> Failed {
     match try_launch(program, terminal) {
         Err(failure) => failure,
         Ok(never) => match never {},
@@ -22,22 +26,31 @@ pub(super) fn launch(program: &Program, terminal: Option<Terminal>) -> (LaunchSt
 }
 
 /// Tells whoever waits that the program won't be executed.
-pub(super) fn report_failure(program: &Program, step: LaunchStep, errno: Errno) {
+pub(super) fn report_failure(program: &Program, step: LaunchStep, errno: i32) {
     let message = Message::Failed {
         step: step as u32,
-        errno: errno.raw_os_error(),
+        errno,
+    };
+    let mut room = [0; MESSAGE_BYTES + MOST_SAID_BYTES];
+    let head = message.encode();
+    let count = match &program.launch.hooks {
+        Some(list) if step == LaunchStep::Hooks => append_said(list, &head, &mut room),
+        _ => {
+            room[..MESSAGE_BYTES].copy_from_slice(&head);
+            MESSAGE_BYTES
+        }
     };
     if let Start::Fifo { report, .. } = &program.launch.start {
-        let _ = atoll_sys::rustix::io::write(report, &message.encode());
+        let _ = atoll_sys::rustix::io::write(report, &room[..count]);
     }
-    control::report(program.control.as_fd(), message, None);
+    control::send_bytes(program.control.as_fd(), &room[..count], None);
 }
 
 fn try_launch(
     program: &Program,
     terminal: Option<Terminal>,
-) -> std::result::Result<std::convert::Infallible, (LaunchStep, Errno)> {
-    let at = |step: LaunchStep| move |errno: Errno| (step, errno);
+) -> std::result::Result<std::convert::Infallible, Failed> {
+    let at = |step: LaunchStep| move |errno: Errno| (step, errno.raw_os_error());
     let launch = &program.launch;
     setsid().map_err(at(LaunchStep::Session))?;
     let master = match terminal {
@@ -80,6 +93,11 @@ fn try_launch(
 
     await_start(program, master).map_err(at(LaunchStep::Start))?;
 
+    if let Some(list) = &launch.hooks {
+        list.run()
+            .map_err(|failure| (LaunchStep::Hooks, failure.encode()))?;
+    }
+
     if launch.no_new_privileges {
         capability::set_no_new_privs().map_err(at(LaunchStep::NoNewPrivs))?;
     }
@@ -91,10 +109,8 @@ fn try_launch(
         // The ambient set shrinks with the permitted one.
         capability::set(final_sets(launch)).map_err(at(LaunchStep::Capabilities))?;
     }
-    Err((
-        LaunchStep::Execute,
-        process::execute(path, &launch.args, &launch.env),
-    ))
+    let errno = process::execute(path, &launch.args, &launch.env);
+    Err((LaunchStep::Execute, errno.raw_os_error()))
 }
 
 /// Makes the terminal the session's and the standard streams; returns its master.
@@ -146,10 +162,14 @@ fn place(fd: std::os::fd::BorrowedFd<'_>, number: RawFd) -> Result<()> {
 /// nothing of the host is reachable as `/proc/self/fd/N` while the program is looked up
 /// (CVE-2024-21626).
 fn close_others(program: &Program, master: Option<RawFd>) -> Result<()> {
-    let mut kept = [master.unwrap_or(-1), program.control.as_raw_fd(), -1, -1];
+    let mut kept = [-1; 6];
+    kept[..2].copy_from_slice(&[master.unwrap_or(-1), program.control.as_raw_fd()]);
     if let Start::Fifo { fifo, report } = &program.launch.start {
         kept[2] = fifo.as_raw_fd();
         kept[3] = report.as_raw_fd();
+    }
+    if let Some(list) = &program.launch.hooks {
+        kept[4..].copy_from_slice(&list.descriptors());
     }
     kept.sort_unstable();
     let mut first = 3 + program.launch.preserve_fds;

@@ -5,6 +5,7 @@ mod child;
 pub(crate) mod compile;
 pub(crate) mod control;
 pub(crate) mod entry;
+pub(crate) mod hooks;
 mod launch;
 mod mounting;
 pub(crate) mod passwd;

@@ -15,6 +15,7 @@ use atoll_sys::process::StringArray;
 use atoll_sys::rustix::process::Gid;
 use atoll_sys::scheduling::{NumberSet, SchedulerAttributes};
 
+use super::hooks::HookList;
 use crate::plan::{
     CapabilityPlan, DevicePlan, MemoryPolicyPlan, RlimitPlan, SeccompPlan, file_name,
 };
@@ -102,6 +103,8 @@ pub(crate) enum Op {
     RootReadOnly,
     /// Tells the runtime that namespaces exist, and waits for its hooks.
     AwaitHooks,
+    /// Runs hooks of our own.
+    RunHooks(HookList),
     /// Changes the root.
     PivotRoot { shared: bool },
     /// Changes the root where pivot_root(2) can't.
@@ -156,6 +159,8 @@ pub(crate) struct Launch {
     pub(crate) args: StringArray,
     pub(crate) env: StringArray,
     pub(crate) start: Start,
+    /// Hooks to run right before the program.
+    pub(crate) hooks: Option<HookList>,
 }
 
 /// Where standard streams lead.
@@ -194,13 +199,14 @@ pub(crate) enum LaunchStep {
     Capabilities,
     Lookup,
     Start,
+    Hooks,
     NoNewPrivs,
     Seccomp,
     Execute,
 }
 
 impl LaunchStep {
-    const ALL: [(Self, &'static str); 16] = [
+    const ALL: [(Self, &'static str); 17] = [
         (Self::Session, "make a session"),
         (Self::Terminal, "take the terminal"),
         (Self::Streams, "set standard streams"),
@@ -214,6 +220,7 @@ impl LaunchStep {
         (Self::Capabilities, "set capabilities"),
         (Self::Lookup, "find the program"),
         (Self::Start, "wait for start"),
+        (Self::Hooks, "run startContainer hooks"),
         (Self::NoNewPrivs, "set no_new_privs"),
         (Self::Seccomp, "install the seccomp filter"),
         (Self::Execute, "execute the program"),
@@ -276,6 +283,7 @@ impl Op {
             Self::RemountReadOnly(path) => format!("remount {} read-only", text(path)),
             Self::RootReadOnly => "make the root read-only".to_owned(),
             Self::AwaitHooks => "wait for hooks".to_owned(),
+            Self::RunHooks(list) => format!("run {} hooks", list.kind()),
             Self::PivotRoot { .. } => "pivot_root".to_owned(),
             Self::MoveRoot => "move the root".to_owned(),
             Self::EnterRoot(_) => "change the root to the container's".to_owned(),

@@ -6,6 +6,7 @@ use atoll_sys::{Errno, process};
 
 use super::control::{self, Message};
 use super::entry::{self, EntryStep};
+use super::hooks::Failure;
 use super::program::{LaunchStep, Op, Program};
 use crate::error::{Error, Result, kernel};
 
@@ -78,22 +79,24 @@ impl Child {
         })?;
         match received {
             None => Ok(Waited::Executed),
-            Some((Message::Ready, master)) => Ok(Waited::Ready(master)),
-            Some((Message::Failed { step, errno }, _)) => Err(self.failure(step, errno)),
+            Some((Message::Ready, extra)) => Ok(Waited::Ready(extra.fd)),
+            Some((Message::Failed { step, errno }, extra)) => {
+                Err(self.failure(step, errno, &extra.text))
+            }
             Some((Message::Made { .. }, _)) => Err(Error::Vanished),
         }
     }
 
     /// The error of a failed step.
-    fn failure(&self, step: u32, errno: i32) -> Error {
-        let errno = Errno::from_raw_os_error(errno);
+    fn failure(&self, step: u32, errno: i32, said: &str) -> Error {
         let op = usize::try_from(step)
             .ok()
             .and_then(|idx| self.steps.get(idx));
-        if let Some(op) = op {
-            return kernel(op.describe(), errno);
+        match op {
+            Some(Op::RunHooks(list)) => hook_failure(list.kind(), errno, said),
+            Some(op) => kernel(op.describe(), Errno::from_raw_os_error(errno)),
+            None => launch_failure(step, errno, said, &self.command, &self.cwd),
         }
-        launch_failure(step, errno, &self.command, &self.cwd)
     }
 
     /// Gives up the guard: the process lives on.
@@ -130,10 +133,18 @@ impl Drop for Child {
 }
 
 /// The error of a failed launch step, in the words container managers parse.
-pub(crate) fn launch_failure(step: u32, errno: Errno, command: &str, cwd: &str) -> Error {
+///
+/// * `errno`: as in the message.
+/// * `said`: what came along with it.
+pub(crate) fn launch_failure(step: u32, errno: i32, said: &str, command: &str, cwd: &str) -> Error {
+    let step_found = LaunchStep::from_number(step);
+    if step_found == Some(LaunchStep::Hooks) {
+        return hook_failure("startContainer", errno, said);
+    }
+    let errno = Errno::from_raw_os_error(errno);
     let command = command.to_owned();
     let text = go_words(errno);
-    match LaunchStep::from_number(step) {
+    match step_found {
         Some(LaunchStep::Lookup) => match errno {
             Errno::NOENT | Errno::NOTDIR if command.contains('/') => {
                 let reason = format!("stat {command}: {text}");
@@ -167,6 +178,16 @@ pub(crate) fn launch_failure(step: u32, errno: Errno, command: &str, cwd: &str) 
         ),
         Some(step) => kernel(step.describe(), errno),
         None => kernel(format!("step {step}"), errno),
+    }
+}
+
+/// The error of a hook that the container's process ran.
+fn hook_failure(kind: &'static str, number: i32, said: &str) -> Error {
+    let failure = Failure::decode(number);
+    Error::Hook {
+        kind,
+        path: format!("#{}", failure.at).into(),
+        reason: failure.reason(said),
     }
 }
 

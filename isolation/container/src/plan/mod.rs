@@ -299,7 +299,7 @@ fn name(field: &str, name: Option<&str>) -> Result<Option<CString>> {
 }
 
 /// `text` for the kernel.
-fn c_string(field: &str, text: impl AsRef<std::ffi::OsStr>) -> Result<CString> {
+pub(crate) fn c_string(field: &str, text: impl AsRef<std::ffi::OsStr>) -> Result<CString> {
     CString::new(text.as_ref().as_bytes()).or_else(|_| fault(field, "holds a NUL byte"))
 }
 

@@ -2,6 +2,7 @@
 
 mod attacks;
 mod failing;
+mod hooks;
 mod inside;
 mod life;
 mod namespaces;
