@@ -8,7 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use atoll_cgroup::Cgroup;
-use atoll_spec::{Hooks, IdMapping, NamespaceKind, Spec, State, Status};
+use atoll_spec::{Hooks, NamespaceKind, Spec, State, Status};
 use atoll_sys::mount;
 use atoll_sys::process;
 use atoll_sys::rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -23,7 +23,7 @@ use crate::apply::rootfs;
 use crate::apply::spawn::{Child, Waited, launch_failure, spawn};
 use crate::container::{Container, Created, InitProcess};
 use crate::error::{Error, Result, kernel};
-use crate::plan::{ContainerPlan, HostFacts, clone_flag};
+use crate::plan::{ContainerPlan, HostFacts, clone_flag, map_text};
 use crate::state::{self, Folder, Record};
 use crate::{CreateRequest, StartBy, hook};
 
@@ -241,9 +241,8 @@ fn map_ids(plan: &ContainerPlan, pid: u32) -> Result<()> {
         ("gid_map", &plan.gid_mappings),
     ] {
         let path = PathBuf::from(format!("/proc/{pid}/{name}"));
-        let line = |map: &IdMapping| format!("{} {} {}\n", map.container_id, map.host_id, map.size);
-        let text: String = mappings.iter().map(line).collect();
-        fs::write(&path, text).map_err(|source| state::file("write", &path, source))?;
+        fs::write(&path, map_text(mappings))
+            .map_err(|source| state::file("write", &path, source))?;
     }
     Ok(())
 }

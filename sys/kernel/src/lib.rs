@@ -15,6 +15,7 @@
 
 pub mod allocator;
 pub mod capability;
+pub mod copy;
 pub mod descriptors;
 pub mod file;
 pub mod inherited;

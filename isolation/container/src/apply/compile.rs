@@ -18,7 +18,7 @@ use super::hooks::HookList;
 use super::passwd;
 use super::program::{Filesystem, Launch, Op, Program, Start, Stdio};
 use crate::error::{Error, Result, kernel};
-use crate::plan::{ContainerPlan, LINKS, MountPlan, MountSource, ProcessPlan};
+use crate::plan::{ContainerPlan, IdMapPlan, LINKS, MountPlan, MountSource, ProcessPlan};
 use crate::{CreateRequest, StdioRequest};
 
 /// What the first process has to do with hooks.
@@ -243,6 +243,9 @@ fn push_mount(plan: &ContainerPlan, mount: &MountPlan, steps: &mut Vec<Op>) -> R
         MountSource::Bind { path, recursive } => {
             let detached = bind(plan, mount, path, *recursive)
                 .map_err(|errno| bind_error(path, &mount.destination, errno))?;
+            if let Some(map) = &mount.id_map {
+                shift_ids(detached.as_fd(), mount, map)?;
+            }
             let missing = missing_like(detached.as_fd());
             steps.push(Op::Attach {
                 mount: detached,
@@ -256,12 +259,6 @@ fn push_mount(plan: &ContainerPlan, mount: &MountPlan, steps: &mut Vec<Op>) -> R
             settings,
             copy_up,
         } => {
-            if *copy_up {
-                return Err(Error::Plan {
-                    field: format!("mounts {}", mount.destination.to_string_lossy()),
-                    reason: "tmpcopyup is not supported yet".to_owned(),
-                });
-            }
             let is_late =
                 mount.destination.as_c_str() == c"/dev" && mount.set.contains(Attributes::RDONLY);
             let late = if is_late {
@@ -278,6 +275,7 @@ fn push_mount(plan: &ContainerPlan, mount: &MountPlan, steps: &mut Vec<Op>) -> R
                 settings: settings.clone(),
                 attributes: (mount.set | mount.set_recursive) - late,
                 changes: changes.collect(),
+                copy_up: *copy_up,
                 target: mount.destination.clone(),
             }));
             Ok(is_late)
@@ -321,6 +319,20 @@ fn bind(
         set(&Change::propagation(*propagation), *recursive)?;
     }
     Ok(detached)
+}
+
+/// Shifts ids on a detached mount; not possible any more once it is attached.
+fn shift_ids(detached: BorrowedFd<'_>, mount: &MountPlan, map: &IdMapPlan) -> Result<()> {
+    let destination = mount.destination.to_string_lossy();
+    let namespace = atoll_sys::namespace::user_namespace(&map.uids, &map.gids);
+    let namespace = namespace.map_err(|source| Error::File {
+        action: "make the id mapping of",
+        path: (*destination).into(),
+        source,
+    })?;
+    let change = Change::idmap(namespace.as_fd());
+    mount::set_attributes(detached, c"", map.recursive, &change)
+        .map_err(|errno| kernel(format!("idmap the mount for {destination}"), errno))
 }
 
 fn bind_error(source: &CStr, destination: &CStr, errno: Errno) -> Error {

@@ -22,14 +22,49 @@ pub(super) fn filesystem(scene: &mut Scene<'_>, filesystem: &Filesystem) -> Resu
     for change in &filesystem.changes {
         mount::set_attributes(mount.as_fd(), c"", true, change)?;
     }
+    let is_tmpfs = filesystem.kind.as_c_str() == c"tmpfs";
+    let hides_folder =
+        is_tmpfs && inside::open(scene.root()?, &filesystem.target, OFlags::PATH).is_ok();
     let place = if filesystem.kind.as_c_str() == c"proc" || filesystem.kind.as_c_str() == c"sysfs" {
         exact_place(scene.root()?, &filesystem.target)?
     } else {
         inside::open_or_make(scene.root()?, &filesystem.target, Missing::Folder)?
     };
+    if hides_folder {
+        fill_tmpfs(filesystem, mount.as_fd(), place.as_fd())?;
+    }
     mount::attach(mount.as_fd(), place.as_fd())?;
     if filesystem.kind.as_c_str() == c"proc" && scene.proc.is_none() {
         scene.proc = Some(mount);
+    }
+    Ok(())
+}
+
+/// Gives a tmpfs the mode of the folder it hides, unless it has one of its own, and with `tmpcopyup` all that is in there.
+fn fill_tmpfs(filesystem: &Filesystem, mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<()> {
+    let has_mode = filesystem
+        .settings
+        .iter()
+        .any(|(key, _)| key.as_c_str() == c"mode");
+    let is_read_only = filesystem.attributes.contains(Attributes::RDONLY);
+    let writable = Change::attributes(Attributes::empty(), Attributes::RDONLY);
+    if is_read_only {
+        mount::set_attributes(mount, c"", false, &writable)?;
+    }
+    if !has_mode {
+        let mode = fs::fstat(place)?.st_mode & 0o7777;
+        let root = fs::openat(mount, c".", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        fs::fchmod(&root, Mode::from_raw_mode(mode))?;
+    }
+    if filesystem.copy_up {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let from = fs::openat(place, c".", flags, Mode::empty())?;
+        let to = fs::openat(mount, c".", flags, Mode::empty())?;
+        atoll_sys::copy::copy_tree(from.as_fd(), to.as_fd())?;
+    }
+    if is_read_only {
+        let read_only = Change::attributes(Attributes::RDONLY, Attributes::empty());
+        mount::set_attributes(mount, c"", false, &read_only)?;
     }
     Ok(())
 }

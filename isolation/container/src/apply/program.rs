@@ -132,6 +132,8 @@ pub(crate) struct Filesystem {
     pub(crate) settings: Vec<(CString, Option<CString>)>,
     pub(crate) attributes: Attributes,
     pub(crate) changes: Vec<Change>,
+    /// Whether it begins with what is at its place.
+    pub(crate) copy_up: bool,
     pub(crate) target: CString,
 }
 

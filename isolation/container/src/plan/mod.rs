@@ -23,7 +23,8 @@ use atoll_sys::mount::Propagation;
 pub(crate) use cgroup::{plan as cgroup_plan, resources};
 pub use devices::DevicePlan;
 pub(crate) use devices::LINKS;
-pub use mounts::{MountPlan, MountSource};
+pub(crate) use mounts::map_text;
+pub use mounts::{IdMapPlan, MountPlan, MountSource};
 pub use namespaces::NamespacePlan;
 pub(crate) use namespaces::{clone_flag, file_name};
 pub(crate) use options::Options as MountOptions;
@@ -142,7 +143,8 @@ pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<C
     }
     let cgroup = cgroup::plan(linux, request, &facts.hierarchies)?;
     let (folders, links) = cgroup::views(&cgroup, &facts.hierarchies);
-    let mounts = mounts::plan(&spec.mounts, &request.bundle, &folders, &links)?;
+    let own_map = (&linux.uid_mappings[..], &linux.gid_mappings[..]);
+    let mounts = mounts::plan(&spec.mounts, &request.bundle, &folders, &links, own_map)?;
     let is_in_userns = namespaces.has(NamespaceKind::User);
     let available = if is_in_userns {
         Set(u64::MAX)

@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
-use atoll_spec::Mount;
+use atoll_spec::{IdMapping, Mount};
 use atoll_sys::mount::{Attributes, Propagation};
 
 use super::options::Options;
@@ -28,6 +28,19 @@ pub struct MountPlan {
     pub clear_recursive: Attributes,
     /// Propagation to set, and whether of those below too.
     pub propagation: Vec<(Propagation, bool)>,
+    /// How ids on it are shifted.
+    pub id_map: Option<IdMapPlan>,
+}
+
+/// How ids on a mount are shifted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdMapPlan {
+    /// By which user ids, as lines of uid_map.
+    pub uids: String,
+    /// By which group ids.
+    pub gids: String,
+    /// Whether on mounts below it too.
+    pub recursive: bool,
 }
 
 /// What is mounted.
@@ -62,6 +75,7 @@ pub enum MountSource {
 /// The mounts of `list`.
 ///
 /// * `bundle`: absolute; relative bind sources start there.
+/// * `own_map`: user and group ids of the container's new user namespace.
 /// * `cgroup_folders`: what a mount of type `cgroup` shows, see [`MountSource::Cgroup`].
 ///
 /// # Errors
@@ -71,14 +85,12 @@ pub(super) fn plan(
     bundle: &Path,
     cgroup_folders: &[(CString, CString)],
     cgroup_links: &[(CString, CString)],
+    own_map: (&[IdMapping], &[IdMapping]),
 ) -> Result<Vec<MountPlan>> {
     let mut plans = Vec::with_capacity(list.len());
     for (idx, mount) in list.iter().enumerate() {
         let field = format!("mounts[{idx}]");
         let options = Options::parse(mount.options.iter().map(String::as_str));
-        if !mount.uid_mappings.is_empty() || options.idmap.is_some() {
-            return fault(&field, "idmapped mounts are not supported yet");
-        }
         let kind = mount.kind.as_deref().unwrap_or_default();
         let is_bind = kind == "bind" || options.bind.is_some();
         let source = if is_bind {
@@ -91,7 +103,15 @@ pub(super) fn plan(
         } else {
             filesystem(&field, kind, mount, &options)?
         };
+        let id_map = id_map(&field, mount, &options, own_map)?;
+        if id_map.is_some() && !is_bind {
+            return fault(&field, "only bind mounts can be idmapped");
+        }
+        if options.copy_up && (is_bind || kind != "tmpfs") {
+            return fault(&field, "tmpcopyup is for tmpfs only");
+        }
         plans.push(MountPlan {
+            id_map,
             destination: clean(&field, &mount.destination)?,
             source,
             set: options.set,
@@ -102,6 +122,37 @@ pub(super) fn plan(
         });
     }
     Ok(plans)
+}
+
+/// Its own mappings, or for mounts that only ask to be shifted the container's.
+fn id_map(
+    field: &str,
+    mount: &Mount,
+    options: &Options,
+    own: (&[IdMapping], &[IdMapping]),
+) -> Result<Option<IdMapPlan>> {
+    let (uids, gids) = match (mount.uid_mappings.is_empty(), options.idmap) {
+        (true, None) => return Ok(None),
+        (true, Some(_)) => own,
+        (false, _) => (&mount.uid_mappings[..], &mount.gid_mappings[..]),
+    };
+    if uids.is_empty() || gids.is_empty() {
+        return fault(
+            field,
+            "idmap needs uidMappings and gidMappings, of the mount or of a new user namespace",
+        );
+    }
+    Ok(Some(IdMapPlan {
+        uids: map_text(uids),
+        gids: map_text(gids),
+        recursive: options.idmap.unwrap_or(false),
+    }))
+}
+
+/// Mappings as lines of uid_map.
+pub(crate) fn map_text(mappings: &[IdMapping]) -> String {
+    let line = |map: &IdMapping| format!("{} {} {}\n", map.container_id, map.host_id, map.size);
+    mappings.iter().map(line).collect()
 }
 
 fn bind_source(field: &str, mount: &Mount, bundle: &Path, recursive: bool) -> Result<MountSource> {
@@ -210,6 +261,11 @@ impl fmt::Display for MountPlan {
             let prefix = if *recursive { "r" } else { "" };
             write!(f, " {prefix}{}", format!("{propagation:?}").to_lowercase())?;
         }
+        if let Some(map) = &self.id_map {
+            let word = if map.recursive { "ridmap" } else { "idmap" };
+            let lines = |text: &str| text.trim_end().replace('\n', ",");
+            write!(f, " {word} {} / {}", lines(&map.uids), lines(&map.gids))?;
+        }
         Ok(())
     }
 }
@@ -239,7 +295,7 @@ mod tests {
             kind: Some("bind".to_owned()),
             ..Mount::default()
         };
-        let error = plan(&[mount], Path::new("/b"), &[], &[]).unwrap_err();
+        let error = plan(&[mount], Path::new("/b"), &[], &[], (&[], &[])).unwrap_err();
         assert_eq!(
             error.to_string(),
             "mounts[0].source: a bind mount needs one"

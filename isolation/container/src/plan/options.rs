@@ -39,7 +39,9 @@ impl Options {
 
     fn take(&mut self, word: &str) {
         match word {
-            "" | "defaults" | "remount" | "norelatime" | "nostrictatime" => {}
+            // What is there already, and what the kernel has no use for in a new mount.
+            "" | "defaults" | "remount" | "norelatime" | "nostrictatime" | "silent" | "loud"
+            | "iversion" | "noiversion" => {}
             "bind" => self.bind = Some(self.bind.unwrap_or(false)),
             "rbind" => self.bind = Some(true),
             "tmpcopyup" => self.copy_up = true,
@@ -74,6 +76,20 @@ pub fn known_mount_options() -> Vec<String> {
     let plain = attributes.clone().map(str::to_owned);
     let recursive = attributes.map(|word| format!("r{word}"));
     let others = [
+        // Of superblocks: the kernel takes these by name.
+        "async",
+        "dirsync",
+        "lazytime",
+        "mand",
+        "nolazytime",
+        "nomand",
+        "sync",
+        "iversion",
+        "loud",
+        "noiversion",
+        "norelatime",
+        "nostrictatime",
+        "silent",
         "bind",
         "rbind",
         "defaults",
@@ -166,6 +182,12 @@ mod tests {
         assert_eq!(options.set_recursive, Attributes::NODEV);
         let size = ("size".to_owned(), Some("64k".to_owned()));
         assert_eq!(options.settings, [size, ("newinstance".to_owned(), None)]);
+    }
+
+    #[test]
+    fn words_without_effect_are_no_settings() {
+        let options = Options::parse(["silent", "loud", "iversion", "remount", "lazytime"]);
+        assert_eq!(options.settings, [("lazytime".to_owned(), None)]);
     }
 
     #[test]

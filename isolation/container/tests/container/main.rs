@@ -5,6 +5,7 @@ mod failing;
 mod hooks;
 mod inside;
 mod life;
+mod mounts;
 mod namespaces;
 mod scheduling;
 mod support;

@@ -1,0 +1,143 @@
+//! Mounts with more to them than a place.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+use atoll_spec::{IdMapping, Mount, Namespace, NamespaceKind};
+
+use crate::support::Bundle;
+
+fn mount(kind: &str, source: &str, destination: &str, options: &[&str]) -> Mount {
+    Mount {
+        destination: destination.into(),
+        kind: Some(kind.to_owned()),
+        source: Some(source.into()),
+        options: options.iter().map(|&word| word.to_owned()).collect(),
+        ..Mount::default()
+    }
+}
+
+fn map(host_id: u32, size: u32) -> Vec<IdMapping> {
+    vec![IdMapping {
+        container_id: 0,
+        host_id,
+        size,
+    }]
+}
+
+#[test]
+fn a_tmpfs_begins_with_what_it_hides() {
+    let mut bundle = Bundle::new();
+    let place = bundle.rootfs().join("etc/app");
+    fs::create_dir_all(place.join("deep")).unwrap();
+    fs::write(place.join("deep/file"), "kept").unwrap();
+    fs::set_permissions(&place, fs::Permissions::from_mode(0o711)).unwrap();
+    let copied = mount("tmpfs", "tmpfs", "/etc/app", &["tmpcopyup", "ro"]);
+    bundle.spec.mounts.push(copied);
+    let plain = mount("tmpfs", "tmpfs", "/new", &[]);
+    bundle.spec.mounts.push(plain);
+    let text = bundle.output_of(
+        "cat /etc/app/deep/file; echo; stat -c %a /etc/app /new; touch /etc/app/x 2>&1 || true",
+    );
+    assert_eq!(
+        text,
+        "kept\n711\n1777\ntouch: /etc/app/x: Read-only file system\n"
+    );
+    bundle.assert_clean();
+}
+
+#[test]
+fn only_a_tmpfs_copies_up() {
+    let mut bundle = Bundle::new();
+    let wrong = mount("bind", "/tmp", "/x", &["bind", "tmpcopyup"]);
+    bundle.spec.mounts.push(wrong);
+    let error = bundle.create().unwrap_err().to_string();
+    assert!(error.ends_with("tmpcopyup is for tmpfs only"), "{error}");
+}
+
+#[test]
+fn ids_are_shifted_by_the_mounts_own_mapping() {
+    let mut bundle = Bundle::new();
+    let source = bundle.path().join("data");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("of-root"), "").unwrap();
+    let mut shifted = mount("bind", source.to_str().unwrap(), "/data", &["rbind"]);
+    shifted.uid_mappings = map(5000, 10);
+    shifted.gid_mappings = map(6000, 10);
+    bundle.spec.mounts.push(shifted);
+    let capabilities = bundle.process().capabilities.as_mut().unwrap();
+    for set in [
+        &mut capabilities.bounding,
+        &mut capabilities.permitted,
+        &mut capabilities.effective,
+    ] {
+        *set = vec!["CAP_DAC_OVERRIDE".to_owned()];
+    }
+    let text = bundle.output_of("stat -c %u:%g /data/of-root");
+    assert_eq!(text, "5000:6000\n");
+    bundle.assert_clean();
+}
+
+#[test]
+fn ids_are_shifted_by_the_containers_mapping() {
+    let mut bundle = Bundle::new();
+    let source = bundle.path().join("data");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("of-root"), "").unwrap();
+    fs::set_permissions(bundle.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let linux = bundle.linux();
+    linux.namespaces.push(Namespace {
+        kind: NamespaceKind::User,
+        path: None,
+    });
+    linux.uid_mappings = map(100_000, 65_536);
+    linux.gid_mappings = map(100_000, 65_536);
+    let source = source.to_str().unwrap();
+    let shifted = mount("bind", source, "/data", &["bind", "idmap"]);
+    bundle.spec.mounts.push(shifted);
+    // Missing folders of the root are made by the mapped root.
+    fs::create_dir(bundle.rootfs().join("data")).unwrap();
+    let text = bundle.output_of("stat -c %u /data/of-root; touch /data/new; stat -c %u /data/new");
+    assert_eq!(text, "0\n0\n");
+    // Written by the container's root, it is the host's root's.
+    let made = fs::metadata(bundle.path().join("data/new")).unwrap();
+    assert_eq!(made.uid(), 0);
+    bundle.assert_clean();
+}
+
+#[test]
+fn an_idmap_without_a_mapping_is_refused() {
+    let mut bundle = Bundle::new();
+    let wrong = mount("bind", "/tmp", "/x", &["bind", "idmap"]);
+    bundle.spec.mounts.push(wrong);
+    let error = bundle.create().unwrap_err().to_string();
+    assert!(
+        error.contains("idmap needs uidMappings and gidMappings"),
+        "{error}"
+    );
+    let mut proc = mount("tmpfs", "tmpfs", "/x", &[]);
+    proc.uid_mappings = map(0, 1);
+    proc.gid_mappings = map(0, 1);
+    *bundle.spec.mounts.last_mut().unwrap() = proc;
+    let error = bundle.create().unwrap_err().to_string();
+    assert!(
+        error.ends_with("only bind mounts can be idmapped"),
+        "{error}"
+    );
+}
+
+#[test]
+fn recursive_attributes_reach_mounts_below() {
+    let mut bundle = Bundle::new();
+    let outer = bundle.path().join("outer");
+    fs::create_dir(&outer).unwrap();
+    // A bind of /dev has mounts below it on the host (pts, shm).
+    let recursive = mount("bind", "/dev", "/host", &["rbind", "rro", "rnosuid"]);
+    bundle.spec.mounts.push(recursive);
+    let text = bundle.output_of("grep -E ' /host' /proc/self/mountinfo | busybox awk '{print $6}'");
+    assert!(text.lines().count() > 1, "{text}");
+    for line in text.lines() {
+        assert!(line.starts_with("ro,nosuid"), "{line}");
+    }
+    bundle.assert_clean();
+}
