@@ -233,6 +233,10 @@ impl Container {
         let Some(Message::Failed { step, errno }) = Message::decode(&bytes) else {
             return Ok(());
         };
+        if let Some(pidfd) = open_recorded(record) {
+            // It says so before it ends.
+            let _ = await_end(&pidfd);
+        }
         let command = command_of(record);
         let said = said_in(&bytes);
         Err(launch_failure(step, errno, &said, &command, ""))
@@ -436,7 +440,7 @@ fn await_no_reader(fifo: &File) -> atoll_sys::Result<()> {
 }
 
 /// Waits up to ten seconds for a process to end; it may be somebody else's child.
-fn await_end(pidfd: &OwnedFd) -> atoll_sys::Result<()> {
+pub(crate) fn await_end(pidfd: &OwnedFd) -> atoll_sys::Result<()> {
     let limit = Timespec {
         tv_sec: 10,
         tv_nsec: 0,

@@ -20,8 +20,8 @@ use crate::apply::entry::EntryStep;
 use crate::apply::hooks::{HookList, StateTeller};
 use crate::apply::program::Start;
 use crate::apply::rootfs;
-use crate::apply::spawn::{Child, Waited, launch_failure, spawn};
-use crate::container::{Container, Created, InitProcess};
+use crate::apply::spawn::{Child, launch_failure, spawn};
+use crate::container::{Container, Created, InitProcess, await_end};
 use crate::error::{Error, Result, kernel};
 use crate::plan::{ContainerPlan, HostFacts, clone_flag, map_text};
 use crate::state::{self, Folder, Record};
@@ -80,7 +80,7 @@ pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
         teller.tell(&text.map_err(|error| state::file("write", folder.path(), error.into()))?)?;
     }
     if hook::run_before_start(&hooks) {
-        await_ready(&mut child)?;
+        child.await_ready(None)?.ok_or(Error::Vanished)?;
         let state = oci_state(&record, Status::Creating);
         hook::run("prestart", &hooks.prestart, &state)?;
         hook::run("createRuntime", &hooks.create_runtime, &state)?;
@@ -89,7 +89,11 @@ pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
     if start_by == StartBy::Anyone {
         control::tell(child.control(), Go::Recorded);
     }
-    let terminal = await_ready(&mut child)?;
+    let state = oci_state(&record, Status::Creating);
+    let seccomp = plan.process.seccomp.as_ref();
+    let listener = seccomp.and_then(|seccomp| seccomp.listener.as_ref());
+    let ready = child.await_ready(listener.map(|listener| (listener, &state)))?;
+    let terminal = ready.ok_or(Error::Vanished)?;
 
     folder.keep();
     cgroup.keep();
@@ -122,6 +126,8 @@ fn new_record(plan: &ContainerPlan, request: &CreateRequest, spec: &Spec, hooks:
         .namespaces
         .extend(plan.namespaces.joined.iter().map(|(kind, _)| *kind));
     record.seccomp_flags = plan.process.seccomp.as_ref().map(|seccomp| seccomp.flags);
+    let seccomp = plan.process.seccomp.as_ref();
+    record.seccomp_listener = seccomp.and_then(|seccomp| seccomp.listener.clone());
     record.personality = plan.personality;
     let linux = spec.linux.as_ref();
     record.memory_policy = linux.and_then(|linux| linux.memory_policy.clone());
@@ -205,13 +211,6 @@ fn pid_inside(pid: u32) -> Result<u32> {
     Ok(last.unwrap_or(pid))
 }
 
-fn await_ready(child: &mut Child) -> Result<Option<OwnedFd>> {
-    match child.wait()? {
-        Waited::Ready(terminal) => Ok(terminal),
-        Waited::Executed => Err(Error::Vanished),
-    }
-}
-
 fn prepare_start(folder: &Path, start_by: StartBy) -> Result<Start> {
     let fifo = state::fifo_path(folder);
     let make = || mknodat(CWD, &fifo, FileType::Fifo, Mode::from_raw_mode(0o600), 0);
@@ -282,6 +281,8 @@ impl InitProcess {
             .map_err(|source| state::file("read from", Path::new("control socket"), source))?;
         self.container.mark_started();
         if let Some((control::Message::Failed { step, errno }, extra)) = received {
+            // It says so before it ends.
+            let _ = await_end(&self.pidfd);
             let failure = launch_failure(step, errno, &extra.text, &self.command, &self.cwd);
             return Err(failure);
         }

@@ -11,10 +11,10 @@ use atoll_sys::process;
 
 use crate::apply::entry::EntryStep;
 use crate::apply::program::{Op, Program, Start};
-use crate::apply::spawn::{Waited, spawn};
+use crate::apply::spawn::spawn;
 use crate::apply::{compile, control, passwd};
 use crate::container::{Container, ExecProcess};
-use crate::create::open_recorded;
+use crate::create::{oci_state, open_recorded};
 use crate::error::{Error, Result, kernel};
 use crate::plan::{clone_flag, plan_memory_policy, plan_process};
 use crate::state::{self, Record};
@@ -49,9 +49,10 @@ pub(crate) fn exec(
         let sets = capability::current().map_err(|errno| kernel("capget", errno))?;
         sets.permitted
     };
-    let seccomp = record
-        .seccomp_flags
-        .map(|flags| state::read_seccomp(container.folder(), flags));
+    let seccomp = record.seccomp_flags.map(|flags| {
+        let listener = record.seccomp_listener.clone();
+        state::read_seccomp(container.folder(), flags, listener)
+    });
     let mut plan = plan_process(&request.process, available, seccomp.transpose()?)?;
     match &request.stdio {
         StdioRequest::Terminal { size } => {
@@ -126,8 +127,10 @@ pub(crate) fn exec(
     let unified = cgroup.v2_dir_fd()?;
     let unified = unified.as_ref().map(AsFd::as_fd);
     let mut child = spawn(program, 0, unified, before, ours)?;
+    let state = oci_state(record, status);
+    let listener = record.seccomp_listener.as_ref();
     let mut terminal = None;
-    while let Waited::Ready(master) = child.wait()? {
+    while let Some(master) = child.await_ready(listener.map(|listener| (listener, &state)))? {
         terminal = master.or(terminal);
     }
     let child = child.release();

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ContainerId;
 use crate::error::{Error, Result};
-use crate::plan::SeccompPlan;
+use crate::plan::{SeccompListener, SeccompPlan};
 
 /// The only version of the format.
 const VERSION: u32 = 1;
@@ -48,6 +48,9 @@ pub(crate) struct Record {
     /// Flags of the filter in `seccomp.bpf`; absent without a filter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) seccomp_flags: Option<u64>,
+    /// Who decides calls that filter leaves open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) seccomp_listener: Option<SeccompListener>,
     /// Execution domain, of later processes too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) personality: Option<u64>,
@@ -81,6 +84,7 @@ impl Record {
             namespaces: Vec::new(),
             rootfs_mount: None,
             seccomp_flags: None,
+            seccomp_listener: None,
             personality: None,
             memory_policy: None,
             annotations: BTreeMap::new(),
@@ -197,13 +201,18 @@ pub(crate) fn write_seccomp(folder: &Path, seccomp: &SeccompPlan) -> Result<()> 
 }
 
 /// Reads the compiled filter back.
-pub(crate) fn read_seccomp(folder: &Path, flags: u64) -> Result<SeccompPlan> {
+pub(crate) fn read_seccomp(
+    folder: &Path,
+    flags: u64,
+    listener: Option<SeccompListener>,
+) -> Result<SeccompPlan> {
     let path = folder.join("seccomp.bpf");
     let bytes = fs::read(&path).map_err(|source| file("read", &path, source))?;
     let (instructions, _) = bytes.as_chunks::<8>();
     Ok(SeccompPlan {
         program: instructions.to_vec(),
         flags,
+        listener,
     })
 }
 
@@ -249,8 +258,9 @@ mod tests {
         let seccomp = SeccompPlan {
             program: vec![[1; 8], [2; 8]],
             flags: 6,
+            listener: None,
         };
         write_seccomp(root.path(), &seccomp).unwrap();
-        assert_eq!(read_seccomp(root.path(), 6).unwrap(), seccomp);
+        assert_eq!(read_seccomp(root.path(), 6, None).unwrap(), seccomp);
     }
 }

@@ -23,6 +23,11 @@ pub(crate) enum Message {
         /// In the runtime's PID namespace.
         pid: u32,
     },
+    /// The filter is installed and leaves calls open; the child waits for [`Go::Heard`].
+    Listener {
+        /// Its descriptor in the child.
+        number: u32,
+    },
     /// A step failed; the child is about to exit.
     Failed {
         /// Which step, see [`super::program`].
@@ -41,6 +46,8 @@ pub(crate) enum Go {
     Hooked,
     /// The process is on record: it may outlive its maker.
     Recorded,
+    /// The filter's listener has its descriptor.
+    Heard,
     /// Execute the program.
     Start,
 }
@@ -51,6 +58,7 @@ pub(crate) const MESSAGE_BYTES: usize = 12;
 const READY: u32 = 1;
 const FAILED: u32 = 2;
 const MADE: u32 = 3;
+const LISTENER: u32 = 4;
 
 impl Message {
     /// The message as bytes. Child-safe.
@@ -59,6 +67,7 @@ impl Message {
             Self::Ready => (READY, 0, 0),
             Self::Failed { step, errno } => (FAILED, step, errno),
             Self::Made { pid } => (MADE, pid, 0),
+            Self::Listener { number } => (LISTENER, number, 0),
         };
         let mut bytes = [0; MESSAGE_BYTES];
         bytes[..4].copy_from_slice(&kind.to_ne_bytes());
@@ -72,6 +81,9 @@ impl Message {
         let word = |at: usize| -> Option<[u8; 4]> { bytes.get(at..at + 4)?.try_into().ok() };
         match u32::from_ne_bytes(word(0)?) {
             READY => Some(Self::Ready),
+            LISTENER => Some(Self::Listener {
+                number: u32::from_ne_bytes(word(4)?),
+            }),
             MADE => Some(Self::Made {
                 pid: u32::from_ne_bytes(word(4)?),
             }),
@@ -100,6 +112,7 @@ pub(crate) fn tell(control: BorrowedFd<'_>, go: Go) {
         Go::Mapped => b'm',
         Go::Hooked => b'h',
         Go::Recorded => b'r',
+        Go::Heard => b'l',
         Go::Start => b's',
     };
     let _ = send(control, &[byte], SendFlags::NOSIGNAL);
@@ -116,6 +129,23 @@ pub(crate) fn await_go(control: BorrowedFd<'_>) -> Result<()> {
             Err(Errno::INTR) => {}
             Err(error) => return Err(error),
             Ok((_, 0)) => return Err(Errno::PIPE),
+            Ok(_) => return Ok(()),
+        }
+    }
+}
+
+/// Says which descriptor the filter's is, and waits until it is taken; by read and write only. Child-safe.
+///
+/// # Errors
+/// `EPIPE` when the runtime is gone, else the kernel's or the filter's.
+pub(crate) fn offer_listener(control: BorrowedFd<'_>, number: u32) -> Result<()> {
+    atoll_sys::rustix::io::write(control, &Message::Listener { number }.encode())?;
+    let mut byte = [0];
+    loop {
+        match atoll_sys::rustix::io::read(control, &mut byte) {
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+            Ok(0) => return Err(Errno::PIPE),
             Ok(_) => return Ok(()),
         }
     }
@@ -185,6 +215,7 @@ mod tests {
         for message in [
             Message::Ready,
             Message::Made { pid: 9 },
+            Message::Listener { number: 5 },
             Message::Failed { step: 7, errno: 13 },
         ] {
             assert_eq!(Message::decode(&message.encode()), Some(message));

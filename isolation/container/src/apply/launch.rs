@@ -74,10 +74,9 @@ fn try_launch(
     capability::keep_bounding(launch.capabilities.bounding).map_err(at(LaunchStep::Bounding))?;
     capability::keep_on_uid_change().map_err(at(LaunchStep::User))?;
     task::become_user(launch.uid, launch.gid, &launch.groups).map_err(at(LaunchStep::User))?;
-    // Installing a filter without no_new_privs needs CAP_SYS_ADMIN; all else is given up now, so
-    // that the filter needn't permit more than capset(2) and execve(2).
-    let needs_admin = launch.seccomp.is_some() && !launch.no_new_privileges;
-    let admin = if needs_admin {
+    // What installing the filter needs is kept, all else given up now, so that the filter needn't permit more than capset(2)
+    // and execve(2).
+    let admin = if needs_admin(launch) {
         Set::of(SYS_ADMIN)
     } else {
         Set::default()
@@ -91,6 +90,14 @@ fn try_launch(
     process::reset_signals();
     let path = find(&launch.candidates).map_err(at(LaunchStep::Lookup))?;
 
+    // A filter with a listener comes early: whoever made us hands its descriptor over, and may be gone at the start.
+    let is_early = launch
+        .seccomp
+        .as_ref()
+        .is_some_and(|s| s.listener.is_some());
+    if is_early {
+        install_filter(program)?;
+    }
     await_start(program, master).map_err(at(LaunchStep::Start))?;
 
     if let Some(list) = &launch.hooks {
@@ -98,19 +105,40 @@ fn try_launch(
             .map_err(|failure| (LaunchStep::Hooks, failure.encode()))?;
     }
 
-    if launch.no_new_privileges {
-        capability::set_no_new_privs().map_err(at(LaunchStep::NoNewPrivs))?;
-    }
-    if let Some(seccomp) = &launch.seccomp {
-        process::install_seccomp(&seccomp.program, seccomp.flags)
-            .map_err(at(LaunchStep::Seccomp))?;
-    }
-    if needs_admin {
-        // The ambient set shrinks with the permitted one.
-        capability::set(final_sets(launch)).map_err(at(LaunchStep::Capabilities))?;
+    if !is_early {
+        install_filter(program)?;
     }
     let errno = process::execute(path, &launch.args, &launch.env);
     Err((LaunchStep::Execute, errno.raw_os_error()))
+}
+
+/// Installs the filter, if there is one, and gives up the capability it took.
+fn install_filter(program: &Program) -> std::result::Result<(), Failed> {
+    let at = |step: LaunchStep| move |errno: Errno| (step, errno.raw_os_error());
+    let launch = &program.launch;
+    if launch.no_new_privileges {
+        capability::set_no_new_privs().map_err(at(LaunchStep::NoNewPrivs))?;
+    }
+    let Some(seccomp) = &launch.seccomp else {
+        return Ok(());
+    };
+    let listener = process::install_seccomp(&seccomp.program, seccomp.flags)
+        .map_err(at(LaunchStep::Seccomp))?;
+    if let Some(listener) = listener {
+        let number = listener.as_raw_fd().unsigned_abs();
+        let taken = control::offer_listener(program.control.as_fd(), number);
+        taken.map_err(at(LaunchStep::Listener))?;
+    }
+    if needs_admin(launch) {
+        // The ambient set shrinks with the permitted one.
+        capability::set(final_sets(launch)).map_err(at(LaunchStep::Capabilities))?;
+    }
+    Ok(())
+}
+
+/// Installing a filter without no_new_privs needs `CAP_SYS_ADMIN`.
+fn needs_admin(launch: &Launch) -> bool {
+    launch.seccomp.is_some() && !launch.no_new_privileges
 }
 
 /// Makes the terminal the session's and the standard streams; returns its master.

@@ -7,6 +7,7 @@ pub(crate) mod control;
 pub(crate) mod entry;
 pub(crate) mod hooks;
 mod launch;
+pub(crate) mod listener;
 mod mounting;
 pub(crate) mod passwd;
 pub(crate) mod program;

@@ -204,11 +204,12 @@ pub(crate) enum LaunchStep {
     Hooks,
     NoNewPrivs,
     Seccomp,
+    Listener,
     Execute,
 }
 
 impl LaunchStep {
-    const ALL: [(Self, &'static str); 17] = [
+    const ALL: [(Self, &'static str); 18] = [
         (Self::Session, "make a session"),
         (Self::Terminal, "take the terminal"),
         (Self::Streams, "set standard streams"),
@@ -225,6 +226,7 @@ impl LaunchStep {
         (Self::Hooks, "run startContainer hooks"),
         (Self::NoNewPrivs, "set no_new_privs"),
         (Self::Seccomp, "install the seccomp filter"),
+        (Self::Listener, "hand over the seccomp listener"),
         (Self::Execute, "execute the program"),
     ];
 

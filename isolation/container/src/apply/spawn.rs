@@ -2,13 +2,16 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use atoll_spec::State;
 use atoll_sys::{Errno, process};
 
 use super::control::{self, Message};
 use super::entry::{self, EntryStep};
 use super::hooks::Failure;
+use super::listener;
 use super::program::{LaunchStep, Op, Program};
 use crate::error::{Error, Result, kernel};
+use crate::plan::SeccompListener;
 
 /// A child that has not executed its program yet; killed and reaped when dropped.
 #[derive(Debug)]
@@ -27,6 +30,8 @@ pub(crate) struct Child {
 pub(crate) enum Waited {
     /// It is ready; the terminal's master, if it has one.
     Ready(Option<OwnedFd>),
+    /// Its filter leaves calls open; the descriptor's number there. It waits for [`control::Go::Heard`].
+    Listener(i32),
     /// It has executed its program or is gone.
     Executed,
 }
@@ -67,6 +72,27 @@ impl Child {
         self.control.as_fd()
     }
 
+    /// Waits until the child is ready, and hands the descriptor of its filter over; its terminal's master, or `None` when it
+    /// has executed its program or is gone.
+    ///
+    /// # Errors
+    /// As [`Self::wait`]; [`listener::hand_over`]'s.
+    pub(crate) fn await_ready(
+        &mut self,
+        listener: Option<(&SeccompListener, &State)>,
+    ) -> Result<Option<Option<OwnedFd>>> {
+        loop {
+            match (self.wait()?, listener, &self.pidfd) {
+                (Waited::Ready(terminal), ..) => return Ok(Some(terminal)),
+                (Waited::Listener(number), Some((listener, state)), Some(pidfd)) => {
+                    listener::hand_over(listener, state, self.pid, pidfd.as_fd(), number)?;
+                    control::tell(self.control.as_fd(), control::Go::Heard);
+                }
+                _ => return Ok(None),
+            }
+        }
+    }
+
     /// Waits for what the child says next.
     ///
     /// # Errors
@@ -82,6 +108,9 @@ impl Child {
             Some((Message::Ready, extra)) => Ok(Waited::Ready(extra.fd)),
             Some((Message::Failed { step, errno }, extra)) => {
                 Err(self.failure(step, errno, &extra.text))
+            }
+            Some((Message::Listener { number }, _)) => {
+                Ok(Waited::Listener(i32::try_from(number).unwrap_or(-1)))
             }
             Some((Message::Made { .. }, _)) => Err(Error::Vanished),
         }

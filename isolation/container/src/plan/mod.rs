@@ -33,7 +33,7 @@ pub(crate) use process::plan as plan_process;
 pub use process::{CapabilityPlan, ProcessPlan, RlimitPlan};
 pub(crate) use scheduling::memory_policy as plan_memory_policy;
 pub use scheduling::{AffinityPlan, MemoryPolicyPlan, known_memory_policies};
-pub use seccomp::SeccompPlan;
+pub use seccomp::{SeccompListener, SeccompPlan};
 
 use crate::error::{Error, Result};
 use crate::{CreateRequest, StdioRequest};

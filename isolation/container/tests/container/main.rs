@@ -8,4 +8,5 @@ mod life;
 mod mounts;
 mod namespaces;
 mod scheduling;
+mod seccomp;
 mod support;
