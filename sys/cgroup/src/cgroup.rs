@@ -321,7 +321,7 @@ fn make(directory: &Directory, made: &mut Vec<PathBuf>) -> Result<(), Error> {
     Ok(())
 }
 
-/// An existing folder is fine when it has no process.
+/// An existing folder is fine when it has no process and isn't frozen.
 fn taken_over(path: &Path, error: io::Error) -> Result<(), Error> {
     let path = path.to_path_buf();
     if error.kind() != io::ErrorKind::AlreadyExists {
@@ -329,6 +329,12 @@ fn taken_over(path: &Path, error: io::Error) -> Result<(), Error> {
             path,
             source: error,
         });
+    }
+    let says = |file: &str, word: &str| {
+        fs::read_to_string(path.join(file)).is_ok_and(|text| text.trim() != word)
+    };
+    if says("freezer.state", "THAWED") || says("cgroup.freeze", "0") {
+        return Err(Error::Frozen { path });
     }
     match files::get(&path.join("cgroup.procs"))?.is_empty() {
         true => Ok(()),

@@ -53,8 +53,14 @@ pub enum Error {
         source: io::Error,
     },
     /// The cgroup exists already and has processes.
-    #[error("cgroup {path} exists and has processes")]
+    #[error("container's cgroup is not empty: {path} has processes")]
     InUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The cgroup exists already and is frozen: whoever joined it would stand still for ever.
+    #[error("container's cgroup unexpectedly frozen: {path}")]
+    Frozen {
         /// The folder.
         path: PathBuf,
     },
@@ -118,6 +124,7 @@ impl Error {
             Self::NoController { controller, .. } => Some(format!(
                 "boot the kernel with `{controller}` enabled, or leave the limit out"
             )),
+            Self::Frozen { .. } => Some("thaw it, or choose another cgroupsPath".into()),
             Self::InUse { .. } => {
                 Some("choose another cgroupsPath, or end the processes in it".into())
             }

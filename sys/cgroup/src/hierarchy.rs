@@ -93,10 +93,10 @@ impl Hierarchies {
     pub fn from_parts(mountinfo: &str, cgroup: &str) -> Result<Self, Error> {
         let own = parse_own(cgroup);
         let (mut v1, mut v2) = (Vec::<Hierarchy>::new(), None);
-        for line in mountinfo.lines() {
-            let Some(mount) = parse_mount(line) else {
-                continue;
-            };
+        let mut mounts: Vec<Mount<'_>> = mountinfo.lines().filter_map(parse_mount).collect();
+        // The usual place first: others may be some container's view.
+        mounts.sort_by_key(|mount| !mount.point.starts_with("/sys/fs/cgroup"));
+        for mount in mounts {
             if mount.is_v2 {
                 if v2.is_none() {
                     v2 = Some(mount.hierarchy(&own, Vec::new()));
@@ -299,6 +299,17 @@ mod tests {
         assert_eq!(own("/docker/ab/in").own, Path::new("in"));
         assert_eq!(own("/elsewhere").own, Path::new(""));
         assert_eq!(own("/docker/ab").mount, Path::new("/sys/fs/cgroup/my mem"));
+    }
+
+    #[test]
+    fn the_usual_place_is_preferred() {
+        let mounts = "\
+9 1 0:32 /left /tmp/left/sys/fs/cgroup/memory ro - cgroup cgroup rw,memory
+35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
+";
+        let found = Hierarchies::from_parts(mounts, "4:memory:/a\n").unwrap();
+        assert_eq!(found.v1().len(), 1);
+        assert_eq!(found.v1()[0].mount, Path::new("/sys/fs/cgroup/memory"));
     }
 
     #[test]

@@ -123,7 +123,7 @@ fn needed(resources: &Resources) -> Result<BTreeMap<&'static str, &'static str>,
     if let Some(name) = resources.unified.keys().next() {
         return Err(Error::Setting {
             setting: format!("unified `{name}`"),
-            reason: "means nothing without cgroup v2".into(),
+            reason: "is an invalid configuration: there is no cgroup v2".into(),
         });
     }
     let r = resources;
@@ -155,7 +155,7 @@ fn needed(resources: &Resources) -> Result<BTreeMap<&'static str, &'static str>,
         (
             "pids",
             "pids limit",
-            r.pids_limit.is_some_and(|limit| limit > 0),
+            r.pids_limit.is_some_and(|limit| limit >= 0),
         ),
         (
             "blkio",
@@ -222,7 +222,8 @@ fn steps(
     }
     if let Some(folder) = folder("pids") {
         match resources.pids_limit {
-            Some(limit) if limit > 0 => write(&mut steps, folder, "pids.max", limit),
+            // systemd takes no 0, and one process is as good as none to a cgroup that has one.
+            Some(limit) if limit >= 0 => write(&mut steps, folder, "pids.max", limit.max(1)),
             Some(_) if !is_new => write(&mut steps, folder, "pids.max", "max"),
             _ => {}
         }

@@ -103,7 +103,7 @@ fn steps(folder: &Path, resources: &Resources, is_new: bool) -> Result<Vec<Step>
         write(&mut steps, folder, "memory.low", or_max(reservation));
     }
     match r.pids_limit {
-        Some(limit) if limit > 0 => write(&mut steps, folder, "pids.max", limit),
+        Some(limit) if limit >= 0 => write(&mut steps, folder, "pids.max", limit.max(1)),
         Some(_) if !is_new => write(&mut steps, folder, "pids.max", "max"),
         _ => {}
     }

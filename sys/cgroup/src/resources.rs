@@ -40,7 +40,7 @@ pub struct Resources {
     pub cpuset_cpus: Option<String>,
     /// Memory nodes the container may use.
     pub cpuset_mems: Option<String>,
-    /// Number of processes and threads; 0 and below: no limit.
+    /// Number of processes and threads; 0 means 1, below 0 no limit.
     pub pids_limit: Option<i64>,
     /// Weight for block I/O, 10 to 1000; 0 means the default.
     pub blkio_weight: Option<u16>,

@@ -320,3 +320,39 @@ fn out_of_memory_is_counted_and_announced() {
     assert_eq!(rustix::event::poll(&mut poll, Some(&limit)).unwrap(), 1);
     notifier.drain();
 }
+
+#[test]
+fn a_frozen_folder_is_not_taken_over() {
+    let plan = planned("frozen", &Resources::default());
+    let guard = Guard(Cgroup::create(&plan).unwrap());
+    let process = Process::sleep();
+    guard.0.add_pid(process.0.id()).unwrap();
+    guard.0.freeze().unwrap();
+    let error = Cgroup::create(&plan).unwrap_err().to_string();
+    assert!(
+        error.contains("frozen") || error.contains("not empty"),
+        "{error}"
+    );
+    guard.0.kill_all().unwrap();
+    drop(process);
+    guard.0.freeze().unwrap();
+    let error = Cgroup::create(&plan).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("container's cgroup unexpectedly frozen: /"),
+        "{error}"
+    );
+    guard.0.thaw().unwrap();
+    Cgroup::create(&plan).unwrap();
+}
+
+#[test]
+fn a_limit_of_no_processes_is_one() {
+    let resources = Resources {
+        pids_limit: Some(0),
+        ..Resources::default()
+    };
+    let guard = Guard(Cgroup::create(&planned("none", &resources)).unwrap());
+    assert_eq!(read(&guard.0, "pids", "pids.max"), "1");
+}
