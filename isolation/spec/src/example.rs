@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use crate::{
-    Capabilities, DeviceRule, Linux, Mount, Namespace, NamespaceKind, Process, Resources, Rlimit,
-    Root, Spec,
+    Capabilities, DeviceRule, IdMapping, Linux, Mount, Namespace, NamespaceKind, Process,
+    Resources, Rlimit, Root, Spec,
 };
 
 /// A complete configuration to start from, equal in meaning to the one `runc spec` writes.
@@ -44,6 +44,45 @@ pub fn example() -> Spec {
         linux: Some(linux()),
         ..Spec::default()
     }
+}
+
+/// [`example`] for a user without privileges, equal in meaning to the one `runc spec --rootless` writes: a user namespace
+/// with one id, the host's network, no limits.
+#[must_use]
+pub fn rootless_example(uid: u32, gid: u32) -> Spec {
+    let mut spec = example();
+    let only = |host_id| {
+        vec![IdMapping {
+            container_id: 0,
+            host_id,
+            size: 1,
+        }]
+    };
+    if let Some(linux) = &mut spec.linux {
+        linux
+            .namespaces
+            .retain(|ns| ns.kind != NamespaceKind::Network);
+        linux.namespaces.push(Namespace {
+            kind: NamespaceKind::User,
+            path: None,
+        });
+        linux.uid_mappings = only(uid);
+        linux.gid_mappings = only(gid);
+        linux.resources = None;
+    }
+    for mount in &mut spec.mounts {
+        // Ids that aren't mapped.
+        mount
+            .options
+            .retain(|word| !word.starts_with("gid=") && !word.starts_with("uid="));
+        if mount.destination.as_os_str() == "/sys" {
+            // A sysfs of its own takes a network namespace of its own.
+            mount.kind = Some("none".to_owned());
+            mount.source = Some("/sys".into());
+            mount.options = strings(&["rbind", "nosuid", "noexec", "nodev", "ro"]);
+        }
+    }
+    spec
 }
 
 fn mounts() -> Vec<Mount> {
@@ -149,4 +188,21 @@ fn linux() -> Linux {
 
 fn strings(words: &[&str]) -> Vec<String> {
     words.iter().map(|&word| word.to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_privileges_only_what_one_id_may() {
+        let spec = rootless_example(1000, 100);
+        spec.validate().unwrap();
+        let linux = spec.linux.unwrap();
+        assert_eq!(linux.uid_mappings[0].host_id, 1000);
+        assert_eq!(linux.gid_mappings[0].host_id, 100);
+        assert!(linux.resources.is_none());
+        let words = spec.mounts.iter().flat_map(|mount| &mount.options);
+        assert_eq!(words.filter(|word| word.starts_with("gid=")).count(), 0);
+    }
 }

@@ -31,7 +31,7 @@ pub use config::{
     Capabilities, ConsoleSize, CpuAffinity, Hook, Hooks, IoPriority, Mount, Process, Rlimit, Root,
     Scheduler, Spec, User,
 };
-pub use example::example;
+pub use example::{example, rootless_example};
 pub use features::{CgroupFeatures, Features, LinuxFeatures, SeccompFeatures};
 pub use linux::{
     Device, IdMapping, IntelRdt, Linux, MemoryPolicy, Namespace, NamespaceKind, NetDevice,

@@ -142,7 +142,7 @@ pub struct Cpu {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Pids {
-    /// 0 or less is unlimited; absent leaves it.
+    /// -1 is unlimited, 0 means 1; absent leaves it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<i64>,
 }

@@ -11,13 +11,7 @@ impl Spec {
     /// # Errors
     /// [`SpecError::Field`] for the first field that can't be.
     pub fn validate(&self) -> Result<(), SpecError> {
-        if !self.oci_version.starts_with("1.") {
-            let found = &self.oci_version;
-            return fault(
-                "ociVersion",
-                format!("{found:?} is not supported, need 1.x"),
-            );
-        }
+        check_version(&self.oci_version)?;
         match &self.root {
             Some(root) if root.path.as_os_str().is_empty() => {
                 return fault("root.path", "is empty");
@@ -174,6 +168,34 @@ impl Linux {
     }
 }
 
+/// A version as semver.org has it, of major 1: newer minor versions only add.
+fn check_version(text: &str) -> Result<(), SpecError> {
+    let wrong = |reason: &str| fault("ociVersion", format!("{text:?} {reason}"));
+    let (core, build) = text.split_once('+').unwrap_or((text, "0"));
+    let (core, pre) = core.split_once('-').unwrap_or((core, "0"));
+    let is_word = |word: &str| {
+        !word.is_empty()
+            && word
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    if !pre.split('.').all(is_word) || !build.split('.').all(is_word) {
+        return wrong("is not a semantic version");
+    }
+    let numbers: Vec<&str> = core.split('.').collect();
+    let is_number = |word: &&str| {
+        let zeros = word.len() > 1 && word.starts_with('0');
+        !word.is_empty() && !zeros && word.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    if numbers.len() != 3 || !numbers.iter().all(is_number) {
+        return wrong("is not a semantic version");
+    }
+    if numbers[0] != "1" {
+        return wrong("is not supported, need 1.x");
+    }
+    Ok(())
+}
+
 pub(crate) fn fault<T>(field: &str, reason: impl Into<String>) -> Result<T, SpecError> {
     Err(SpecError::Field {
         field: field.to_owned(),
@@ -196,6 +218,24 @@ mod tests {
     #[test]
     fn example_is_valid() {
         example().validate().unwrap();
+    }
+
+    #[test]
+    fn versions_are_semantic_and_of_major_one() {
+        for good in [
+            "1.0.0",
+            "1.0.2-dev",
+            "1.3.0+build.7",
+            "1.99.0-rc.1",
+            "1.0.0-x-y",
+        ] {
+            super::check_version(good).unwrap();
+        }
+        for bad in [
+            "", "1.0", "1.0.x", "1.01.0", "v1.0.0", "1.0.0-", "1.0.0+", "2.0.0", "0.9.0",
+        ] {
+            assert!(super::check_version(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]
