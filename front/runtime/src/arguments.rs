@@ -19,9 +19,9 @@ pub(crate) struct Arguments {
     /// Form of a line in the log: text or json
     #[arg(long, default_value = "text", value_parser = ["text", "json"])]
     log_format: String,
-    /// Accepted for runc's callers; there is no debug log
+    /// Say more in the log, and on standard error without one
     #[arg(long)]
-    debug: bool,
+    pub(crate) debug: bool,
     /// `cgroupsPath` is `slice:prefix:name`
     #[arg(long)]
     pub(crate) systemd_cgroup: bool,
@@ -123,6 +123,9 @@ pub(crate) struct CreateArguments {
     /// File to write the process id to
     #[arg(long)]
     pub(crate) pid_file: Option<PathBuf>,
+    /// Unix socket that gets a descriptor of the process
+    #[arg(long)]
+    pub(crate) pidfd_socket: Option<PathBuf>,
     /// Move the root mount instead of pivot_root(2), for an initramfs
     #[arg(long)]
     pub(crate) no_pivot: bool,
@@ -212,9 +215,18 @@ pub(crate) struct ExecArguments {
     /// Descriptors from 3 on to pass to the program
     #[arg(long, default_value_t = 0)]
     pub(crate) preserve_fds: u32,
-    /// Folder below the container's cgroup to run in
+    /// Existing folder below the container's cgroup to run in, [CONTROLLER:]FOLDER
     #[arg(long)]
-    pub(crate) cgroup: Option<String>,
+    pub(crate) cgroup: Vec<String>,
+    /// Unix socket that gets a descriptor of the process
+    #[arg(long)]
+    pub(crate) pidfd_socket: Option<PathBuf>,
+    /// AppArmor profile of the program
+    #[arg(long)]
+    pub(crate) apparmor: Option<String>,
+    /// SELinux label of the program
+    #[arg(long)]
+    pub(crate) process_label: Option<String>,
     /// Run also in a paused container, when it is resumed
     #[arg(long)]
     pub(crate) ignore_paused: bool,
@@ -255,6 +267,9 @@ pub(crate) struct SpecArguments {
     /// Folder to write config.json to
     #[arg(long, short, default_value = ".")]
     pub(crate) bundle: PathBuf,
+    /// Make one for a user without privileges
+    #[arg(long)]
+    pub(crate) rootless: bool,
 }
 
 /// Options of `update`: absent ones stay as they are.
@@ -265,14 +280,14 @@ pub(crate) struct UpdateArguments {
     /// JSON file with OCI resources, - for standard input
     #[arg(long, short)]
     pub(crate) resources: Option<PathBuf>,
-    /// Memory limit in bytes
-    #[arg(long, allow_hyphen_values = true)]
+    /// Memory limit in bytes, or with a unit: 512m, 1.5GiB; -1 is none
+    #[arg(long, allow_hyphen_values = true, value_parser = bytes)]
     pub(crate) memory: Option<i64>,
-    /// Soft memory limit in bytes
-    #[arg(long, allow_hyphen_values = true)]
+    /// Soft memory limit
+    #[arg(long, allow_hyphen_values = true, value_parser = bytes)]
     pub(crate) memory_reservation: Option<i64>,
-    /// Limit of memory plus swap in bytes
-    #[arg(long, allow_hyphen_values = true)]
+    /// Limit of memory plus swap
+    #[arg(long, allow_hyphen_values = true, value_parser = bytes)]
     pub(crate) memory_swap: Option<i64>,
     /// Processor time per period in microseconds
     #[arg(long, allow_hyphen_values = true)]
@@ -292,6 +307,71 @@ pub(crate) struct UpdateArguments {
     /// Number of tasks
     #[arg(long, allow_hyphen_values = true)]
     pub(crate) pids_limit: Option<i64>,
+    /// Processor time that may be saved up, in microseconds
+    #[arg(long)]
+    pub(crate) cpu_burst: Option<u64>,
+    /// 1 runs the container only when nothing else runs
+    #[arg(long, allow_hyphen_values = true)]
+    pub(crate) cpu_idle: Option<i64>,
+    /// Real-time period in microseconds
+    #[arg(long)]
+    pub(crate) cpu_rt_period: Option<u64>,
+    /// Real-time processor time per period in microseconds
+    #[arg(long, allow_hyphen_values = true)]
+    pub(crate) cpu_rt_runtime: Option<i64>,
+    /// Relative weight for block devices, 10 to 1000
+    #[arg(long)]
+    pub(crate) blkio_weight: Option<u16>,
+    /// Accepted for runc's callers; the kernel has no such limit any more
+    #[arg(long, hide = true, allow_hyphen_values = true)]
+    kernel_memory: Option<String>,
+    /// Accepted for runc's callers; the kernel has no such limit any more
+    #[arg(long, hide = true, allow_hyphen_values = true)]
+    kernel_memory_tcp: Option<String>,
+    /// Cache schema of the container's resctrl group
+    #[arg(long)]
+    pub(crate) l3_cache_schema: Option<String>,
+    /// Memory bandwidth schema of the container's resctrl group
+    #[arg(long)]
+    pub(crate) mem_bw_schema: Option<String>,
+}
+
+/// Reads a number of bytes with an optional binary unit, `-1` for no limit.
+fn bytes(text: &str) -> Result<i64, String> {
+    let wrong = || format!("{text:?} is no size such as 4096, 512m or 1.5GiB");
+    if text == "-1" {
+        return Ok(-1);
+    }
+    let lower = text.trim().to_ascii_lowercase();
+    let end = lower.find(|c: char| !c.is_ascii_digit() && c != '.');
+    let (number, unit) = lower.split_at(end.unwrap_or(lower.len()));
+    let unit = unit.trim();
+    let unit = unit
+        .strip_suffix("ib")
+        .or(unit.strip_suffix('b'))
+        .unwrap_or(unit);
+    let power = match unit {
+        "" => 0,
+        "k" => 1,
+        "m" => 2,
+        "g" => 3,
+        "t" => 4,
+        "p" => 5,
+        _ => return Err(wrong()),
+    };
+    if let Ok(whole) = number.parse::<i64>() {
+        return whole.checked_mul(1024_i64.pow(power)).ok_or_else(wrong);
+    }
+    let parts = number.split_once('.').ok_or_else(wrong)?;
+    let is_number = |digits: &str| digits.len() < 10 && digits.bytes().all(|b| b.is_ascii_digit());
+    if !is_number(parts.0) || !is_number(parts.1) || parts.1.is_empty() {
+        return Err(wrong());
+    }
+    let scale = 10_i128.pow(u32::try_from(parts.1.len()).map_err(|_| wrong())?);
+    let digits: i128 = format!("{}{}", parts.0, parts.1)
+        .parse()
+        .map_err(|_| wrong())?;
+    i64::try_from(digits * 1024_i128.pow(power) / scale).map_err(|_| wrong())
 }
 
 #[cfg(test)]
@@ -316,6 +396,23 @@ mod tests {
                 panic!("{line:?}")
             };
             assert_eq!((create.id.as_str(), create.bundle), ("x", "/b".into()));
+        }
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, number) in [
+            ("-1", -1),
+            ("0", 0),
+            ("4096", 4096),
+            ("512m", 512 << 20),
+            ("1.5GiB", 3 << 29),
+            ("2KB", 2048),
+        ] {
+            assert_eq!(bytes(text), Ok(number), "{text}");
+        }
+        for text in ["", "x", "-2", "1x", "1.", "1.2.3", "9999999999g"] {
+            assert!(bytes(text).is_err(), "{text}");
         }
     }
 

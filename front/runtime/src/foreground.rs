@@ -6,7 +6,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
 
-use rustix::termios::{self, OptionalActions, Termios};
+use rustix::termios::{self, OptionalActions, OutputModes, Termios};
 use signal_hook::consts::signal;
 use signal_hook::iterator::Signals;
 
@@ -79,7 +79,10 @@ pub(crate) fn wait(pidfd: BorrowedFd<'_>, terminal: Option<OwnedFd>) -> std::io:
         }
     });
     let output = terminal
-        .map(|master| pass_through(File::from(master)))
+        .map(|master| {
+            keep_line_ends(&master);
+            pass_through(File::from(master))
+        })
         .transpose()?;
     let exit = atoll_sys::process::wait(pidfd)?;
     if let Some(output) = output {
@@ -89,6 +92,15 @@ pub(crate) fn wait(pidfd: BorrowedFd<'_>, terminal: Option<OwnedFd>) -> std::io:
     Ok(ExitCode::from(
         u8::try_from(exit.shell_code()).unwrap_or(u8::MAX),
     ))
+}
+
+/// Has a terminal pass line ends on as they are: whoever shows them adds the carriage return, once.
+fn keep_line_ends(master: &OwnedFd) {
+    if let Ok(mut modes) = termios::tcgetattr(master) {
+        modes.output_modes.remove(OutputModes::ONLCR);
+        // A terminal that keeps them only looks odd.
+        let _ = termios::tcsetattr(master, OptionalActions::Now, &modes);
+    }
 }
 
 fn duplicate(fd: Option<&OwnedFd>) -> std::io::Result<Option<OwnedFd>> {
@@ -115,6 +127,22 @@ fn pass_through(mut master: File) -> std::io::Result<std::thread::JoinHandle<()>
             }
         }
     }))
+}
+
+/// Sends a descriptor of a process over the Unix socket at `path`, as runc's pidfd socket has it.
+///
+/// * `name`: what runc calls the process: `standard` the first, `setns` a later one.
+pub(crate) fn send_pidfd(path: &Path, name: &str, pidfd: BorrowedFd<'_>) -> Outcome<()> {
+    let refused = |error: &dyn std::fmt::Display| {
+        Failure::io(
+            format!("cannot send the pidfd to {}", path.display()),
+            error,
+        )
+    };
+    let socket = atoll_sys::unix::connect_at(path).map_err(|error| refused(&error))?;
+    atoll_sys::unix::send_fds(&socket, name.as_bytes(), &[pidfd])
+        .map_err(|error| refused(&error))?;
+    Ok(())
 }
 
 /// Sends a terminal's master over the Unix socket at `path`, as runc's console socket has it.

@@ -48,6 +48,7 @@ fn main() -> ExitCode {
         }
     };
     let log = arguments.log();
+    report::init(log.clone(), arguments.debug);
     match commands::run(arguments) {
         Ok(code) => code,
         Err(failure) => failure.report(log.as_ref()),

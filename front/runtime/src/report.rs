@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use atoll_container::{Error, ErrorKind};
 
@@ -61,7 +62,7 @@ impl Failure {
     pub(crate) fn report(&self, log: Option<&Log>) -> ExitCode {
         if let Some(log) = log {
             // The command's own failure matters more than a log that can't be written.
-            let _ = log.error(&self.causes.join(": "));
+            let _ = log.write("error", &self.causes.join(": "));
         }
         let mut text = format!(
             "error: {}\n",
@@ -76,6 +77,42 @@ impl Failure {
         let _ = std::io::stderr().write_all(text.as_bytes());
         ExitCode::from(self.code)
     }
+}
+
+/// Where words besides failures go.
+#[derive(Debug)]
+struct Words {
+    log: Option<Log>,
+    is_debug: bool,
+}
+
+static WORDS: OnceLock<Words> = OnceLock::new();
+
+/// Sets where [`warn`] and [`debug`] go; before, and when set again, it has no effect.
+pub(crate) fn init(log: Option<Log>, is_debug: bool) {
+    let _ = WORDS.set(Words { log, is_debug });
+}
+
+/// Says what was left out of a request, in the log or else on standard error.
+pub(crate) fn warn(texts: &[String]) {
+    for text in texts {
+        say("warning", text);
+    }
+}
+
+/// Says what is going on, if that was asked for.
+pub(crate) fn debug(text: &str) {
+    if WORDS.get().is_some_and(|words| words.is_debug) {
+        say("debug", text);
+    }
+}
+
+fn say(level: &str, text: &str) {
+    // A word that can't be written is no reason to fail.
+    let _ = match WORDS.get().and_then(|words| words.log.as_ref()) {
+        Some(log) => log.write(level, text),
+        None => std::io::stderr().write_all(line(level, text, false).as_bytes()),
+    };
 }
 
 /// Reports a failure before the arguments are known.
@@ -125,21 +162,22 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    fn error(&self, message: &str) -> std::io::Result<()> {
-        let time = jiff::Timestamp::now()
-            .strftime("%Y-%m-%dT%H:%M:%SZ")
-            .to_string();
-        let line = if self.is_json {
-            serde_json::json!({"level": "error", "msg": message, "time": time}).to_string()
-        } else {
-            format!(
-                "time=\"{time}\" level=error msg={}",
-                serde_json::Value::from(message)
-            )
-        };
+    fn write(&self, level: &str, message: &str) -> std::io::Result<()> {
         let mut file = File::options().create(true).append(true).open(&self.path)?;
-        file.write_all(format!("{line}\n").as_bytes())
+        file.write_all(line(level, message, self.is_json).as_bytes())
     }
+}
+
+/// A line of a log, as runc's callers parse it.
+fn line(level: &str, message: &str, is_json: bool) -> String {
+    let time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ");
+    let time = time.to_string();
+    if is_json {
+        let line = serde_json::json!({"level": level, "msg": message, "time": time});
+        return format!("{line}\n");
+    }
+    let message = serde_json::Value::from(message);
+    format!("time=\"{time}\" level={level} msg={message}\n")
 }
 
 #[cfg(test)]

@@ -112,7 +112,11 @@ pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
         cwd: child.cwd,
         container: container.clone(),
     };
-    Ok(Created { container, init })
+    Ok(Created {
+        container,
+        init,
+        warnings: plan.process.warnings,
+    })
 }
 
 fn new_record(plan: &ContainerPlan, request: &CreateRequest, spec: &Spec, hooks: &Hooks) -> Record {

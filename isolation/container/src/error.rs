@@ -33,6 +33,9 @@ pub enum Error {
         /// The state it is in.
         status: Status,
     },
+    /// The container is paused, and a new process would be at once.
+    #[error("cannot exec in a paused container {0} (use --ignore-paused to override)")]
+    Paused(ContainerId),
     /// The container's first process is gone.
     #[error("container not running: {0}")]
     NotRunning(ContainerId),
@@ -136,9 +139,10 @@ impl Error {
             Self::CommandNotExecutable { .. } => ErrorKind::CommandNotExecutable,
             Self::NotFound(_) => ErrorKind::NotFound,
             Self::AlreadyExists(_) => ErrorKind::AlreadyExists,
-            Self::WrongStatus { .. } | Self::NotRunning(_) | Self::NotStopped { .. } => {
-                ErrorKind::WrongStatus
-            }
+            Self::WrongStatus { .. }
+            | Self::Paused(_)
+            | Self::NotRunning(_)
+            | Self::NotStopped { .. } => ErrorKind::WrongStatus,
             Self::InvalidId(_) | Self::Spec(_) | Self::Plan { .. } => ErrorKind::InvalidArgument,
             _ => ErrorKind::Other,
         }

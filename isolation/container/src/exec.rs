@@ -1,13 +1,15 @@
 //! Running one more process in a container.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 
 use atoll_cgroup::Cgroup;
 use atoll_spec::{NamespaceKind, Status};
 use atoll_sys::capability;
 use atoll_sys::process;
+use atoll_sys::scheduling::NumberSet;
 
 use crate::apply::entry::EntryStep;
 use crate::apply::program::{Op, Program, Start};
@@ -31,6 +33,9 @@ pub(crate) fn exec(
     let may_run = status == Status::Running
         || status == Status::Created
         || (status == Status::Paused && request.ignore_paused);
+    if status == Status::Paused && !may_run {
+        return Err(Error::Paused(container.id().clone()));
+    }
     let wrong = |status| Error::WrongStatus {
         id: container.id().clone(),
         action: "exec in",
@@ -63,7 +68,7 @@ pub(crate) fn exec(
         StdioRequest::Inherit => {}
     }
 
-    let cgroup = sub_cgroup(record, request.cgroup.as_deref());
+    let cgroup = sub_cgroup(record, &request.cgroups)?;
     let mut steps = Vec::with_capacity(8);
     steps.extend(plan.exec_affinity.initial.clone().map(Op::Affinity));
     steps.extend(compile::oom_score(&plan));
@@ -72,7 +77,13 @@ pub(crate) fn exec(
         steps.push(Op::Keyring(name));
     }
     steps.push(Op::JoinCgroup(cgroup.join_handles()?));
-    steps.extend(plan.exec_affinity.last.clone().map(Op::Affinity));
+    let affinity = &plan.exec_affinity;
+    steps.extend(match (&affinity.initial, &affinity.last) {
+        (_, Some(cpus)) => Some(Op::Affinity(cpus.clone())),
+        // Without a wish the runtime's own CPUs are no limit.
+        (None, None) => Some(Op::Affinity(NumberSet::all())),
+        (Some(_), None) => None,
+    });
     let others = record
         .namespaces
         .iter()
@@ -139,18 +150,49 @@ pub(crate) fn exec(
         pid: child.pid,
         pidfd,
         terminal,
+        warnings: plan.warnings,
     })
 }
 
-/// The container's control groups, or those named `below` in them.
-fn sub_cgroup(record: &Record, below: Option<&str>) -> Cgroup {
+/// The container's control groups, with those of `below` instead for the controllers named there: `[controllers:]folder`.
+fn sub_cgroup(record: &Record, below: &[String]) -> Result<Cgroup> {
+    let wrong = |argument: &str, reason: &str| Error::Plan {
+        field: "cgroup".to_owned(),
+        reason: format!("{argument:?} {reason}"),
+    };
     let mut paths = record.cgroup.clone();
-    if let Some(below) = below {
-        for path in paths.values_mut() {
-            path.push(below.trim_start_matches('/'));
+    let mut seen = BTreeSet::new();
+    for argument in below {
+        let (controllers, folder) = match argument.split_once(':') {
+            Some((controllers, folder)) => (controllers.split(',').collect(), folder),
+            None if below.len() > 1 => return Err(wrong(argument, "has no controller in front")),
+            None => (Vec::new(), argument.as_str()),
+        };
+        let folder = Path::new(folder.trim_start_matches('/'));
+        if folder
+            .components()
+            .any(|part| !matches!(part, Component::Normal(_)))
+        {
+            return Err(wrong(argument, "is not below the container's cgroup"));
+        }
+        if controllers.is_empty() {
+            paths.values_mut().for_each(|path| path.push(folder));
+        }
+        for name in controllers {
+            if !seen.insert(name) {
+                return Err(wrong(argument, "names a controller a second time"));
+            }
+            match paths.get_mut(name) {
+                Some(path) if !name.is_empty() => path.push(folder),
+                _ => {
+                    let reason =
+                        format!("names the controller {name:?}, which the container lacks");
+                    return Err(wrong(argument, &reason));
+                }
+            }
         }
     }
-    Cgroup::open(paths)
+    Ok(Cgroup::open(paths))
 }
 
 /// `HOME` by the container's passwd file as its first process sees it.

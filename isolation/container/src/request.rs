@@ -113,8 +113,8 @@ pub struct ExecRequest {
     pub no_new_keyring: bool,
     /// Whether it may run in a paused container; it waits there until that is resumed.
     pub ignore_paused: bool,
-    /// Folder below the container's cgroup to run in.
-    pub cgroup: Option<String>,
+    /// Folders below the container's cgroup to run in, `[controllers:]folder`; they exist already.
+    pub cgroups: Vec<String>,
 }
 
 impl ExecRequest {
@@ -127,7 +127,7 @@ impl ExecRequest {
             preserve_fds: 0,
             no_new_keyring: false,
             ignore_paused: false,
-            cgroup: None,
+            cgroups: Vec::new(),
         }
     }
 }

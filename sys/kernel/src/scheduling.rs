@@ -97,6 +97,20 @@ impl NumberSet {
         Some(Self { words })
     }
 
+    /// Every number there is room for.
+    #[must_use]
+    pub fn all() -> Self {
+        Self {
+            words: vec![u64::MAX; MOST_CPUS / 64],
+        }
+    }
+
+    /// The first 64 numbers as a mask.
+    #[must_use]
+    pub fn first_word(&self) -> u64 {
+        self.words.first().copied().unwrap_or(0)
+    }
+
     fn bits(&self) -> usize {
         self.words.len() * 64
     }

@@ -10,7 +10,7 @@ use atoll_spec::Spec;
 
 use crate::arguments::{CreateArguments, RunArguments};
 use crate::foreground::{self, HostTerminal};
-use crate::report::{Failure, Outcome};
+use crate::report::{self, Failure, Outcome};
 
 /// Makes a container whose program waits for `start`.
 pub(crate) fn create(root: &Path, systemd: bool, arguments: &CreateArguments) -> Outcome<()> {
@@ -110,7 +110,10 @@ fn make(
             absolute(&arguments.bundle)?,
         )
     };
-    Ok(create_container(request, spec)?)
+    report::debug(&format!("making container {}", request.id));
+    let created = create_container(request, spec)?;
+    report::debug(&format!("its first process is {}", created.init.pid));
+    Ok(created)
 }
 
 fn absolute(path: &Path) -> Outcome<PathBuf> {
@@ -123,8 +126,12 @@ fn hand_over(made: &Created, arguments: &CreateArguments) -> Outcome<()> {
     if let (Some(socket), Some(master)) = (&arguments.console_socket, &made.init.terminal) {
         foreground::send_terminal(socket, master.as_fd())?;
     }
+    report::warn(&made.warnings);
     if let Some(path) = &arguments.pid_file {
         write_pid(path, made.init.pid)?;
+    }
+    if let Some(path) = &arguments.pidfd_socket {
+        foreground::send_pidfd(path, "standard", made.init.pidfd.as_fd())?;
     }
     Ok(())
 }

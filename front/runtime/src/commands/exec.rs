@@ -5,11 +5,12 @@ use std::process::ExitCode;
 
 use atoll_container::{Container, ExecRequest, StdioRequest};
 use atoll_spec::{Capabilities, Process, Spec, User};
+use atoll_sys::scheduling::NumberSet;
 
 use crate::arguments::ExecArguments;
 use crate::commands::create::write_pid;
 use crate::foreground::{self, HostTerminal};
-use crate::report::{Failure, Outcome};
+use crate::report::{self, Failure, Outcome};
 
 /// runc's exit code when `exec` itself fails.
 const EXEC_FAILED: u8 = 255;
@@ -39,17 +40,22 @@ fn run(container: &Container, arguments: ExecArguments) -> Outcome<ExitCode> {
         },
         preserve_fds: arguments.preserve_fds,
         ignore_paused: arguments.ignore_paused,
-        cgroup: arguments.cgroup.clone(),
+        cgroups: arguments.cgroup.clone(),
         ..ExecRequest::new(process)
     };
+    debug_affinity(&request.process);
     let host = HostTerminal::raw_if(wants_terminal && arguments.console_socket.is_none());
     let mut executed = container.exec(request)?;
+    report::warn(&executed.warnings);
     if let (Some(socket), Some(master)) = (&arguments.console_socket, &executed.terminal) {
         foreground::send_terminal(socket, master.as_fd())?;
         executed.terminal = None;
     }
     if let Some(path) = &arguments.pid_file {
         write_pid(path, executed.pid)?;
+    }
+    if let Some(path) = &arguments.pidfd_socket {
+        foreground::send_pidfd(path, "setns", executed.pidfd.as_fd())?;
     }
     if arguments.detach {
         return Ok(ExitCode::SUCCESS);
@@ -90,6 +96,12 @@ fn process(container: &Container, arguments: &ExecArguments) -> Outcome<Process>
         .additional_gids
         .extend(&arguments.additional_gids);
     process.no_new_privileges |= arguments.no_new_privs;
+    if arguments.apparmor.is_some() {
+        process.apparmor_profile.clone_from(&arguments.apparmor);
+    }
+    if arguments.process_label.is_some() {
+        process.selinux_label.clone_from(&arguments.process_label);
+    }
     if !arguments.cap.is_empty() {
         let capabilities = process
             .capabilities
@@ -104,10 +116,22 @@ fn process(container: &Container, arguments: &ExecArguments) -> Outcome<Process>
                     set.push(cap.clone());
                 }
             }
+            // An ambient capability must be inheritable, which this option doesn't make it.
+            if !capabilities.inheritable.is_empty() && !capabilities.ambient.contains(cap) {
+                capabilities.ambient.push(cap.clone());
+            }
         }
     }
     process.validate()?;
     Ok(process)
+}
+
+/// Says in the debug log on which CPUs a process begins, in the words of runc's.
+fn debug_affinity(process: &Process) {
+    let list = process.exec_cpu_affinity.as_ref().map(|cpus| &cpus.initial);
+    if let Some(cpus) = list.and_then(|list| NumberSet::parse(list)) {
+        report::debug(&format!("affinity: {:#x}", cpus.first_word()));
+    }
 }
 
 /// Reads `UID[:GID]`; the group is 0 when absent, as runc has it.

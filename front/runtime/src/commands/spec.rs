@@ -3,7 +3,10 @@
 use std::fs::File;
 use std::io::Write as _;
 
-use atoll_spec::{CgroupFeatures, Features, LinuxFeatures, OCI_VERSION, SeccompFeatures};
+use atoll_cgroup::{Hierarchies, Layout};
+use atoll_spec::{
+    CgroupFeatures, Features, LinuxFeatures, NamespaceKind, OCI_VERSION, SeccompFeatures,
+};
 
 use crate::arguments::SpecArguments;
 use crate::commands::print_json;
@@ -12,7 +15,20 @@ use crate::report::{Failure, Outcome};
 /// Writes an example config.json; never over an existing one.
 pub(crate) fn write_example(arguments: &SpecArguments) -> Outcome<()> {
     let path = arguments.bundle.join("config.json");
-    let mut text = serde_json::to_string_pretty(&atoll_spec::example())
+    let mut example = if arguments.rootless {
+        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+        atoll_spec::rootless_example(uid.as_raw(), gid.as_raw())
+    } else {
+        atoll_spec::example()
+    };
+    // On cgroup v1 the container's own groups are mounted one by one, so it needs no view of its own.
+    let has_v2 = Hierarchies::detect().is_ok_and(|found| found.layout() == Layout::V2);
+    if let Some(linux) = example.linux.as_mut().filter(|_| !has_v2) {
+        linux
+            .namespaces
+            .retain(|ns| ns.kind != NamespaceKind::Cgroup);
+    }
+    let mut text = serde_json::to_string_pretty(&example)
         .map_err(|error| Failure::io("cannot write JSON", &error))?;
     text.push('\n');
     let refused = |error: &std::io::Error| {

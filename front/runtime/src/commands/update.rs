@@ -4,13 +4,17 @@ use std::io::Read as _;
 use std::path::Path;
 
 use atoll_container::Container;
-use atoll_spec::{Cpu, Memory, Pids, Resources};
+use atoll_spec::{BlockIo, Cpu, Memory, Pids, Resources};
 
 use crate::arguments::UpdateArguments;
 use crate::report::{Failure, Outcome};
 
 /// Changes limits: those of `--resources`, with what the other options name on top.
 pub(crate) fn update(container: &Container, arguments: &UpdateArguments) -> Outcome<()> {
+    if arguments.l3_cache_schema.is_some() || arguments.mem_bw_schema.is_some() {
+        return Err(Failure::new("Intel RDT is not supported")
+            .with_hint("leave --l3-cache-schema and --mem-bw-schema out"));
+    }
     let base = match &arguments.resources {
         Some(path) => read(path)?,
         None => Resources::default(),
@@ -56,14 +60,23 @@ fn changed(mut resources: Resources, arguments: &UpdateArguments) -> Resources {
         quota: arguments.cpu_quota.or(old.quota),
         period: arguments.cpu_period.or(old.period),
         shares: arguments.cpu_share.or(old.shares),
-        cpus: arguments.cpuset_cpus.clone().or_else(|| old.cpus.clone()),
-        mems: arguments.cpuset_mems.clone().or_else(|| old.mems.clone()),
-        ..old
+        burst: arguments.cpu_burst.or(old.burst),
+        idle: arguments.cpu_idle.or(old.idle),
+        realtime_period: arguments.cpu_rt_period.or(old.realtime_period),
+        realtime_runtime: arguments.cpu_rt_runtime.or(old.realtime_runtime),
+        cpus: arguments.cpuset_cpus.clone().or(old.cpus),
+        mems: arguments.cpuset_mems.clone().or(old.mems),
     };
     resources.cpu = (cpu != Cpu::default()).then_some(cpu);
     if arguments.pids_limit.is_some() {
         resources.pids = Some(Pids {
             limit: arguments.pids_limit,
+        });
+    }
+    if arguments.blkio_weight.is_some() {
+        resources.block_io = Some(BlockIo {
+            weight: arguments.blkio_weight,
+            ..resources.block_io.unwrap_or_default()
         });
     }
     resources

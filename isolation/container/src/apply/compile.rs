@@ -13,6 +13,7 @@ use atoll_sys::mount::{self, Attributes, Change, Propagation};
 use atoll_sys::process::StringArray;
 use atoll_sys::rustix::fs::{CWD, FileType};
 use atoll_sys::rustix::process::Gid;
+use atoll_sys::scheduling::NumberSet;
 
 use super::hooks::HookList;
 use super::passwd;
@@ -91,6 +92,8 @@ pub(crate) fn init(
     }
     steps.extend(hooks.create.map(Op::RunHooks));
     steps.push(Op::JoinCgroup(cgroup.join_handles()?));
+    // The runtime's own CPUs are no limit of the container's; its cpuset is.
+    steps.push(Op::Affinity(NumberSet::all()));
     if plan.namespaces.makes(NamespaceKind::Cgroup) {
         steps.push(Op::NewCgroupNamespace);
     }
@@ -185,6 +188,8 @@ pub(crate) fn launch(
     home: Option<CString>,
 ) -> Launch {
     let mut env = process.env.clone();
+    // An empty one is as good as none.
+    env.retain(|entry| entry.as_bytes() != b"HOME=");
     if !env
         .iter()
         .any(|entry| entry.as_bytes().starts_with(b"HOME="))

@@ -3,8 +3,11 @@
 //! The process says only the descriptor's number, by write(2), since the filter may forbid or ask about anything else; the
 //! runtime takes the descriptor out of it (pidfd_getfd) and sends it on.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use atoll_spec::State;
 use atoll_sys::rustix::process::{PidfdGetfdFlags, pidfd_getfd};
@@ -52,7 +55,28 @@ pub(crate) fn hand_over(
     let failed = |action| move |source| state::file(action, path, source);
     let text = serde_json::to_vec(&message).map_err(std::io::Error::from);
     let text = text.map_err(failed("write to"))?;
-    let socket = unix::connect_at(path).map_err(failed("connect to seccomp listener"))?;
+    let socket = connect(path).map_err(failed("connect to seccomp listener"))?;
     unix::send_fds(&socket, &text, &[fd.as_fd()]).map_err(failed("send to seccomp listener"))?;
     Ok(())
+}
+
+/// Connects, for a while again and again: the listener may be started along with the container.
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let mut tries = 0;
+    loop {
+        match unix::connect_at(path) {
+            Err(error) if is_absent(&error) && tries < 50 => {
+                tries += 1;
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+    )
 }

@@ -1,5 +1,6 @@
 //! How a process is launched: the part `create` and `exec` share.
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fmt;
 
@@ -52,6 +53,8 @@ pub struct ProcessPlan {
     pub terminal: bool,
     /// The terminal's rows and columns.
     pub terminal_size: Option<(u16, u16)>,
+    /// What was left out of it, in words for people.
+    pub warnings: Vec<String>,
 }
 
 /// Capability sets of a process.
@@ -115,12 +118,14 @@ pub(crate) fn plan(
     seccomp: Option<SeccompPlan>,
 ) -> Result<ProcessPlan> {
     let args = c_strings("process.args", &process.args)?;
-    let env = c_strings("process.env", &process.env)?;
+    let env = last_of_each(c_strings("process.env", &process.env)?);
     let size = process
         .console_size
         .as_ref()
         .map(|size| (size.height, size.width));
+    let capabilities = capabilities(process, available);
     Ok(ProcessPlan {
+        warnings: warnings(process, &capabilities),
         candidates: candidates(&process.args[0], &process.env)?,
         args,
         env,
@@ -129,7 +134,7 @@ pub(crate) fn plan(
         gid: process.user.gid,
         groups: process.user.additional_gids.clone(),
         umask: process.user.umask.unwrap_or(DEFAULT_UMASK),
-        capabilities: capabilities(process, available),
+        capabilities,
         rlimits: rlimits(process)?,
         no_new_privileges: process.no_new_privileges,
         seccomp,
@@ -162,6 +167,59 @@ fn c_strings(field: &str, texts: &[String]) -> Result<Vec<CString>> {
     texts
         .map(|(idx, text)| c_string(&format!("{field}[{idx}]"), text))
         .collect()
+}
+
+/// Of several entries with one name the last, as programs differ in which they take.
+fn last_of_each(env: Vec<CString>) -> Vec<CString> {
+    let mut seen = BTreeSet::new();
+    let mut kept: Vec<CString> = Vec::with_capacity(env.len());
+    for entry in env.into_iter().rev() {
+        let bytes = entry.as_bytes();
+        let end = bytes.iter().position(|&byte| byte == b'=');
+        if seen.insert(bytes[..end.unwrap_or(bytes.len())].to_vec()) {
+            kept.push(entry);
+        }
+    }
+    kept.reverse();
+    kept
+}
+
+/// What of a process can't be had, and is left out: unknown capabilities, and ambient ones that aren't inheritable.
+fn warnings(process: &Process, capabilities: &CapabilityPlan) -> Vec<String> {
+    let Some(sets) = &process.capabilities else {
+        return Vec::new();
+    };
+    let mut warnings = Vec::new();
+    let all = [
+        &sets.bounding,
+        &sets.effective,
+        &sets.permitted,
+        &sets.inheritable,
+        &sets.ambient,
+    ];
+    let unknown: BTreeSet<&str> = all
+        .into_iter()
+        .flatten()
+        .map(String::as_str)
+        .filter(|name| capability::number(name).is_none())
+        .collect();
+    if !unknown.is_empty() {
+        let names: Vec<_> = unknown.into_iter().collect();
+        warnings.push(format!(
+            "ignoring unknown or unavailable capabilities: [{}]",
+            names.join(" ")
+        ));
+    }
+    for name in &sets.ambient {
+        let refused =
+            capability::number(name).is_some_and(|number| !capabilities.ambient.holds(number));
+        if refused {
+            warnings.push(format!(
+                "can't raise ambient capability {name}: it is not permitted and inheritable"
+            ));
+        }
+    }
+    warnings
 }
 
 /// A name with a slash is looked up as it is, others in each folder of the container's `PATH`;
@@ -309,5 +367,34 @@ impl fmt::Display for ProcessPlan {
             .map(|arg| format!("{:?}", arg.to_string_lossy()))
             .collect();
         writeln!(f, "exec {}", args.join(" "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_entry_of_a_name_is_kept() {
+        let env = ["A=1", "B=2", "A=3", "C", "C="].map(|text| CString::new(text).unwrap());
+        let kept = last_of_each(env.into());
+        let kept: Vec<_> = kept.iter().map(|entry| entry.to_str().unwrap()).collect();
+        assert_eq!(kept, ["B=2", "A=3", "C="]);
+    }
+
+    #[test]
+    fn what_is_left_out_is_said() {
+        let mut process = atoll_spec::example().process.unwrap();
+        let sets = process.capabilities.as_mut().unwrap();
+        sets.ambient = vec!["CAP_KILL".to_owned()];
+        sets.permitted.push("CAP_NOSUCH".to_owned());
+        let plan = plan(&process, Set(u64::MAX), None).unwrap();
+        assert_eq!(
+            plan.warnings,
+            [
+                "ignoring unknown or unavailable capabilities: [CAP_NOSUCH]",
+                "can't raise ambient capability CAP_KILL: it is not permitted and inheritable"
+            ]
+        );
     }
 }

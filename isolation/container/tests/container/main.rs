@@ -1,6 +1,7 @@
 //! Containers on the real kernel. Needs root, and busybox linked statically.
 
 mod attacks;
+mod exec;
 mod failing;
 mod hooks;
 mod inside;
