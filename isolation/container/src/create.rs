@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::fs::{self, File};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -19,8 +19,8 @@ use crate::apply::control::{self, Go};
 use crate::apply::entry::EntryStep;
 use crate::apply::hooks::{HookList, StateTeller};
 use crate::apply::program::Start;
-use crate::apply::rootfs;
 use crate::apply::spawn::{Child, launch_failure, spawn};
+use crate::apply::{passwd, rootfs};
 use crate::container::{Container, Created, InitProcess, await_end};
 use crate::error::{Error, Result, kernel};
 use crate::plan::{ContainerPlan, HostFacts, clone_flag, map_text};
@@ -61,7 +61,7 @@ pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
     }
     let cgroup = NewCgroup(Some(Cgroup::create(&plan.cgroup)?));
     let start = prepare_start(folder.path(), request.start_by)?;
-    let (inner, tellers) = inner_hooks(&hooks, &plan, &request)?;
+    let (inner, tellers) = inner_hooks(&hooks, &plan, &request, root.as_fd())?;
     let mut child = start_child(&plan, request, &cgroup, start, inner, root)?;
     record.pid = child.pid;
     record.start_ticks = process::start_time(child.pid)
@@ -69,7 +69,7 @@ pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
         .ticks;
     state::write(folder.path(), &record)?;
 
-    if plan.namespaces.makes(NamespaceKind::User) {
+    if plan.namespaces.makes(NamespaceKind::User) && plan.namespaces.time_offsets.is_empty() {
         map_ids(&plan, child.pid)?;
         control::tell(child.control(), Go::Mapped);
     }
@@ -171,13 +171,25 @@ fn start_child(
     if !plan.namespaces.time_offsets.is_empty() {
         // Its clocks can be set only as long as no process is in it.
         new.retain(|kind| *kind != NamespaceKind::Time);
+        if plan.namespaces.makes(NamespaceKind::User) {
+            // The clocks are to be the new user namespace's.
+            new.retain(|kind| *kind != NamespaceKind::User);
+            before.push(EntryStep::NewUser);
+        }
         before.push(EntryStep::NewTime(plan.namespaces.time_offsets.clone()));
     }
     let flags = new.iter();
     let flags = flags.fold(0, |flags, kind| flags | process::flag(clone_flag(*kind)));
     let unified = cgroup.v2_dir_fd()?;
     let unified = unified.as_ref().map(AsFd::as_fd);
-    spawn(program, flags, unified, before, ours)
+    spawn(
+        program,
+        flags,
+        unified,
+        before,
+        &|pid| map_ids(plan, pid),
+        ours,
+    )
 }
 
 /// The hooks that the first process runs, and the handles to tell them the container's state with.
@@ -185,12 +197,14 @@ fn inner_hooks(
     hooks: &Hooks,
     plan: &ContainerPlan,
     request: &CreateRequest,
+    root: BorrowedFd<'_>,
 ) -> Result<(InnerHooks, Vec<(StateTeller, Status)>)> {
     let bundle = CString::new(request.bundle.as_os_str().as_bytes()).ok();
     let create = HookList::prepare("createContainer", &hooks.create_container, &[], bundle)?;
     // Without an environment of their own these have the program's, as in runc.
-    let env = &plan.process.env;
-    let start = HookList::prepare("startContainer", &hooks.start_container, env, None)?;
+    let home = passwd::home(root, plan.process.uid);
+    let env = compile::with_home(&plan.process.env, home);
+    let start = HookList::prepare("startContainer", &hooks.start_container, &env, None)?;
     let mut tellers = Vec::new();
     for (list, status) in [(&create, Status::Creating), (&start, Status::Created)] {
         if let Some(list) = list {

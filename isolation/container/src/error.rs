@@ -96,12 +96,12 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A hook failed.
-    #[error("hook {kind} {path}: {reason}")]
+    #[error("error running {kind} hook #{at}: {reason}")]
     Hook {
         /// Kind, `createRuntime`.
         kind: &'static str,
-        /// Its program.
-        path: PathBuf,
+        /// Its place among those of its kind, from 0.
+        at: usize,
         /// What happened.
         reason: String,
     },

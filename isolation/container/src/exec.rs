@@ -137,7 +137,7 @@ pub(crate) fn exec(
     }
     let unified = cgroup.v2_dir_fd()?;
     let unified = unified.as_ref().map(AsFd::as_fd);
-    let mut child = spawn(program, 0, unified, before, ours)?;
+    let mut child = spawn(program, 0, unified, before, &|_| Ok(()), ours)?;
     let state = oci_state(record, status);
     let listener = record.seccomp_listener.as_ref();
     let mut terminal = None;
@@ -173,7 +173,7 @@ fn sub_cgroup(record: &Record, below: &[String]) -> Result<Cgroup> {
             .components()
             .any(|part| !matches!(part, Component::Normal(_)))
         {
-            return Err(wrong(argument, "is not below the container's cgroup"));
+            return Err(wrong(argument, "is a bad sub cgroup path"));
         }
         if controllers.is_empty() {
             paths.values_mut().for_each(|path| path.push(folder));
@@ -186,7 +186,7 @@ fn sub_cgroup(record: &Record, below: &[String]) -> Result<Cgroup> {
                 Some(path) if !name.is_empty() => path.push(folder),
                 _ => {
                     let reason =
-                        format!("names the controller {name:?}, which the container lacks");
+                        format!("has an unknown controller {name:?}, one the container lacks");
                     return Err(wrong(argument, &reason));
                 }
             }

@@ -27,11 +27,11 @@ pub(crate) fn run_before_start(hooks: &Hooks) -> bool {
 /// # Errors
 /// [`Error::Hook`] for the first that can't be run, fails or takes too long (and is killed).
 pub(crate) fn run(kind: &'static str, hooks: &[Hook], state: &State) -> Result<()> {
-    for hook in hooks {
+    for (at, hook) in hooks.iter().enumerate() {
         run_one(hook, state).map_err(|reason| Error::Hook {
             kind,
-            path: hook.path.clone(),
-            reason,
+            at,
+            reason: format!("{}: {reason}", hook.path.display()),
         })?;
     }
     Ok(())

@@ -1,8 +1,9 @@
 //! The child: executes a [`Program`]. No allocation, no locks, no logging.
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use atoll_sys::mount::{self, Attributes, Change, Propagation};
+use atoll_sys::mount::{self, Attributes, Change, Propagation, Setting};
 use atoll_sys::rustix::fs::{CWD, Mode, OFlags};
 use atoll_sys::rustix::mount::{UnmountFlags, unmount};
 use atoll_sys::rustix::process::{self as rustix_process, fchdir, pivot_root};
@@ -41,7 +42,7 @@ pub(super) fn run(program: &Program) -> ! {
     };
     for (step, op) in (0_u32..).zip(&program.steps) {
         if let Op::RunHooks(list) = op {
-            if let Err(failure) = list.run() {
+            if let Err(failure) = list.run(&|| Ok(())) {
                 fail_in_hooks(program.control.as_fd(), step, list, failure);
             }
         } else if let Err(errno) = scene.execute(op) {
@@ -155,6 +156,8 @@ impl Scene<'_> {
             Op::RunHooks(_) => Ok(()),
             Op::PivotRoot { shared } => self.pivot(*shared),
             Op::MoveRoot => change_root(self.root()?),
+            Op::HideHost(places) => places.iter().try_for_each(|place| hide(place)),
+            Op::BindInside(bind) => mounting::bind_inside(self, bind),
             Op::EnterRoot(root) => change_root(root.as_fd()),
             Op::Hostname(name) => task::set_hostname(name),
             Op::Domainname(name) => task::set_domainname(name),
@@ -186,6 +189,20 @@ impl Scene<'_> {
         mount::attach(slave.as_fd(), place.as_fd())?;
         self.terminal = Some(terminal);
         Ok(())
+    }
+}
+
+/// Unmounts `place`, or where that is not allowed hides it below an empty file system.
+fn hide(place: &CStr) -> Result<()> {
+    match unmount(place, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        Err(Errno::INVAL | Errno::PERM) => {
+            let source = [Setting::Value(c"source", c"tmpfs")];
+            let empty = mount::new_filesystem(c"tmpfs", source, Attributes::RDONLY)?;
+            mount::attach_at(empty.as_fd(), place)
+        }
+        // Gone with one above it.
+        Err(Errno::NOENT) => Ok(()),
+        outcome => outcome,
     }
 }
 

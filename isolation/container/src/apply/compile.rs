@@ -1,9 +1,10 @@
 //! Turns a plan into a program for the child: opens what it needs, makes detached mounts.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use atoll_cgroup::Cgroup;
 use atoll_spec::NamespaceKind;
@@ -17,10 +18,10 @@ use atoll_sys::scheduling::NumberSet;
 
 use super::hooks::HookList;
 use super::passwd;
-use super::program::{Filesystem, Launch, Op, Program, Start, Stdio};
+use super::program::{BindInside, Filesystem, Launch, Op, Program, Start, Stdio};
 use crate::error::{Error, Result, kernel};
 use crate::plan::{ContainerPlan, IdMapPlan, LINKS, MountPlan, MountSource, ProcessPlan};
-use crate::{CreateRequest, StdioRequest};
+use crate::{CreateRequest, StdioRequest, state};
 
 /// What the first process has to do with hooks.
 #[derive(Debug, Default)]
@@ -97,6 +98,9 @@ pub(crate) fn init(
     if plan.namespaces.makes(NamespaceKind::Cgroup) {
         steps.push(Op::NewCgroupNamespace);
     }
+    if request.no_pivot && own_mounts {
+        steps.push(Op::HideHost(revealing_mounts()?));
+    }
     steps.push(if request.no_pivot || !own_mounts {
         Op::MoveRoot
     } else {
@@ -155,7 +159,7 @@ fn before_root(plan: &ContainerPlan, request: &CreateRequest, steps: &mut Vec<Op
             fd: fd.into(),
         });
     }
-    if plan.namespaces.makes(NamespaceKind::User) {
+    if plan.namespaces.makes(NamespaceKind::User) && plan.namespaces.time_offsets.is_empty() {
         steps.push(Op::AwaitMappings);
     } else if plan.namespaces.has(NamespaceKind::User) {
         steps.push(Op::BecomeRoot);
@@ -179,15 +183,9 @@ pub(crate) fn apparmor(process: &ProcessPlan) -> Option<Op> {
     CString::new(text).ok().map(Op::AppArmor)
 }
 
-/// How `process` is launched.
-pub(crate) fn launch(
-    process: &ProcessPlan,
-    stdio: StdioRequest,
-    preserve_fds: u32,
-    start: Start,
-    home: Option<CString>,
-) -> Launch {
-    let mut env = process.env.clone();
+/// An environment with a `HOME`: its own, else `home`, else the root.
+pub(crate) fn with_home(env: &[CString], home: Option<CString>) -> Vec<CString> {
+    let mut env = env.to_vec();
     // An empty one is as good as none.
     env.retain(|entry| entry.as_bytes() != b"HOME=");
     if !env
@@ -196,6 +194,18 @@ pub(crate) fn launch(
     {
         env.push(home.unwrap_or_else(|| c"HOME=/".to_owned()));
     }
+    env
+}
+
+/// How `process` is launched.
+pub(crate) fn launch(
+    process: &ProcessPlan,
+    stdio: StdioRequest,
+    preserve_fds: u32,
+    start: Start,
+    home: Option<CString>,
+) -> Launch {
+    let env = with_home(&process.env, home);
     Launch {
         stdio: match stdio {
             StdioRequest::Fds {
@@ -246,6 +256,20 @@ fn above_streams(fds: [OwnedFd; 3]) -> [OwnedFd; 3] {
 fn push_mount(plan: &ContainerPlan, mount: &MountPlan, steps: &mut Vec<Op>) -> Result<bool> {
     match &mount.source {
         MountSource::Bind { path, recursive } => {
+            if let Some(source) = inside_root(plan, path) {
+                steps.push(Op::BindInside(BindInside {
+                    source,
+                    recursive: *recursive,
+                    changes: bind_changes(plan, mount),
+                    id_map: mount
+                        .id_map
+                        .as_ref()
+                        .map(|map| id_map(mount, map))
+                        .transpose()?,
+                    target: mount.destination.clone(),
+                }));
+                return Ok(false);
+            }
             let detached = bind(plan, mount, path, *recursive)
                 .map_err(|errno| bind_error(path, &mount.destination, errno))?;
             if let Some(map) = &mount.id_map {
@@ -305,39 +329,81 @@ fn bind(
     recursive: bool,
 ) -> atoll_sys::Result<OwnedFd> {
     let detached = mount::clone_tree(CWD, path, recursive, false)?;
-    let set = |change: &Change, recursive| {
-        mount::set_attributes(detached.as_fd(), c"", recursive, change)
-    };
-    if !mount.set.is_empty() || !mount.clear.is_empty() {
-        set(&Change::attributes(mount.set, mount.clear), false)?;
-    }
-    if !mount.set_recursive.is_empty() || !mount.clear_recursive.is_empty() {
-        set(
-            &Change::attributes(mount.set_recursive, mount.clear_recursive),
-            true,
-        )?;
-    }
-    if mount.propagation.is_empty() {
-        set(&Change::propagation(plan.setup_propagation()), true)?;
-    }
-    for (propagation, recursive) in &mount.propagation {
-        set(&Change::propagation(*propagation), *recursive)?;
+    for (change, recursive) in bind_changes(plan, mount) {
+        mount::set_attributes(detached.as_fd(), c"", recursive, &change)?;
     }
     Ok(detached)
 }
 
+/// What is set on a bind mount, and whether on those below it too.
+fn bind_changes(plan: &ContainerPlan, mount: &MountPlan) -> Vec<(Change, bool)> {
+    let mut changes = Vec::new();
+    if !mount.set.is_empty() || !mount.clear.is_empty() {
+        changes.push((Change::attributes(mount.set, mount.clear), false));
+    }
+    if !mount.set_recursive.is_empty() || !mount.clear_recursive.is_empty() {
+        let change = Change::attributes(mount.set_recursive, mount.clear_recursive);
+        changes.push((change, true));
+    }
+    if mount.propagation.is_empty() {
+        changes.push((Change::propagation(plan.setup_propagation()), true));
+    }
+    for (propagation, recursive) in &mount.propagation {
+        changes.push((Change::propagation(*propagation), *recursive));
+    }
+    changes
+}
+
+/// A bind source in the folder of the root file system, as the container sees it: earlier mounts may have made it, and they
+/// exist in the container only.
+fn inside_root(plan: &ContainerPlan, path: &CStr) -> Option<CString> {
+    let path = Path::new(OsStr::from_bytes(path.to_bytes()));
+    let below = path.strip_prefix(&plan.rootfs).ok()?;
+    if below.as_os_str().is_empty() {
+        return None;
+    }
+    CString::new(below.as_os_str().as_bytes()).ok()
+}
+
 /// Shifts ids on a detached mount; not possible any more once it is attached.
 fn shift_ids(detached: BorrowedFd<'_>, mount: &MountPlan, map: &IdMapPlan) -> Result<()> {
+    let (namespace, recursive) = id_map(mount, map)?;
     let destination = mount.destination.to_string_lossy();
+    let change = Change::idmap(namespace.as_fd());
+    mount::set_attributes(detached, c"", recursive, &change)
+        .map_err(|errno| kernel(format!("idmap the mount for {destination}"), errno))
+}
+
+/// A user namespace that shifts ids by `map`, and whether on mounts below too.
+fn id_map(mount: &MountPlan, map: &IdMapPlan) -> Result<(OwnedFd, bool)> {
     let namespace = atoll_sys::namespace::user_namespace(&map.uids, &map.gids);
     let namespace = namespace.map_err(|source| Error::File {
         action: "make the id mapping of",
-        path: (*destination).into(),
+        path: mount.destination.to_string_lossy().into_owned().into(),
         source,
     })?;
-    let change = Change::idmap(namespace.as_fd());
-    mount::set_attributes(detached, c"", map.recursive, &change)
-        .map_err(|errno| kernel(format!("idmap the mount for {destination}"), errno))
+    Ok((namespace, map.recursive))
+}
+
+/// Where the host has a whole proc or sysfs, deepest first.
+fn revealing_mounts() -> Result<Vec<CString>> {
+    let path = Path::new("/proc/self/mountinfo");
+    let text = std::fs::read_to_string(path).map_err(|source| state::file("read", path, source))?;
+    let mut places = Vec::new();
+    for line in text.lines() {
+        let Some((left, right)) = line.split_once(" - ") else {
+            continue;
+        };
+        let mut left = left.split(' ').skip(3);
+        if let (Some("/"), Some(place)) = (left.next(), left.next())
+            && (right.starts_with("proc ") || right.starts_with("sysfs "))
+            && let Ok(place) = CString::new(place)
+        {
+            places.push(place);
+        }
+    }
+    places.reverse();
+    Ok(places)
 }
 
 fn bind_error(source: &CStr, destination: &CStr, errno: Errno) -> Error {

@@ -21,7 +21,7 @@ use atoll_sys::rustix::fs::{CWD, Mode, OFlags, openat};
 use atoll_sys::{Errno, namespace};
 
 use super::child;
-use super::control::{self, Message};
+use super::control::{self, Go, Message};
 use super::program::Program;
 use crate::error::{Error, Result, kernel};
 use crate::plan::{clone_flag, file_name};
@@ -32,6 +32,8 @@ use crate::state;
 pub(crate) enum EntryStep {
     /// Enters a namespace; a pidfd stands for that of its process.
     Enter { kind: NamespaceKind, fd: OwnedFd },
+    /// Makes a user namespace, whose ids the runtime then maps.
+    NewUser,
     /// Makes a time namespace with clocks set forward: the lines of `timens_offsets`.
     NewTime(CString),
 }
@@ -40,13 +42,19 @@ impl EntryStep {
     fn describe(&self) -> String {
         match self {
             Self::Enter { kind, .. } => format!("join the {} namespace", file_name(*kind)),
+            Self::NewUser => "make a user namespace".to_owned(),
             Self::NewTime(_) => "make a time namespace with these linux.timeOffsets".to_owned(),
         }
     }
 
     /// Child-safe.
-    fn execute(&self) -> atoll_sys::Result<()> {
+    fn execute(&self, control: BorrowedFd<'_>) -> atoll_sys::Result<()> {
         match self {
+            Self::NewUser => {
+                namespace::unshare(clone_flag(NamespaceKind::User))?;
+                control::report(control, Message::Ready, None);
+                control::await_go(control)
+            }
             Self::Enter { kind, fd } => namespace::enter(fd.as_fd(), clone_flag(*kind)),
             Self::NewTime(offsets) => {
                 namespace::unshare(clone_flag(NamespaceKind::Time))?;
@@ -67,13 +75,14 @@ pub(super) fn clone(
     flags: u64,
     cgroup: Option<BorrowedFd<'_>>,
     before: &[EntryStep],
+    map_ids: &dyn Fn(u32) -> Result<()>,
 ) -> Result<(u32, OwnedFd)> {
     let is_visit = |step: &EntryStep| match step {
         EntryStep::Enter { kind, .. } => *kind == NamespaceKind::Pid,
-        EntryStep::NewTime(_) => false,
+        EntryStep::NewUser | EntryStep::NewTime(_) => false,
     };
     if before.len() > 1 || !before.iter().all(is_visit) {
-        return by_go_between(program, flags, cgroup, before);
+        return by_go_between(program, flags, cgroup, before, map_ids);
     }
     let visit = match before {
         [EntryStep::Enter { fd, .. }] => Some(PidNamespaceVisit::enter(fd.as_fd())?),
@@ -100,18 +109,30 @@ fn by_go_between(
     flags: u64,
     cgroup: Option<BorrowedFd<'_>>,
     before: &[EntryStep],
+    map_ids: &dyn Fn(u32) -> Result<()>,
 ) -> Result<(u32, OwnedFd)> {
     let (ours, theirs) = control::pair().map_err(|errno| kernel("make a control socket", errno))?;
     // SAFETY: the child runs `go_between` only, which is child-safe throughout and never returns.
     let cloned = unsafe { process::clone_process(0, None) };
-    let go_between_pidfd = match cloned {
+    let (go_between_pid, go_between_pidfd) = match cloned {
         Ok(Cloned::Child) => go_between(program, flags, cgroup, before, &theirs),
-        Ok(Cloned::Parent { pidfd, .. }) => pidfd,
+        Ok(Cloned::Parent { pid, pidfd }) => (pid, pidfd),
         Err(errno) => return Err(kernel("clone a process to enter namespaces", errno)),
     };
     drop(theirs);
-    let message = control::receive(ours.as_fd())
-        .map_err(|source| state::file("read from", "control socket".as_ref(), source));
+    let receive = || {
+        control::receive(ours.as_fd())
+            .map_err(|source| state::file("read from", "control socket".as_ref(), source))
+    };
+    let mut message = receive();
+    if matches!(message, Ok(Some((Message::Ready, _)))) {
+        message = map_ids(go_between_pid).and_then(|()| {
+            control::tell(ours.as_fd(), Go::Mapped);
+            receive()
+        });
+    }
+    // Without an answer it goes no further.
+    drop(ours);
     // It is a child of ours in any case and ends by itself.
     let _ = process::wait(go_between_pidfd.as_fd());
     match message? {
@@ -150,7 +171,7 @@ fn go_between(
         process::exit_now(1)
     };
     for (step, entry) in (0_u32..).zip(before) {
-        if let Err(errno) = entry.execute() {
+        if let Err(errno) = entry.execute(control.as_fd()) {
             fail(step, errno);
         }
     }

@@ -116,20 +116,27 @@ impl HookList {
 
     /// Runs the hooks in order.
     ///
+    /// * `confine`: what each hook's process does last before it is one.
+    ///
     /// # Errors
     /// [`Failure`] of the first that fails, as the errno of a message.
-    pub(super) fn run(&self) -> std::result::Result<(), Failure> {
+    pub(super) fn run(&self, confine: &dyn Fn() -> Result<()>) -> std::result::Result<(), Failure> {
         for (at, hook) in (0_u16..).zip(&self.hooks) {
-            self.run_one(hook).map_err(|how| Failure { at, how })?;
+            self.run_one(hook, confine)
+                .map_err(|how| Failure { at, how })?;
         }
         Ok(())
     }
 
-    fn run_one(&self, hook: &Prepared) -> std::result::Result<(), How> {
+    fn run_one(
+        &self,
+        hook: &Prepared,
+        confine: &dyn Fn() -> Result<()>,
+    ) -> std::result::Result<(), How> {
         seek(&self.state, Seek::Start(0)).map_err(How::Kernel)?;
         // SAFETY: the child makes system calls only and ends in execve or _exit.
         let pidfd = match unsafe { process::clone_process(0, None) }.map_err(How::Kernel)? {
-            Cloned::Child => self.become_hook(hook),
+            Cloned::Child => self.become_hook(hook, confine),
             Cloned::Parent { pidfd, .. } => pidfd,
         };
         if let Some(seconds) = hook.timeout
@@ -147,14 +154,16 @@ impl HookList {
         }
     }
 
-    fn become_hook(&self, hook: &Prepared) -> ! {
+    fn become_hook(&self, hook: &Prepared, confine: &dyn Fn() -> Result<()>) -> ! {
         let outcome = self.place_streams();
         if outcome.is_ok() {
             if let Some(folder) = &self.folder {
                 let _ = chdir(folder.as_c_str());
             }
             process::reset_signals();
-            let _ = process::execute(&hook.path, &hook.args, &hook.env);
+            if confine().is_ok() {
+                let _ = process::execute(&hook.path, &hook.args, &hook.env);
+            }
         }
         process::exit_now(NOT_EXECUTED)
     }

@@ -101,7 +101,7 @@ fn try_launch(
     await_start(program, master).map_err(at(LaunchStep::Start))?;
 
     if let Some(list) = &launch.hooks {
-        list.run()
+        list.run(&|| if is_early { Ok(()) } else { confine(launch) })
             .map_err(|failure| (LaunchStep::Hooks, failure.encode()))?;
     }
 
@@ -110,6 +110,21 @@ fn try_launch(
     }
     let errno = process::execute(path, &launch.args, &launch.env);
     Err((LaunchStep::Execute, errno.raw_os_error()))
+}
+
+/// What the program is, its hooks are too.
+fn confine(launch: &Launch) -> Result<()> {
+    if launch.no_new_privileges {
+        capability::set_no_new_privs()?;
+    }
+    let Some(seccomp) = &launch.seccomp else {
+        return Ok(());
+    };
+    process::install_seccomp(&seccomp.program, seccomp.flags)?;
+    if needs_admin(launch) {
+        capability::set(final_sets(launch))?;
+    }
+    Ok(())
 }
 
 /// Installs the filter, if there is one, and gives up the capability it took.

@@ -9,7 +9,7 @@ use atoll_sys::rustix::fs::{self, AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid
 use atoll_sys::{Errno, Result};
 
 use super::child::Scene;
-use super::program::Filesystem;
+use super::program::{BindInside, Filesystem};
 use crate::plan::DevicePlan;
 
 /// Makes a superblock and attaches it.
@@ -38,6 +38,27 @@ pub(super) fn filesystem(scene: &mut Scene<'_>, filesystem: &Filesystem) -> Resu
         scene.proc = Some(mount);
     }
     Ok(())
+}
+
+/// Binds a part of the container's own file tree.
+pub(super) fn bind_inside(scene: &Scene<'_>, bind: &BindInside) -> Result<()> {
+    let source = inside::open(scene.root()?, &bind.source, OFlags::PATH)?;
+    let is_folder = FileType::from_raw_mode(fs::fstat(&source)?.st_mode) == FileType::Directory;
+    let copy = mount::clone_tree(source.as_fd(), c"", bind.recursive, false)?;
+    if let Some((namespace, recursive)) = &bind.id_map {
+        let change = Change::idmap(namespace.as_fd());
+        mount::set_attributes(copy.as_fd(), c"", *recursive, &change)?;
+    }
+    for (change, recursive) in &bind.changes {
+        mount::set_attributes(copy.as_fd(), c"", *recursive, change)?;
+    }
+    let missing = if is_folder {
+        Missing::Folder
+    } else {
+        Missing::File
+    };
+    let place = inside::open_or_make(scene.root()?, &bind.target, missing)?;
+    mount::attach(copy.as_fd(), place.as_fd())
 }
 
 /// Gives a tmpfs the mode of the folder it hides, unless it has one of its own, and with `tmpcopyup` all that is in there.

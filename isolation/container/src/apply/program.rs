@@ -109,6 +109,10 @@ pub(crate) enum Op {
     PivotRoot { shared: bool },
     /// Changes the root where pivot_root(2) can't.
     MoveRoot,
+    /// Hides the host's mounts at these places, deepest first: what is left of them would let new ones be made.
+    HideHost(Vec<CString>),
+    /// Binds a part of the container's own file tree, which earlier mounts may have made.
+    BindInside(BindInside),
     /// Changes the root to that of the container's first process.
     EnterRoot(OwnedFd),
     /// Sets the propagation of the new root.
@@ -134,6 +138,19 @@ pub(crate) struct Filesystem {
     pub(crate) changes: Vec<Change>,
     /// Whether it begins with what is at its place.
     pub(crate) copy_up: bool,
+    pub(crate) target: CString,
+}
+
+/// A bind mount whose source is in the container.
+#[derive(Debug)]
+pub(crate) struct BindInside {
+    /// Inside the root.
+    pub(crate) source: CString,
+    pub(crate) recursive: bool,
+    /// And whether they are of mounts below too.
+    pub(crate) changes: Vec<(Change, bool)>,
+    /// Shifts ids, and on mounts below too.
+    pub(crate) id_map: Option<(OwnedFd, bool)>,
     pub(crate) target: CString,
 }
 
@@ -248,6 +265,16 @@ impl LaunchStep {
 }
 
 impl Op {
+    /// Whether a symlink in its way is refused.
+    pub(crate) fn wants_ordinary_folder(&self) -> bool {
+        match self {
+            Self::Filesystem(filesystem) => {
+                matches!(filesystem.kind.to_bytes(), b"proc" | b"sysfs")
+            }
+            _ => false,
+        }
+    }
+
     /// What is done, for people.
     pub(crate) fn describe(&self) -> String {
         let text = |c: &CString| c.to_string_lossy().into_owned();
@@ -290,6 +317,10 @@ impl Op {
             Self::RunHooks(list) => format!("run {} hooks", list.kind()),
             Self::PivotRoot { .. } => "pivot_root".to_owned(),
             Self::MoveRoot => "move the root".to_owned(),
+            Self::HideHost(_) => "hide the host's proc and sysfs".to_owned(),
+            Self::BindInside(bind) => {
+                format!("mount {} → {}", text(&bind.source), text(&bind.target))
+            }
             Self::EnterRoot(_) => "change the root to the container's".to_owned(),
             Self::Hostname(name) => format!("set hostname {}", text(name)),
             Self::Domainname(name) => format!("set domainname {}", text(name)),

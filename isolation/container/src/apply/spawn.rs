@@ -41,6 +41,7 @@ pub(crate) enum Waited {
 /// * `flags`: `CLONE_NEW…` for it.
 /// * `cgroup`: folder of cgroup2 to be born in.
 /// * `before`: namespaces it is born in.
+/// * `map_ids`: maps the ids of a user namespace made `before`, whose process it is given.
 /// * `control`: our end of the control socket.
 ///
 /// # Errors
@@ -50,9 +51,10 @@ pub(crate) fn spawn(
     flags: u64,
     cgroup: Option<BorrowedFd<'_>>,
     before: Vec<EntryStep>,
+    map_ids: &dyn Fn(u32) -> Result<()>,
     control: OwnedFd,
 ) -> Result<Child> {
-    let (pid, pidfd) = entry::clone(&program, flags, cgroup, &before)?;
+    let (pid, pidfd) = entry::clone(&program, flags, cgroup, &before, map_ids)?;
     let command = program.launch.args.texts().first();
     Ok(Child {
         pid,
@@ -123,7 +125,14 @@ impl Child {
             .and_then(|idx| self.steps.get(idx));
         match op {
             Some(Op::RunHooks(list)) => hook_failure(list.kind(), errno, said),
-            Some(op) => kernel(op.describe(), Errno::from_raw_os_error(errno)),
+            Some(op) => {
+                let errno = Errno::from_raw_os_error(errno);
+                let mut step = op.describe();
+                if op.wants_ordinary_folder() && matches!(errno, Errno::LOOP | Errno::NOTDIR) {
+                    step.push_str(", which must be mounted on ordinary directory");
+                }
+                kernel(step, errno)
+            }
             None => launch_failure(step, errno, said, &self.command, &self.cwd),
         }
     }
@@ -215,7 +224,7 @@ fn hook_failure(kind: &'static str, number: i32, said: &str) -> Error {
     let failure = Failure::decode(number);
     Error::Hook {
         kind,
-        path: format!("#{}", failure.at).into(),
+        at: failure.at.into(),
         reason: failure.reason(said),
     }
 }

@@ -201,6 +201,9 @@ fn device_rule(idx: usize, rule: &atoll_spec::DeviceRule) -> Result<DeviceRule> 
         .as_deref()
         .filter(|letters| !letters.is_empty())
         .unwrap_or("rwm");
+    // runc skips an `a` among them, which is a word for types.
+    let without = letters.replace('a', "");
+    let letters = if without.is_empty() { "rwm" } else { &without };
     let Some(access) = DeviceAccess::parse(letters) else {
         return fault(
             &field,

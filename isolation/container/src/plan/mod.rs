@@ -289,10 +289,16 @@ fn personality(linux: &Linux) -> Result<Option<u64>> {
     }
 }
 
+/// Each path once: hidden twice, it would take two unmounts to see.
 fn paths(field: &str, list: &[String]) -> Result<Vec<CString>> {
-    list.iter()
-        .map(|path| mounts::clean(field, Path::new(path)))
-        .collect()
+    let mut paths = Vec::with_capacity(list.len());
+    for path in list {
+        let path = mounts::clean(field, Path::new(path))?;
+        if !paths.contains(&path) {
+            paths.push(path);
+        }
+    }
+    Ok(paths)
 }
 
 fn name(field: &str, name: Option<&str>) -> Result<Option<CString>> {

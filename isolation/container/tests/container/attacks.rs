@@ -51,7 +51,9 @@ fn proc_is_never_mounted_through_a_symlink() {
     bundle.script("true");
     let error = bundle.run().unwrap_err();
     assert!(
-        error.to_string().starts_with("mount proc to /proc: ELOOP"),
+        error
+            .to_string()
+            .starts_with("mount proc to /proc, which must be mounted on ordinary directory: ELOOP"),
         "{error}"
     );
     bundle.assert_clean();

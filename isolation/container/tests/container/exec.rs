@@ -55,9 +55,9 @@ fn a_process_runs_in_the_folders_named() {
     for (wrong, reason) in [
         (&["pids:sub", "pids:sub"][..], "a second time"),
         (&["pids:sub", "sub"], "no controller in front"),
-        (&["pids:../.."], "not below"),
-        (&[":sub"], "which the container lacks"),
-        (&["nosuch:sub"], "which the container lacks"),
+        (&["pids:../.."], "bad sub cgroup path"),
+        (&[":sub"], "unknown controller"),
+        (&["nosuch:sub"], "unknown controller"),
     ] {
         let error = show(wrong).unwrap_err();
         assert!(error.contains(reason), "{wrong:?}: {error}");

@@ -109,7 +109,7 @@ fn a_failing_hook_inside_stops_the_container_and_is_quoted() {
         let error = bundle.run().unwrap_err();
         assert_eq!(
             error.to_string(),
-            format!("hook {kind} #1: exit status 7, stderr: no luck")
+            format!("error running {kind} hook #1: exit status 7, stderr: no luck")
         );
         assert!(!bundle.rootfs().join("tmp/reached").exists());
         if let Ok(container) = atoll_container::Container::load(&bundle.state_root(), &bundle.id) {
@@ -156,7 +156,7 @@ fn a_hook_without_a_program_is_told() {
     let error = bundle.run().unwrap_err().to_string();
     assert_eq!(
         error,
-        "hook createContainer #0: exit status 127 (its program could not be executed?)"
+        "error running createContainer hook #0: exit status 127 (its program could not be executed?)"
     );
     bundle.assert_clean();
 }
@@ -179,6 +179,28 @@ fn a_failing_poststart_hook_fails_the_start_and_stops_the_container() {
     assert_eq!(state.status, atoll_spec::Status::Stopped);
     created.container.delete(false).unwrap();
     bundle.assert_clean();
+}
+
+#[test]
+fn a_hook_inside_is_confined_as_its_program() {
+    for nnp in [true, false] {
+        let mut bundle = Bundle::new();
+        bundle.process().no_new_privileges = nnp;
+        bundle.linux().seccomp = Some(
+            serde_json::from_value(serde_json::json!({
+                "defaultAction": "SCMP_ACT_ALLOW",
+                "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}],
+            }))
+            .unwrap(),
+        );
+        bundle.spec.hooks = Some(Hooks {
+            start_container: vec![shell("mkdir /tmp/made")],
+            ..Hooks::default()
+        });
+        let error = bundle.run().unwrap_err().to_string();
+        assert!(error.contains("Operation not permitted"), "{error}");
+        assert!(!bundle.rootfs().join("tmp/made").exists());
+    }
 }
 
 #[test]

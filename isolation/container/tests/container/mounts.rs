@@ -141,3 +141,19 @@ fn recursive_attributes_reach_mounts_below() {
     }
     bundle.assert_clean();
 }
+
+#[test]
+fn a_bind_of_the_roots_own_shows_what_earlier_mounts_put_there() {
+    let mut bundle = Bundle::new();
+    fs::create_dir(bundle.rootfs().join("first")).unwrap();
+    let first = mount("tmpfs", "tmpfs", "/first/x", &["mode=1731"]);
+    let inside = bundle.rootfs().join("first/x");
+    let second = mount("bind", inside.to_str().unwrap(), "/second", &["bind", "ro"]);
+    bundle.spec.mounts.extend([first, second]);
+    let script = "stat -c %a /second; touch /first/x/a; ls /second; touch /second/b 2>&1 || true";
+    assert_eq!(
+        bundle.output_of(script),
+        "1731\na\ntouch: /second/b: Read-only file system\n"
+    );
+    bundle.assert_clean();
+}

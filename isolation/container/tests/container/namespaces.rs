@@ -101,6 +101,15 @@ fn a_container_joins_all_namespaces_of_another() {
     place(linux, NamespaceKind::User, None);
     linux.uid_mappings = vec![map.clone()];
     linux.gid_mappings = vec![map];
+    place(linux, NamespaceKind::Time, None);
+    linux.time_offsets = [(
+        "boottime".to_owned(),
+        TimeOffset {
+            secs: 4242,
+            nanosecs: 0,
+        },
+    )]
+    .into();
     first.args(&["sleep", "60"]);
     chown_to(&first, 100_000);
     let mut owner = first.create().unwrap();
@@ -115,6 +124,7 @@ fn a_container_joins_all_namespaces_of_another() {
         (NamespaceKind::Network, "net"),
         (NamespaceKind::Ipc, "ipc"),
         (NamespaceKind::Uts, "uts"),
+        (NamespaceKind::Time, "time"),
     ];
     for (kind, name) in kinds {
         let path = format!("/proc/{}/ns/{name}", owner.init.pid);
@@ -131,7 +141,7 @@ fn a_container_joins_all_namespaces_of_another() {
         let of_first = fs::read_link(format!("/proc/{}/ns/{name}", owner.init.pid)).unwrap();
         assert_eq!(of_first.to_str(), Some(*inside), "{name}");
     }
-    assert_eq!(lines[5], "0");
+    assert_eq!(lines[6], "0");
     owner.container.delete(true).unwrap();
     first.assert_clean();
     second.assert_clean();
