@@ -6,12 +6,15 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::report::Log;
 
+/// Where states are without `--root`.
+pub(crate) const DEFAULT_ROOT: &str = "/run/atoll-runtime";
+
 /// Runs containers as the OCI runtime specification describes them.
 #[derive(Debug, Parser)]
 #[command(name = "atoll-runtime", version = version(), about, disable_help_subcommand = true)]
 pub(crate) struct Arguments {
     /// Folder of container states; gone after a reboot
-    #[arg(long, default_value = "/run/atoll-runtime")]
+    #[arg(long, default_value = DEFAULT_ROOT)]
     pub(crate) root: PathBuf,
     /// File to append failures to
     #[arg(long)]

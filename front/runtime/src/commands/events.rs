@@ -16,17 +16,27 @@ pub(crate) fn print(container: &Container, arguments: &EventsArguments) -> Outco
             Err(error) if arguments.stats => return Err(error.into()),
             Err(_) => return Ok(()),
         };
-        let event = serde_json::json!({
-            "type": "stats",
-            "id": arguments.id,
-            "data": runc_stats(&stats),
-        });
-        super::print(&event.to_string())?;
+        let event = Event {
+            kind: "stats",
+            id: &arguments.id,
+            data: runc_stats(&stats),
+        };
+        let text = serde_json::to_string(&event);
+        super::print(&text.map_err(|error| Failure::io("cannot write JSON", &error))?)?;
         if arguments.stats {
             return Ok(());
         }
         std::thread::sleep(interval);
     }
+}
+
+/// What is printed, in the order runc has it.
+#[derive(serde::Serialize)]
+struct Event<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    id: &'a str,
+    data: serde_json::Value,
 }
 
 fn runc_stats(stats: &atoll_container::Stats) -> serde_json::Value {

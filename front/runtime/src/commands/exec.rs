@@ -1,6 +1,7 @@
 //! `exec`.
 
 use std::os::fd::AsFd as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use atoll_container::{Container, ExecRequest, StdioRequest};
@@ -15,9 +16,10 @@ use crate::report::{self, Failure, Outcome};
 /// runc's exit code when `exec` itself fails.
 const EXEC_FAILED: u8 = 255;
 
-/// Runs one more program in `container` and, unless detached, waits for it.
-pub(crate) fn exec(container: &Container, arguments: ExecArguments) -> Outcome<ExitCode> {
-    run(container, arguments)
+/// Runs one more program in a container below `root` and, unless detached, waits for it.
+pub(crate) fn exec(root: &Path, arguments: ExecArguments) -> Outcome<ExitCode> {
+    super::find(root, &arguments.id)
+        .and_then(|container| run(&container, arguments))
         .map_err(|failure| failure.with_code(EXEC_FAILED).during("exec failed"))
 }
 
@@ -30,6 +32,7 @@ fn run(container: &Container, arguments: ExecArguments) -> Outcome<ExitCode> {
         )
         .with_hint("give --console-socket PATH, or leave out --detach"));
     }
+    report::debug(&format!("running a process in container {}", arguments.id));
     let request = ExecRequest {
         stdio: if wants_terminal {
             StdioRequest::Terminal {

@@ -49,7 +49,8 @@ const SIGNALS: [&str; 31] = [
 /// The number of a signal given by name, with or without `SIG`, or by number.
 fn signal_number(text: &str) -> Option<i32> {
     if let Ok(number) = text.parse::<i32>() {
-        return (1..=64).contains(&number).then_some(number);
+        // 0 only asks whether there is a process.
+        return (0..=64).contains(&number).then_some(number);
     }
     let name = text.to_ascii_uppercase();
     let name = name.strip_prefix("SIG").unwrap_or(&name);
@@ -75,12 +76,13 @@ mod tests {
             ("SIGKILL", 9),
             ("sigusr1", 10),
             ("9", 9),
+            ("0", 0),
             ("SYS", 31),
             ("SIGRTMIN+3", 37),
         ] {
             assert_eq!(signal_number(text), Some(number), "{text}");
         }
-        for text in ["", "0", "65", "-9", "NOSUCH", "RTMIN+31"] {
+        for text in ["", "65", "-9", "NOSUCH", "RTMIN+31"] {
             assert_eq!(signal_number(text), None, "{text}");
         }
     }

@@ -31,7 +31,7 @@ pub(crate) fn run(arguments: Arguments) -> Outcome<ExitCode> {
         Command::State(id) => show::state(&find(&root, &id.id)?),
         Command::Kill(kill) => lifecycle::kill(&find(&root, &kill.id)?, &kill),
         Command::Delete(delete) => lifecycle::delete(&root, &delete),
-        Command::Exec(exec) => return exec::exec(&find(&root, &exec.id)?, exec),
+        Command::Exec(exec) => return exec::exec(&root, exec),
         Command::List(list) => show::list(&root, &list),
         Command::Ps(ps) => show::ps(&find(&root, &ps.id)?, &ps),
         Command::Spec(arguments) => spec::write_example(&arguments),

@@ -1,39 +1,48 @@
 //! `state`, `list`, `ps`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use atoll_container::Container;
-use atoll_spec::{State, Status};
+use atoll_spec::Status;
 use serde::Serialize;
 
-use crate::arguments::{ListArguments, PsArguments};
+use crate::arguments::{DEFAULT_ROOT, ListArguments, PsArguments};
 use crate::commands::{print, print_json};
 use crate::report::{Failure, Outcome};
 
-/// A container as `state` and `list` print it: the specification's state and what runc adds.
+/// A container as `state` and `list` print it: the specification's state and what runc adds, in runc's order.
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Shown {
-    #[serde(flatten)]
-    state: State,
+    oci_version: String,
+    id: String,
     /// 0 when there is no process, as runc prints it.
     pid: u32,
+    status: Status,
+    bundle: PathBuf,
     rootfs: PathBuf,
     created: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: BTreeMap<String, String>,
     owner: String,
 }
 
 impl Shown {
     fn of(container: &Container) -> Outcome<Self> {
-        let mut state = container.state()?;
-        let pid = state.pid.take().unwrap_or_default();
+        let state = container.state()?;
         let (created, rootfs) = container.origin()?;
         Ok(Self {
-            pid,
+            oci_version: state.oci_version,
+            id: state.id,
+            pid: state.pid.unwrap_or_default(),
+            status: state.status,
+            bundle: state.bundle,
             rootfs,
             created,
+            annotations: state.annotations,
             owner: "root".to_owned(),
-            state,
         })
     }
 }
@@ -45,6 +54,11 @@ pub(crate) fn state(container: &Container) -> Outcome<()> {
 
 /// Lists the containers below `root`.
 pub(crate) fn list(root: &Path, arguments: &ListArguments) -> Outcome<()> {
+    // The usual folder is made by the first container.
+    if root != Path::new(DEFAULT_ROOT) && !root.is_dir() {
+        return Err(Failure::new(format!("no folder {}", root.display()))
+            .with_hint("give the --root that the containers were made with"));
+    }
     let containers = Container::list(root);
     if arguments.quiet {
         return containers
@@ -57,15 +71,17 @@ pub(crate) fn list(root: &Path, arguments: &ListArguments) -> Outcome<()> {
         .filter_map(|container| Shown::of(container).ok())
         .collect();
     if arguments.format == "json" {
-        return print_json(&shown);
+        let text = serde_json::to_string(&shown)
+            .map_err(|error| Failure::io("cannot write JSON", &error))?;
+        return print(&text);
     }
     let mut rows = vec![["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned)];
     rows.extend(shown.iter().map(|row| {
         [
-            row.state.id.clone(),
+            row.id.clone(),
             row.pid.to_string(),
-            row.state.status.to_string(),
-            row.state.bundle.display().to_string(),
+            row.status.to_string(),
+            row.bundle.display().to_string(),
             row.created.clone(),
             row.owner.clone(),
         ]
@@ -96,9 +112,6 @@ fn table(rows: &[[String; 6]]) -> String {
 
 /// Lists a container's processes.
 pub(crate) fn ps(container: &Container, arguments: &PsArguments) -> Outcome<()> {
-    if container.state()?.status == Status::Stopped {
-        return Err(Failure::new("container not running"));
-    }
     let pids = container.pids()?;
     if arguments.format == "json" {
         let text = serde_json::to_string(&pids)
