@@ -8,6 +8,7 @@ mod inside;
 mod life;
 mod mounts;
 mod namespaces;
+mod races;
 mod scheduling;
 mod seccomp;
 mod support;
