@@ -20,6 +20,9 @@ pub struct Features {
     pub linux: LinuxFeatures,
     /// Free-form metadata.
     pub annotations: BTreeMap<String, String>,
+    /// Annotations of bundles that change what is done on the host; a name that ends in a dot stands for all it begins.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub potentially_unsafe_config_annotations: Vec<String>,
 }
 
 /// Linux specific abilities.
@@ -34,6 +37,41 @@ pub struct LinuxFeatures {
     pub cgroup: CgroupFeatures,
     /// System call filters.
     pub seccomp: SeccompFeatures,
+    /// AppArmor profiles.
+    pub apparmor: Enabled,
+    /// SELinux labels.
+    pub selinux: Enabled,
+    /// Cache and memory bandwidth allocation.
+    pub intel_rdt: Enabled,
+    /// Memory policies.
+    pub memory_policy: MemoryPolicyFeatures,
+    /// Mounts beyond mount(8).
+    pub mount_extensions: MountExtensions,
+    /// Network devices moved into containers.
+    pub net_devices: Enabled,
+}
+
+/// Whether something is supported, on whatever host.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Enabled {
+    /// Whether it is.
+    pub enabled: bool,
+}
+
+/// Memory policy abilities.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct MemoryPolicyFeatures {
+    /// Mode names.
+    pub modes: Vec<String>,
+    /// Flag names.
+    pub flags: Vec<String>,
+}
+
+/// Abilities of mounts beyond mount(8).
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct MountExtensions {
+    /// Mounts whose ids are shifted.
+    pub idmap: Enabled,
 }
 
 /// Control group abilities.
@@ -46,6 +84,10 @@ pub struct CgroupFeatures {
     pub v2: bool,
     /// Whether systemd can be asked to make scopes.
     pub systemd: bool,
+    /// Whether a user's systemd can.
+    pub systemd_user: bool,
+    /// Whether RDMA can be limited.
+    pub rdma: bool,
 }
 
 /// System call filter abilities.
@@ -60,4 +102,8 @@ pub struct SeccompFeatures {
     pub operators: Vec<String>,
     /// Architecture names.
     pub archs: Vec<String>,
+    /// Names of flags understood.
+    pub known_flags: Vec<String>,
+    /// Of these, the ones this host's kernel takes.
+    pub supported_flags: Vec<String>,
 }

@@ -32,7 +32,10 @@ pub use config::{
     Scheduler, Spec, User,
 };
 pub use example::{example, rootless_example};
-pub use features::{CgroupFeatures, Features, LinuxFeatures, SeccompFeatures};
+pub use features::{
+    CgroupFeatures, Enabled, Features, LinuxFeatures, MemoryPolicyFeatures, MountExtensions,
+    SeccompFeatures,
+};
 pub use linux::{
     Device, IdMapping, IntelRdt, Linux, MemoryPolicy, Namespace, NamespaceKind, NetDevice,
     Personality, Seccomp, TimeOffset,

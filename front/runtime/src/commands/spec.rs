@@ -5,7 +5,8 @@ use std::io::Write as _;
 
 use atoll_cgroup::{Hierarchies, Layout};
 use atoll_spec::{
-    CgroupFeatures, Features, LinuxFeatures, NamespaceKind, OCI_VERSION, SeccompFeatures,
+    CgroupFeatures, Enabled, Features, LinuxFeatures, MemoryPolicyFeatures, MountExtensions,
+    NamespaceKind, OCI_VERSION, SeccompFeatures,
 };
 
 use crate::arguments::SpecArguments;
@@ -56,6 +57,7 @@ pub(crate) fn print_features() -> Outcome<()> {
         "SCMP_ACT_KILL_PROCESS",
         "SCMP_ACT_KILL_THREAD",
         "SCMP_ACT_LOG",
+        "SCMP_ACT_NOTIFY",
         "SCMP_ACT_TRACE",
         "SCMP_ACT_TRAP",
     ];
@@ -68,6 +70,13 @@ pub(crate) fn print_features() -> Outcome<()> {
         "SCMP_CMP_MASKED_EQ",
         "SCMP_CMP_NE",
     ];
+    let flag_names = [
+        "SECCOMP_FILTER_FLAG_TSYNC",
+        "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+        "SECCOMP_FILTER_FLAG_LOG",
+        "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
+    ];
+    let (modes, flags) = atoll_container::plan::known_memory_policies();
     print_json(&Features {
         oci_version_min: "1.0.0".to_owned(),
         oci_version_max: OCI_VERSION.to_owned(),
@@ -87,14 +96,26 @@ pub(crate) fn print_features() -> Outcome<()> {
                 v1: true,
                 v2: true,
                 systemd: false,
+                systemd_user: false,
+                rdma: false,
+            },
+            apparmor: Enabled { enabled: true },
+            memory_policy: MemoryPolicyFeatures { modes, flags },
+            mount_extensions: MountExtensions {
+                idmap: Enabled { enabled: true },
             },
             seccomp: SeccompFeatures {
                 enabled: true,
                 actions: words(&actions),
                 operators: words(&operators),
+                known_flags: words(&flag_names),
+                // All of them are older than the oldest kernel we run on (Linux 5.19 has the last).
+                supported_flags: words(&flag_names),
                 archs: words(&["SCMP_ARCH_X86", "SCMP_ARCH_X86_64", "SCMP_ARCH_X32"]),
             },
+            ..LinuxFeatures::default()
         },
+        potentially_unsafe_config_annotations: words(&["bundle", "io.atoll.isolation"]),
         ..Features::default()
     })
 }
