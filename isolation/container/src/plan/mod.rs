@@ -124,7 +124,24 @@ pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<C
         .as_ref()
         .is_some_and(|label| !label.is_empty())
     {
-        return fault("process.selinuxLabel", "is not supported yet");
+        return fault(
+            "process.selinuxLabel",
+            "selinux label is specified in config, but selinux is disabled or not supported",
+        );
+    }
+    if linux.intel_rdt.is_some() {
+        return fault(
+            "linux.intelRdt",
+            "intelRdt is specified in config, but Intel RDT is not supported or enabled",
+        );
+    }
+    if let Some(resources) = &linux.resources
+        && !resources.rdma.is_empty()
+    {
+        return fault("linux.resources.rdma", "is not supported yet");
+    }
+    if !linux.net_devices.is_empty() {
+        return fault("linux.netDevices", "is not supported yet");
     }
     let namespaces = namespaces::plan(linux)?;
     let has_userns = namespaces.makes(NamespaceKind::User);
