@@ -95,7 +95,7 @@ pub(crate) fn wait(pidfd: BorrowedFd<'_>, terminal: Option<OwnedFd>) -> std::io:
 }
 
 /// Has a terminal pass line ends on as they are: whoever shows them adds the carriage return, once.
-fn keep_line_ends(master: &OwnedFd) {
+pub(crate) fn keep_line_ends(master: &OwnedFd) {
     if let Ok(mut modes) = termios::tcgetattr(master) {
         modes.output_modes.remove(OutputModes::ONLCR);
         // A terminal that keeps them only looks odd.

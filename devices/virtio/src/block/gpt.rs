@@ -58,7 +58,7 @@ pub(super) struct Table {
 /// any disk. The same slots make the same table.
 pub(super) fn table(slots: Slots) -> Option<Table> {
     let count = usize::try_from(slots.count).ok()?;
-    let is_whole = slots.bytes % (ALIGNMENT * SECTOR) == 0 && slots.room() > 0;
+    let is_whole = slots.bytes.is_multiple_of(ALIGNMENT * SECTOR) && slots.room() > 0;
     if count == 0 || count > MAX_PARTITIONS || !is_whole {
         return None;
     }

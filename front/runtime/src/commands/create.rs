@@ -43,6 +43,8 @@ pub(crate) fn run(root: &Path, systemd: bool, arguments: &RunArguments) -> Outco
         made.init.terminal.take()
     };
     let host = HostTerminal::raw_if(terminal.is_some());
+    // Before the program can write.
+    terminal.iter().for_each(foreground::keep_line_ends);
     if let Err(error) = made.init.start() {
         drop(host);
         return Err(undo(&made, error.into()));

@@ -32,7 +32,7 @@ pub(super) fn rehearse(create: Create) -> Result<(), String> {
         .and_then(|_| fs::set_permissions(PROGRAM, Permissions::from_mode(0o755)))
         .and_then(|()| fs::create_dir_all(BUNDLE))
         .map_err(|error| format!("copy the agent to {PROGRAM}: {error}"))
-        .and_then(|()| shared)
+        .and(shared)
         .and_then(|()| run(&ours(create.spec)));
     // It may not be there.
     let _ = fs::remove_file(PROGRAM);
