@@ -113,6 +113,16 @@ fn run_passes_streams_and_the_exit_code() {
 }
 
 #[test]
+fn a_terminal_passes_line_ends_on_as_they_are() {
+    let bundle = Bundle::new(&["echo", "at once"]);
+    bundle.change(|spec| spec["process"]["terminal"] = json!(true));
+    for name in ["a", "b", "c"] {
+        let ran = bundle.runtime(&["run", name]);
+        assert_eq!((ran.stdout.as_str(), ran.code), ("at once\n", 0));
+    }
+}
+
+#[test]
 fn create_start_kill_delete_go_through_the_states() {
     let bundle = Bundle::new(&["sleep", "1000"]);
     bundle.detached(&["create", "--pid-file", "pid", "a"]);
