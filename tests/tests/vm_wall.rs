@@ -2,6 +2,17 @@
 
 use atoll_tests::{Engine, waiting};
 
+/// Starts a machine called `name` that runs `program` of the image; its id.
+fn start(engine: &Engine, name: &str, program: &[&str]) -> String {
+    let run = ["run", "-d", "--isolation=vm", "--name", name, "bb"];
+    engine.docker(&[&run[..], program].concat()).ok()
+}
+
+/// What `docker inspect -f` says of a container.
+fn inspect(engine: &Engine, name: &str, format: &str) -> String {
+    engine.docker(&["inspect", "-f", format, name]).ok()
+}
+
 #[test]
 fn a_machine_runs_a_command_with_another_kernel_and_leaves_no_trace() {
     let engine = Engine::with_image();
@@ -24,7 +35,7 @@ fn a_machine_runs_a_command_with_another_kernel_and_leaves_no_trace() {
         (7, "out\n", "err\n")
     );
     assert_eq!(engine.docker(&["logs", "mach"]).stdout, "out\n");
-    let id = engine.docker(&["inspect", "-f", "{{.Id}}", "mach"]).ok();
+    let id = inspect(&engine, "mach", "{{.Id}}");
     let wall = engine.docker(&[
         "inspect",
         "-f",
@@ -55,21 +66,10 @@ fn a_machine_runs_a_command_with_another_kernel_and_leaves_no_trace() {
 #[test]
 fn the_first_machine_rehearses_and_others_are_made_of_it() {
     let engine = Engine::with_image_and_own_cache();
-    let kernel = |name: &str| {
-        engine
-            .docker(&[
-                "run",
-                "-d",
-                "--isolation=vm",
-                "--name",
-                name,
-                "bb",
-                "sleep",
-                "100",
-            ])
-            .ok();
+    let looks = |name: &str| {
+        start(&engine, name, &["sleep", "100"]);
         let changed = engine.docker(&["exec", name, "sh", "-c", "ls /; ls /dev; cat /proc/mounts"]);
-        let id = engine.docker(&["inspect", "-f", "{{.Id}}", name]).ok();
+        let id = inspect(&engine, name, "{{.Id}}");
         let log = engine.path("exec/bundles").join(&id).join("shim.log");
         let log = std::fs::read_to_string(log).unwrap();
         assert_eq!(log, "", "what the shim of {name} had to report");
@@ -86,7 +86,7 @@ fn the_first_machine_rehearses_and_others_are_made_of_it() {
         folders
     };
     assert!(templates().is_empty());
-    let first = kernel("first");
+    let first = looks("first");
     let made = templates();
     let [template] = &made[..] else {
         panic!("{made:?}");
@@ -99,7 +99,7 @@ fn the_first_machine_rehearses_and_others_are_made_of_it() {
     let soft = ["code", "config.json", "memory", "state.json"];
     // The host's processor has no code to give away.
     assert!(files == soft || files == soft[1..], "{files:?}");
-    let second = kernel("second");
+    let second = looks("second");
     assert_eq!(templates(), made);
     // Nothing of the rehearsal is there, in the first machine or another.
     assert_eq!(first, second);
@@ -114,9 +114,9 @@ fn the_first_machine_rehearses_and_others_are_made_of_it() {
         let middle = bytes.len() / 2;
         bytes[middle] ^= 0xFF;
         std::fs::write(&code, bytes).unwrap();
-        kernel("third");
+        looks("third");
         std::fs::remove_file(&code).unwrap();
-        kernel("fourth");
+        looks("fourth");
         assert_eq!(templates(), made);
         engine.docker(&["rm", "-f", "third", "fourth"]).ok();
     }
@@ -233,12 +233,7 @@ fn a_running_machine_takes_execs_signals_and_pauses() {
     let top = engine.docker(&["top", "mach"]).ok();
     assert!(top.contains("trap 'echo got term"), "{top}");
     engine.docker(&["pause", "mach"]).ok();
-    assert_eq!(
-        engine
-            .docker(&["inspect", "-f", "{{.State.Status}}", "mach"])
-            .ok(),
-        "paused"
-    );
+    assert_eq!(inspect(&engine, "mach", "{{.State.Status}}"), "paused");
     engine.docker(&["unpause", "mach"]).ok();
     let stats = engine
         .docker(&[
@@ -252,12 +247,7 @@ fn a_running_machine_takes_execs_signals_and_pauses() {
     assert!(stats.starts_with("mach "), "{stats}");
     engine.docker(&["stop", "mach"]).ok();
     assert_eq!(engine.docker(&["logs", "mach"]).stdout, "up\ngot term\n");
-    assert_eq!(
-        engine
-            .docker(&["inspect", "-f", "{{.State.ExitCode}}", "mach"])
-            .ok(),
-        "3"
-    );
+    assert_eq!(inspect(&engine, "mach", "{{.State.ExitCode}}"), "3");
     engine.docker(&["start", "mach"]).ok();
     engine.docker(&["kill", "mach"]).ok();
     assert_eq!(engine.docker(&["wait", "mach"]).ok(), "137");
@@ -284,14 +274,9 @@ fn what_ends_a_machine_is_told() {
             ])
             .ok();
         waiting::until("the machine has ended", || {
-            engine
-                .docker(&["inspect", "-f", "{{.State.Status}}", name])
-                .ok()
-                == "exited"
+            inspect(&engine, name, "{{.State.Status}}") == "exited"
         });
-        let error = engine
-            .docker(&["inspect", "-f", "{{.State.Error}}", name])
-            .ok();
+        let error = inspect(&engine, name, "{{.State.Error}}");
         engine.docker(&["rm", name]).ok();
         engine.assert_no_trace_of(&id);
         error
@@ -301,36 +286,13 @@ fn what_ends_a_machine_is_told() {
         "mount -t proc proc /proc; echo c > /proc/sysrq-trigger; sleep 100",
     );
     assert!(panic.contains("machine"), "{panic}");
-    let id = engine
-        .docker(&[
-            "run",
-            "-d",
-            "--isolation=vm",
-            "--name",
-            "killed",
-            "bb",
-            "sleep",
-            "1000",
-        ])
-        .ok();
-    let pid = engine
-        .docker(&["inspect", "-f", "{{.State.Pid}}", "killed"])
-        .ok();
+    let id = start(&engine, "killed", &["sleep", "1000"]);
+    let pid = inspect(&engine, "killed", "{{.State.Pid}}");
     engine.sh(&format!("kill -9 {pid}")).ok();
     waiting::until("the machine has ended", || {
-        engine
-            .docker(&["inspect", "-f", "{{.State.Status}}", "killed"])
-            .ok()
-            == "exited"
+        inspect(&engine, "killed", "{{.State.Status}}") == "exited"
     });
-    let state = engine
-        .docker(&[
-            "inspect",
-            "-f",
-            "{{.State.ExitCode}} {{.State.Error}}",
-            "killed",
-        ])
-        .ok();
+    let state = inspect(&engine, "killed", "{{.State.ExitCode}} {{.State.Error}}");
     assert!(
         state.starts_with("137 the machine's monitor was ended by signal 9"),
         "{state}"
@@ -340,33 +302,65 @@ fn what_ends_a_machine_is_told() {
 }
 
 #[test]
+fn a_machine_that_answers_no_more_is_killed_all_the_same() {
+    let engine = Engine::with_image();
+    let state = |name: &str| inspect(&engine, name, "{{.State.Status}} {{.State.ExitCode}}");
+    for (name, command) in [
+        ("stuck", "docker kill stuck"),
+        ("stayed", "docker stop -t 1 stayed"),
+    ] {
+        let id = start(&engine, name, &["sleep", "1000"]);
+        let pid = inspect(&engine, name, "{{.State.Pid}}");
+        // Neither its agent nor its kernel can do anything from now on.
+        engine.sh(&format!("kill -STOP {pid}")).ok();
+        engine.sh(command);
+        waiting::until("the machine has ended", || state(name) == "exited 137");
+        engine.docker(&["rm", name]).ok();
+        engine.assert_no_trace_of(&id);
+    }
+}
+
+#[test]
+fn a_full_disk_of_the_host_is_told_in_the_guest() {
+    let engine = Engine::with_image();
+    // In a mount namespace of its own the engine's shims would not see it.
+    let small = engine.path("small");
+    std::fs::create_dir(&small).unwrap();
+    engine.sh("mount -t tmpfs -o size=2m small $T/small").ok();
+    let volume = format!("{}:/v", small.display());
+    let ran = engine.docker(&[
+        "run",
+        "--rm",
+        "--isolation=vm",
+        "-v",
+        &volume,
+        "bb",
+        "sh",
+        "-c",
+        "dd if=/dev/zero of=/v/big bs=64k count=64 conv=fsync; echo then $?; rm /v/big; echo fits > /v/small && cat /v/small",
+    ]);
+    engine.sh("umount $T/small").ok();
+    assert!(
+        ran.stderr.contains("No space left on device"),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "then 1\nfits\n"));
+}
+
+#[test]
 fn machines_and_containers_reach_each_other_on_the_bridge() {
     let engine = Engine::with_image();
-    engine
-        .docker(&[
-            "run",
-            "-d",
-            "--isolation=vm",
-            "--name",
-            "mach",
-            "bb",
-            "nc",
-            "-l",
-            "-p",
-            "80",
-            "-e",
-            "echo",
-            "from the machine",
-        ])
-        .ok();
-    let address = engine
-        .docker(&[
-            "inspect",
-            "-f",
-            "{{.NetworkSettings.Networks.bridge.IPAddress}}",
-            "mach",
-        ])
-        .ok();
+    start(
+        &engine,
+        "mach",
+        &["nc", "-l", "-p", "80", "-e", "echo", "from the machine"],
+    );
+    let address = inspect(
+        &engine,
+        "mach",
+        "{{.NetworkSettings.Networks.bridge.IPAddress}}",
+    );
     let fetch = format!("until nc {address} 80 2>/dev/null; do sleep 0.1; done");
     assert_eq!(
         engine
@@ -390,14 +384,11 @@ fn machines_and_containers_reach_each_other_on_the_bridge() {
             "from the container",
         ])
         .ok();
-    let address = engine
-        .docker(&[
-            "inspect",
-            "-f",
-            "{{.NetworkSettings.Networks.bridge.IPAddress}}",
-            "cont",
-        ])
-        .ok();
+    let address = inspect(
+        &engine,
+        "cont",
+        "{{.NetworkSettings.Networks.bridge.IPAddress}}",
+    );
     let fetch = format!("until nc {address} 81 2>/dev/null; do sleep 0.1; done");
     assert_eq!(
         engine
