@@ -410,6 +410,56 @@ fn machines_and_containers_reach_each_other_on_the_bridge() {
 }
 
 #[test]
+fn what_a_machine_receives_is_counted_as_such() {
+    let engine = Engine::with_image();
+    for wall in ["vm", "process"] {
+        let give = [
+            "nc",
+            "-l",
+            "-p",
+            "81",
+            "-e",
+            "head",
+            "-c",
+            "300000",
+            "/dev/zero",
+        ];
+        engine
+            .docker(&[&["run", "-d", "--name", "giver", "bb"], &give[..]].concat())
+            .ok();
+        let address = inspect(
+            &engine,
+            "giver",
+            "{{.NetworkSettings.Networks.bridge.IPAddress}}",
+        );
+        let take = format!(
+            "until nc {address} 81 > /dev/null 2>&1; do sleep 0.1; done; echo done; sleep 1000"
+        );
+        let isolation = format!("--isolation={wall}");
+        engine
+            .docker(&[
+                "run", "-d", &isolation, "--name", wall, "bb", "sh", "-c", &take,
+            ])
+            .ok();
+        waiting::until("all has come", || {
+            engine.docker(&["logs", wall]).stdout == "done\n"
+        });
+        let answer = engine.raw(&format!(
+            "GET /v1.50/containers/{wall}/stats?stream=false&one-shot=true HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        ));
+        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        let begin = body.find('{').unwrap_or_default();
+        let mut values = serde_json::Deserializer::from_str(&body[begin..]).into_iter();
+        let stats: serde_json::Value = values.next().unwrap().unwrap();
+        let card = &stats["networks"]["eth0"];
+        let (received, sent) = (card["rx_bytes"].as_u64(), card["tx_bytes"].as_u64());
+        assert!(received > Some(300_000), "{wall}: {stats}");
+        assert!(sent > Some(0) && sent < Some(100_000), "{wall}: {stats}");
+        engine.docker(&["rm", "-f", wall, "giver"]).ok();
+    }
+}
+
+#[test]
 fn changes_are_kept_over_restarts_and_seen_by_no_other_machine() {
     let engine = Engine::with_image();
     let script = "if [ -e /new ]; then cat /new; ls /etc; else echo kept > /new; rm /etc/plain; mkdir /etc/deep; touch /etc/deep/er; fi";

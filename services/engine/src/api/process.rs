@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::{
-    container::ContainerRef,
+    container::{ContainerRef, wall},
     engine::EngineRef,
     error::{Error, Result},
     http::{
@@ -134,7 +134,14 @@ fn sample(engine: &EngineRef, container: &ContainerRef) -> Value {
         "memory_stats": {},
     });
     if record.state.is_running() {
-        fill(engine, &record.id, record.state.pid, &mut sample);
+        let is_machine = wall::is_machine(&record.host_config);
+        fill(
+            engine,
+            &record.id,
+            record.state.pid,
+            is_machine,
+            &mut sample,
+        );
     }
     sample
 }
@@ -164,7 +171,7 @@ fn system_nanos() -> u64 {
 }
 
 /// Counters of the container's cgroups and links.
-fn fill(engine: &EngineRef, id: &str, pid: u32, sample: &mut Value) {
+fn fill(engine: &EngineRef, id: &str, pid: u32, is_machine: bool, sample: &mut Value) {
     let loaded = id
         .parse()
         .ok()
@@ -174,27 +181,65 @@ fn fill(engine: &EngineRef, id: &str, pid: u32, sample: &mut Value) {
     if let Some(stats) = loaded.and_then(|container| container.stats().ok()) {
         fill_cgroup(&stats, sample);
     }
-    let links = fs::read_to_string(format!("/proc/{pid}/net/dev")).unwrap_or_default();
-    let networks: serde_json::Map<String, Value> = links
-        .lines()
-        .skip(2)
-        .filter_map(|line| {
-            let (name, counters) = line.split_once(':')?;
-            let counters: Vec<u64> = counters
-                .split_whitespace()
-                .filter_map(|text| text.parse().ok())
-                .collect();
-            let at = |index: usize| counters.get(index).copied().unwrap_or(0);
-            let value = json!({
-                "rx_bytes": at(0), "rx_packets": at(1), "rx_errors": at(2), "rx_dropped": at(3),
-                "tx_bytes": at(8), "tx_packets": at(9), "tx_errors": at(10), "tx_dropped": at(11),
-            });
-            (name.trim() != "lo").then(|| (name.trim().to_owned(), value))
-        })
-        .collect();
+    let networks = if is_machine {
+        // Its card's other end is here; what that sent is what the guest received.
+        let links = fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
+        let tap = wall::tap(&engine.paths.bundle(id));
+        let found = tap.and_then(|tap| links_of(&links).find(|link| link.name == tap));
+        let card = found.map(|link| Link {
+            name: "eth0",
+            received: link.sent,
+            sent: link.received,
+        });
+        networks(card.into_iter())
+    } else {
+        let links = fs::read_to_string(format!("/proc/{pid}/net/dev")).unwrap_or_default();
+        networks(links_of(&links).filter(|link| link.name != "lo"))
+    };
     if !networks.is_empty() {
         sample["networks"] = networks.into();
     }
+}
+
+/// Bytes, packets, errors and drops.
+type Counters = [u64; 4];
+
+/// A link's counters.
+struct Link<'a> {
+    name: &'a str,
+    received: Counters,
+    sent: Counters,
+}
+
+/// The links in what the kernel shows as `/proc/PID/net/dev`.
+fn links_of(text: &str) -> impl Iterator<Item = Link<'_>> {
+    text.lines().skip(2).filter_map(|line| {
+        let (name, counters) = line.split_once(':')?;
+        let counters: Vec<u64> = counters
+            .split_whitespace()
+            .filter_map(|text| text.parse().ok())
+            .collect();
+        let from = |first| counters.get(first..)?.first_chunk().copied();
+        Some(Link {
+            name: name.trim(),
+            received: from(0)?,
+            sent: from(8)?,
+        })
+    })
+}
+
+fn networks<'a>(links: impl Iterator<Item = Link<'a>>) -> serde_json::Map<String, Value> {
+    links
+        .map(|link| {
+            let [rx_bytes, rx_packets, rx_errors, rx_dropped] = link.received;
+            let [tx_bytes, tx_packets, tx_errors, tx_dropped] = link.sent;
+            let value = json!({
+                "rx_bytes": rx_bytes, "rx_packets": rx_packets, "rx_errors": rx_errors, "rx_dropped": rx_dropped,
+                "tx_bytes": tx_bytes, "tx_packets": tx_packets, "tx_errors": tx_errors, "tx_dropped": tx_dropped,
+            });
+            (link.name.to_owned(), value)
+        })
+        .collect()
 }
 
 /// Members out of the cgroup's counters; a limit that isn't there is the machine's memory, as in dockerd.

@@ -1,10 +1,11 @@
 //! Which wall a container is behind, and what that excludes.
 
-use std::{net::Ipv4Addr, path::Path, sync::OnceLock};
+use std::{collections::BTreeMap, net::Ipv4Addr, path::Path, sync::OnceLock};
 
 use atoll_machine::{Backend, host};
 use atoll_network::Endpoint;
-use atoll_shim_protocol::machine::{FACTS_FILE, MachineFacts, MachineNetwork};
+use atoll_shim_protocol::machine::{FACTS_FILE, MachineFacts, MachineNetwork, NETWORK};
+use serde::Deserialize;
 
 use crate::{
     engine::EngineRef,
@@ -84,6 +85,19 @@ pub(crate) fn card(
 pub(crate) fn facts(bundle: &Path) -> Option<MachineFacts> {
     let text = std::fs::read(bundle.join(FACTS_FILE)).ok()?;
     serde_json::from_slice(&text).ok()
+}
+
+/// The host's end of a machine's network card, as the bundle says; none without one.
+pub(crate) fn tap(bundle: &Path) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Configuration {
+        #[serde(default)]
+        annotations: BTreeMap<String, String>,
+    }
+    let text = std::fs::read(bundle.join("config.json")).ok()?;
+    let found: Configuration = serde_json::from_slice(&text).ok()?;
+    let card: MachineNetwork = serde_json::from_str(found.annotations.get(NETWORK)?).ok()?;
+    Some(card.tap)
 }
 
 /// The walls that work on this host now, as `--isolation` takes them.
