@@ -123,6 +123,23 @@ fn a_terminal_passes_line_ends_on_as_they_are() {
 }
 
 #[test]
+fn what_is_left_out_is_said_although_the_container_cannot_be_made() {
+    let bundle = Bundle::new(&["true"]);
+    bundle.change(|spec| {
+        // Nothing may be inherited that is not in the bounding set.
+        spec["process"]["capabilities"] = json!({
+            "bounding": ["TEST_CAP"], "effective": [], "permitted": ["CAP_KILL"], "inheritable": ["CAP_KILL"],
+        });
+    });
+    let ran = bundle.runtime(&["run", "a"]);
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    let warning = "ignoring unknown or unavailable capabilities: [TEST_CAP]";
+    let (first, rest) = ran.stderr.split_once('\n').unwrap();
+    assert!(first.contains(warning), "{first}");
+    assert!(rest.contains("set capabilities"), "{rest}");
+}
+
+#[test]
 fn create_start_kill_delete_go_through_the_states() {
     let bundle = Bundle::new(&["sleep", "1000"]);
     bundle.detached(&["create", "--pid-file", "pid", "a"]);

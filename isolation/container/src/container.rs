@@ -27,8 +27,6 @@ pub struct Created {
     pub container: Container,
     /// Its first process, waiting to be started.
     pub init: InitProcess,
-    /// What of the configuration was left out, in words for people.
-    pub warnings: Vec<String>,
 }
 
 /// A container's first process as its maker has it.
@@ -55,8 +53,6 @@ pub struct ExecProcess {
     pub pidfd: OwnedFd,
     /// The terminal's master, if one was asked for.
     pub terminal: Option<OwnedFd>,
-    /// What of the request was left out, in words for people.
-    pub warnings: Vec<String>,
 }
 
 /// A container below a state root.

@@ -38,6 +38,7 @@ pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
     request.bundle = absolute(&request.bundle)?;
     let facts = HostFacts::detect()?;
     let plan = crate::plan(spec, &request, &facts)?;
+    (request.warn)(&plan.process.warnings);
     let hooks = spec.hooks.clone().unwrap_or_default();
 
     let id = request.id.clone();
@@ -112,11 +113,7 @@ pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
         cwd: child.cwd,
         container: container.clone(),
     };
-    Ok(Created {
-        container,
-        init,
-        warnings: plan.process.warnings,
-    })
+    Ok(Created { container, init })
 }
 
 fn new_record(plan: &ContainerPlan, request: &CreateRequest, spec: &Spec, hooks: &Hooks) -> Record {

@@ -59,6 +59,7 @@ pub(crate) fn exec(
         state::read_seccomp(container.folder(), flags, listener)
     });
     let mut plan = plan_process(&request.process, available, seccomp.transpose()?)?;
+    (request.warn)(&plan.warnings);
     match &request.stdio {
         StdioRequest::Terminal { size } => {
             plan.terminal = true;
@@ -150,7 +151,6 @@ pub(crate) fn exec(
         pid: child.pid,
         pidfd,
         terminal,
-        warnings: plan.warnings,
     })
 }
 

@@ -33,6 +33,8 @@ pub struct CreateRequest {
     pub death_signal: Option<i32>,
     /// Who starts the program.
     pub start_by: StartBy,
+    /// Told once of what is left out, in words for people, before anything is done.
+    pub warn: fn(&[String]),
 }
 
 impl CreateRequest {
@@ -51,6 +53,7 @@ impl CreateRequest {
             systemd_cgroup: false,
             death_signal: None,
             start_by: StartBy::Caller,
+            warn: |_| (),
         }
     }
 }
@@ -115,6 +118,8 @@ pub struct ExecRequest {
     pub ignore_paused: bool,
     /// Folders below the container's cgroup to run in, `[controllers:]folder`; they exist already.
     pub cgroups: Vec<String>,
+    /// Told once of what is left out, in words for people, before anything is done.
+    pub warn: fn(&[String]),
 }
 
 impl ExecRequest {
@@ -128,6 +133,7 @@ impl ExecRequest {
             no_new_keyring: false,
             ignore_paused: false,
             cgroups: Vec::new(),
+            warn: |_| (),
         }
     }
 }

@@ -106,6 +106,7 @@ fn make(
         no_new_keyring: arguments.no_new_keyring,
         systemd_cgroup,
         start_by,
+        warn: report::warn,
         ..CreateRequest::new(
             arguments.id.parse()?,
             root.to_owned(),
@@ -128,7 +129,6 @@ fn hand_over(made: &Created, arguments: &CreateArguments) -> Outcome<()> {
     if let (Some(socket), Some(master)) = (&arguments.console_socket, &made.init.terminal) {
         foreground::send_terminal(socket, master.as_fd())?;
     }
-    report::warn(&made.warnings);
     if let Some(path) = &arguments.pid_file {
         write_pid(path, made.init.pid)?;
     }

@@ -44,12 +44,12 @@ fn run(container: &Container, arguments: ExecArguments) -> Outcome<ExitCode> {
         preserve_fds: arguments.preserve_fds,
         ignore_paused: arguments.ignore_paused,
         cgroups: arguments.cgroup.clone(),
+        warn: report::warn,
         ..ExecRequest::new(process)
     };
     debug_affinity(&request.process);
     let host = HostTerminal::raw_if(wants_terminal && arguments.console_socket.is_none());
     let mut executed = container.exec(request)?;
-    report::warn(&executed.warnings);
     if let (Some(socket), Some(master)) = (&arguments.console_socket, &executed.terminal) {
         foreground::send_terminal(socket, master.as_fd())?;
         executed.terminal = None;
