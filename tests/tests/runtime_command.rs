@@ -277,9 +277,14 @@ fn the_runtimes_program_cannot_be_overwritten_from_inside() {
     let before = fs::read(programs::ours("atoll-runtime")).unwrap();
     let pid: Value =
         serde_json::from_str(&bundle.runtime(&["ps", "-f", "json", "a"]).ok()).unwrap();
-    // The waiting init still is our program. The attack keeps it open until nobody executes it.
+    // The waiting init still is our program. The attack keeps it open until nobody executes it, which other tests may.
     let script = format!(
-        "exec 3< /proc/{}/exe; {} --root state delete a; echo x >> /proc/self/fd/3",
+        "exec 3< /proc/{}/exe; {} --root state delete a
+         for turn in $(seq 1000); do
+             said=$({{ echo x >> /proc/self/fd/3; }} 2>&1) && exit 0
+             case $said in *busy*) sleep 0.01;; *) break;; esac
+         done
+         echo \"$said\" >&2; exit 2",
         pid[0],
         programs::ours("atoll-runtime").display()
     );
