@@ -23,6 +23,7 @@ use crate::store::{Key, Store};
 const PAGE_SLOTS: usize = 512;
 /// Entries that one page has, in pairs: two blocks that meet in one place do not push each other out.
 const PLACE_SLOTS: usize = 128;
+
 /// An entry of the jump table, as the number that it is kept as: memory of zeros, which costs nothing until it is
 /// touched, is a table of empty ones.
 #[derive(Clone, Copy)]
@@ -177,13 +178,13 @@ impl Cache {
             {
                 index
             }
-            old => {
+            mut old => {
                 let pages = crate::build::block(cpu, linear, offset)?;
-                let old = old.filter(|_| !self.store.is_full());
                 if self.store.is_full() {
                     // Most code that an operating system executes, it executes once.
                     self.store.clear();
                     cpu.forget_jumps();
+                    old = None;
                 }
                 self.store.keep(key, old, &cpu.decoded, pages)
             }

@@ -109,10 +109,10 @@ pub(crate) struct Pages {
     pub(crate) second: Option<PageVersion>,
 }
 
-/// A run of instructions that is entered at its first only: operations `start` to `end`, of which the last one leaves.
+/// A run of instructions that is entered at its first only: operations from `start` on, of which the last one leaves. The
+/// first says how many.
 struct Block {
     start: u32,
-    end: u32,
     pages: Pages,
 }
 
@@ -126,10 +126,8 @@ pub(crate) struct Store {
 
 impl Store {
     /// The operations of block `index`.
-    #[inline(always)]
     pub(crate) fn ops(&self, index: u32) -> &[Op] {
-        let block = &self.blocks[index as usize];
-        &self.ops[block.start as usize..block.end as usize]
+        self.ops_at(self.start(index))
     }
 
     /// The operations of the block that begins with operation `start`.
@@ -217,7 +215,6 @@ impl Store {
         }
         Block {
             start: start as u32,
-            end: self.ops.len() as u32,
             pages,
         }
     }

@@ -9,6 +9,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 const DISK: &str = "vda";
 /// Where they are mounted: short, because the list of them all has to fit into a page.
 const FOLDER: &str = "/l";
+
 /// Mounts the layers and the overlay of them at [`ROOTFS`].
 pub(super) fn mount_all(layers: Layers) -> Result<(), String> {
     let mut lowers = String::new();
