@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bundle;
 pub mod engine;
 pub mod image;
 pub mod leaks;

@@ -1,105 +1,12 @@
 //! Issue line 7: `atoll-runtime` has runc's command line.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use atoll_tests::{Ran, image, leaks, programs};
+use atoll_tests::bundle::Bundle;
+use atoll_tests::{Ran, programs};
 use serde_json::{Value, json};
-use tempfile::TempDir;
-
-/// A bundle of the small image and a state root; its containers end when dropped.
-struct Bundle {
-    folder: TempDir,
-}
-
-impl Bundle {
-    /// A bundle whose program is `arguments`, without a terminal.
-    fn new(arguments: &[&str]) -> Self {
-        programs::require_root();
-        let bundle = Self {
-            folder: tempfile::tempdir().unwrap(),
-        };
-        image::tree(&bundle.folder.path().join("rootfs"));
-        bundle.runtime(&["spec"]).ok();
-        bundle.change(|spec| {
-            spec["process"]["terminal"] = json!(false);
-            spec["process"]["args"] = json!(arguments);
-            let name = bundle
-                .folder
-                .path()
-                .file_name()
-                .unwrap()
-                .to_string_lossy()
-                .into_owned();
-            spec["linux"]["cgroupsPath"] = json!(format!("atoll-tests/{name}"));
-        });
-        bundle
-    }
-
-    fn config(&self) -> PathBuf {
-        self.folder.path().join("config.json")
-    }
-
-    fn change(&self, edit: impl FnOnce(&mut Value)) {
-        let mut spec = serde_json::from_str(&fs::read_to_string(self.config()).unwrap()).unwrap();
-        edit(&mut spec);
-        fs::write(self.config(), spec.to_string()).unwrap();
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(programs::ours("atoll-runtime"));
-        command
-            .arg("--root")
-            .arg(self.folder.path().join("state"))
-            .args(arguments);
-        command.current_dir(self.folder.path()).stdin(Stdio::null());
-        command
-    }
-
-    fn runtime(&self, arguments: &[&str]) -> Ran {
-        Ran::of(&mut self.command(arguments))
-    }
-
-    /// Runs without catching output, for programs that outlive the command.
-    fn detached(&self, arguments: &[&str]) {
-        let status = self
-            .command(arguments)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
-        assert!(status.unwrap().success(), "{arguments:?}");
-    }
-
-    fn status(&self, id: &str) -> String {
-        let state: Value = serde_json::from_str(&self.runtime(&["state", id]).ok()).unwrap();
-        state["status"].as_str().unwrap().to_owned()
-    }
-}
-
-impl Drop for Bundle {
-    fn drop(&mut self) {
-        for id in self.runtime(&["list", "-q"]).stdout.lines() {
-            self.runtime(&["delete", "--force", id]);
-        }
-        let name = self
-            .folder
-            .path()
-            .file_name()
-            .unwrap()
-            .to_string_lossy()
-            .into_owned();
-        if !std::thread::panicking() {
-            assert_eq!(leaks::cgroups_named(&name), Vec::<PathBuf>::new());
-            assert_eq!(
-                leaks::mounts_below(self.folder.path()),
-                Vec::<String>::new()
-            );
-        }
-    }
-}
 
 #[test]
 fn run_passes_streams_and_the_exit_code() {

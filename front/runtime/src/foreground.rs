@@ -63,19 +63,45 @@ impl Drop for HostTerminal {
 ///
 /// # Errors
 /// The kernel's, when no signal can be caught or the process can't be waited for.
-pub(crate) fn wait(pidfd: BorrowedFd<'_>, terminal: Option<OwnedFd>) -> std::io::Result<ExitCode> {
-    let mut signals = Signals::new(PASSED_ON)?;
-    let (target, resized) = (pidfd.try_clone_to_owned()?, duplicate(terminal.as_ref())?);
+pub(crate) fn wait(pidfd: BorrowedFd<'_>, terminal: Option<OwnedFd>) -> Outcome<ExitCode> {
+    let target = pidfd.try_clone_to_owned().map_err(|error| failed(&error))?;
+    let resized = terminal.as_ref().map(OwnedFd::try_clone).transpose();
+    let resized = resized.map_err(|error| failed(&error))?;
+    let pass_on = move |number| {
+        // A process that has just ended takes no signal, a terminal that is closed no size.
+        let _ = match (&resized, number) {
+            (Some(terminal), signal::SIGWINCH) => size_of_own_terminal()
+                .map_or(Ok(()), |(rows, columns)| {
+                    atoll_sys::terminal::resize(terminal, rows, columns)
+                }),
+            _ => atoll_sys::process::send_signal(target.as_fd(), number),
+        };
+    };
+    let end = || {
+        let exit = atoll_sys::process::wait(pidfd).map_err(|errno| failed(&errno))?;
+        Ok(exit.shell_code())
+    };
+    while_running(pass_on, terminal, end)
+}
+
+/// Does `pass_on` with signals, and passes the terminal, if given, through, until `end` gives an exit code.
+///
+/// # Errors
+/// Those of `end`, and the kernel's when no signal can be caught.
+pub(crate) fn while_running(
+    mut pass_on: impl FnMut(i32) + Send + 'static,
+    terminal: Option<OwnedFd>,
+    end: impl FnOnce() -> Outcome<i32>,
+) -> Outcome<ExitCode> {
+    let mut signals = Signals::new(PASSED_ON).map_err(|error| failed(&error))?;
+    let is_shown = terminal.is_some();
     std::thread::spawn(move || {
+        if is_shown {
+            // It may have got another size before anybody listened.
+            pass_on(signal::SIGWINCH);
+        }
         for number in signals.forever() {
-            // A process that has just ended takes no signal, a terminal that is closed no size.
-            let _ = match (&resized, number) {
-                (Some(terminal), signal::SIGWINCH) => size_of_own_terminal()
-                    .map_or(Ok(()), |(rows, columns)| {
-                        atoll_sys::terminal::resize(terminal, rows, columns)
-                    }),
-                _ => atoll_sys::process::send_signal(target.as_fd(), number),
-            };
+            pass_on(number);
         }
     });
     let output = terminal
@@ -83,15 +109,18 @@ pub(crate) fn wait(pidfd: BorrowedFd<'_>, terminal: Option<OwnedFd>) -> std::io:
             keep_line_ends(&master);
             pass_through(File::from(master))
         })
-        .transpose()?;
-    let exit = atoll_sys::process::wait(pidfd)?;
+        .transpose()
+        .map_err(|error| failed(&error))?;
+    let code = end()?;
     if let Some(output) = output {
         // The master reports an end when the last process on the terminal is gone.
         let _ = output.join();
     }
-    Ok(ExitCode::from(
-        u8::try_from(exit.shell_code()).unwrap_or(u8::MAX),
-    ))
+    Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
+}
+
+fn failed(error: &dyn std::fmt::Display) -> Failure {
+    Failure::io("cannot wait for the process", error)
 }
 
 /// Has a terminal pass line ends on as they are: whoever shows them adds the carriage return, once.
@@ -101,10 +130,6 @@ pub(crate) fn keep_line_ends(master: &OwnedFd) {
         // A terminal that keeps them only looks odd.
         let _ = termios::tcsetattr(master, OptionalActions::Now, &modes);
     }
-}
-
-fn duplicate(fd: Option<&OwnedFd>) -> std::io::Result<Option<OwnedFd>> {
-    fd.map(OwnedFd::try_clone).transpose()
 }
 
 /// Copies standard input to the terminal and the terminal to standard output, each in a thread;

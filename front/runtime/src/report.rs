@@ -93,6 +93,13 @@ pub(crate) fn init(log: Option<Log>, is_debug: bool) {
     let _ = WORDS.set(Words { log, is_debug });
 }
 
+/// Where failures are logged, to append to.
+pub(crate) fn log_file() -> Option<File> {
+    let log = WORDS.get()?.log.as_ref()?;
+    let file = File::options().append(true).create(true).open(&log.path);
+    file.ok()
+}
+
 /// Says what was left out of a request, in the log or else on standard error.
 pub(crate) fn warn(texts: &[String]) {
     for text in texts {

@@ -114,6 +114,14 @@ impl Container {
         &self.id
     }
 
+    /// Whether it lives in a machine: then its processes are the guest's, and on this host there is only who keeps it.
+    ///
+    /// # Errors
+    /// As [`Self::state`].
+    pub fn is_in_machine(&self) -> Result<bool> {
+        Ok(self.record()?.in_machine)
+    }
+
     /// Its state folder.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
@@ -334,9 +342,13 @@ impl Container {
     /// May be called from any thread of a multi-threaded process.
     ///
     /// # Errors
-    /// [`Error::WrongStatus`] unless it runs; errors of the command.
+    /// [`Error::WrongStatus`] unless it runs; [`Error::InMachine`]; errors of the command.
     pub fn exec(&self, request: ExecRequest) -> Result<ExecProcess> {
         let record = self.record()?;
+        if record.in_machine {
+            // Its namespaces are not here: the program would run outside every wall.
+            return Err(Error::InMachine(self.id.clone()));
+        }
         exec::exec(self, &record, request)
     }
 

@@ -39,6 +39,9 @@ pub enum Error {
     /// The container's first process is gone.
     #[error("container not running: {0}")]
     NotRunning(ContainerId),
+    /// The container's processes are in a machine, whose shim must be asked.
+    #[error("container {0} is in a machine, and cannot be entered from its host")]
+    InMachine(ContainerId),
     /// The container can't be deleted while it runs.
     #[error("cannot delete container {id} that is not stopped: {status}")]
     NotStopped {

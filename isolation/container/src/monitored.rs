@@ -37,6 +37,7 @@ impl Monitored {
         record.rootfs = record.bundle.join("rootfs");
         record.cgroup.clone_from(&plan.paths);
         record.annotations.clone_from(&spec.annotations);
+        record.in_machine = true;
         state::write(folder.path(), &record)?;
         Ok(Self {
             id: request.id.clone(),
@@ -45,6 +46,12 @@ impl Monitored {
             record,
             cgroup: Cgroup::create(&plan)?,
         })
+    }
+
+    /// The container's folder below the state root.
+    #[must_use]
+    pub fn folder(&self) -> std::path::PathBuf {
+        state::folder_of(&self.state_root, &self.id)
     }
 
     /// Puts the monitor `pid`, a child of the caller, into the control groups, and makes it the container's process.
@@ -73,8 +80,16 @@ impl Container {
     /// # Errors
     /// As [`Monitored::adopt`]; the monitor is the caller's to end.
     pub fn adopt_again(&self, pid: u32) -> Result<()> {
+        Cgroup::open(self.record()?.cgroup).add_pid(pid)?;
+        self.kept_by(pid)
+    }
+
+    /// Makes `pid` the container's process: the monitor, or who ends it and ends with it.
+    ///
+    /// # Errors
+    /// [`crate::Error::Kernel`], [`crate::Error::File`], [`crate::Error::NotFound`].
+    pub fn kept_by(&self, pid: u32) -> Result<()> {
         let mut record = self.record()?;
-        Cgroup::open(record.cgroup.clone()).add_pid(pid)?;
         record.pid = pid;
         record.start_ticks = start_ticks(pid)?;
         state::write(self.folder(), &record)

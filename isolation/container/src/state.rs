@@ -42,6 +42,9 @@ pub(crate) struct Record {
     pub(crate) cgroup: BTreeMap<String, PathBuf>,
     /// Namespaces later processes join.
     pub(crate) namespaces: Vec<NamespaceKind>,
+    /// The process is the monitor of the machine it lives in, or that one's keeper.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) in_machine: bool,
     /// Id of the mount at `rootfs` that is its root, in a mount namespace that others use too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) rootfs_mount: Option<u64>,
@@ -82,6 +85,7 @@ impl Record {
             start_ticks: 0,
             cgroup: BTreeMap::new(),
             namespaces: Vec::new(),
+            in_machine: false,
             rootfs_mount: None,
             seccomp_flags: None,
             seccomp_listener: None,

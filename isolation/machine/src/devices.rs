@@ -295,6 +295,7 @@ impl HostEnds {
         let largest = files.map(length).max();
         let longest = largest.unwrap_or(0).max(memory_bytes + STATE_BYTES);
         Needs {
+            parent: None,
             kvm: false,
             taps: !self.cards.is_empty(),
             sockets,

@@ -227,6 +227,7 @@ fn tell(outcome: Result<(), i32>) -> ExitCode {
 fn needs(machine: Machine) -> Needs {
     let is_full = machine == Full;
     Needs {
+        parent: None,
         kvm: is_full,
         taps: is_full,
         sockets: is_full,

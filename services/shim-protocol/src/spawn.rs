@@ -33,6 +33,13 @@ pub const STATE_ROOT_ENV: &str = "ATOLL_STATE_ROOT";
 /// State folder when [`STATE_ROOT_ENV`] is unset (containerd started the shim).
 pub const DEFAULT_STATE_ROOT: &str = "/run/containerd/atoll";
 
+/// Name, inside the container's folder below [`STATE_ROOT_ENV`], of the ttrpc socket of a shim that a command line has made
+/// the keeper of a machine.
+pub const KEEPER_SOCKET: &str = "keeper.sock";
+
+/// What `stdout` of a request says when its streams are descriptors sent with it: stdin, stdout and stderr, or one terminal.
+pub const SENT_STREAMS: &str = "atoll-sent:";
+
 /// Name of the shim's ttrpc socket inside the bundle.
 pub const SHIM_SOCKET: &str = "shim.sock";
 

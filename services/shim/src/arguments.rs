@@ -11,6 +11,8 @@ pub(crate) enum Command {
     Delete,
     /// Serves.
     Serve,
+    /// Serves a command line, with one machine.
+    Keep,
 }
 
 /// Flags and command.
@@ -45,6 +47,7 @@ pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Arguments
             arguments.command = match word.as_str() {
                 "start" => Command::Start,
                 "delete" => Command::Delete,
+                "keep" => Command::Keep,
                 other => return Err(format!("unknown command `{other}`")),
             };
             continue;

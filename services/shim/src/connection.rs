@@ -6,8 +6,8 @@
 //! an answer that comes later.
 
 use std::io::ErrorKind;
-use std::io::{Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use containerd_shim_protos::protobuf::Message;
@@ -21,6 +21,9 @@ pub(crate) const TYPE_RESPONSE: u8 = 2;
 
 /// Longest message either side accepts.
 pub(crate) const MAX_MESSAGE: usize = 4 << 20;
+
+/// Descriptors a connection may have sent that no request has taken: the streams of one process.
+const MAX_SENT: usize = 3;
 
 /// Builds a frame.
 pub(crate) fn frame(kind: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -68,6 +71,8 @@ pub(crate) struct Connection {
     socket: UnixStream,
     input: Vec<u8>,
     output: Vec<u8>,
+    /// What came with requests and was not taken.
+    sent: Vec<OwnedFd>,
     is_open: bool,
 }
 
@@ -79,6 +84,7 @@ impl Connection {
             socket,
             input: Vec::new(),
             output: Vec::new(),
+            sent: Vec::new(),
             is_open: true,
         }
     }
@@ -95,12 +101,16 @@ impl Connection {
     pub(crate) fn receive(&mut self) -> Vec<(u32, Result<Request, Failure>)> {
         let mut buffer = [0u8; 4096];
         loop {
-            match self.socket.read(&mut buffer) {
-                Ok(0) => {
+            match atoll_sys::unix::recv_fds(&self.socket, &mut buffer) {
+                Ok((0, _)) => {
                     self.is_open = false;
                     break;
                 }
-                Ok(count) => self.input.extend_from_slice(&buffer[..count]),
+                Ok((count, descriptors)) => {
+                    self.input.extend_from_slice(&buffer[..count]);
+                    self.sent.extend(descriptors);
+                    self.sent.truncate(MAX_SENT);
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(_) => {
@@ -134,6 +144,11 @@ impl Connection {
             self.input = Vec::new();
         }
         requests
+    }
+
+    /// Takes the descriptors that came.
+    pub(crate) fn take_sent(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.sent)
     }
 
     /// Queues an answer and sends what the socket takes.
@@ -184,6 +199,8 @@ impl AsFd for Connection {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use super::*;
 
     #[test]

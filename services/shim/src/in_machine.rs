@@ -222,16 +222,18 @@ impl Shim {
             return Err(Failure::not_found("container not created"));
         };
         let request = task.creating.take().unwrap_or_default();
-        match outcome {
-            Ok(_) => service::created(self, &request),
+        let kept = outcome.and_then(|_| self.keep(id));
+        match kept {
+            Ok(()) => service::created(self, &request),
             Err(failure) => {
                 // As with a container that could not be made: there is none then.
                 if let Some(mut task) = self.take(id) {
-                    task.abandon();
                     match (task.folder(), &self.machine) {
                         (Some(folder), Some(machine)) => machine.forget(folder),
+                        // What it shows may be in the folder that goes now.
                         _ => self.machine = None,
                     }
+                    task.abandon();
                 }
                 Err(failure)
             }

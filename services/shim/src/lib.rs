@@ -33,6 +33,7 @@ mod connection;
 mod events;
 mod failure;
 mod in_machine;
+pub mod keeper;
 mod machine;
 mod metrics;
 mod pod;
@@ -69,7 +70,7 @@ pub fn main() -> ExitCode {
         }
     };
     match run(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             report(format_args!("{error}"));
             ExitCode::FAILURE
@@ -77,19 +78,20 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &Arguments) -> io::Result<()> {
+fn run(arguments: &Arguments) -> io::Result<ExitCode> {
+    let root = state_root(&arguments.namespace);
     if arguments.prints_version {
         let text = format!("{} {}\n", spawn::PROGRAM, env!("CARGO_PKG_VERSION"));
-        return command::print(text.as_bytes());
+        command::print(text.as_bytes())?;
+        return Ok(ExitCode::SUCCESS);
     }
     match arguments.command {
-        Command::Start => command::print(command::start(arguments)?.as_bytes()),
-        Command::Delete => command::print(&command::delete(
-            arguments,
-            &state_root(&arguments.namespace),
-        )?),
-        Command::Serve => serve(arguments),
+        Command::Start => command::print(command::start(arguments)?.as_bytes())?,
+        Command::Delete => command::print(&command::delete(arguments, &root)?)?,
+        Command::Serve => serve(arguments)?,
+        Command::Keep => return keeper::keep(root),
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn serve(arguments: &Arguments) -> io::Result<()> {
@@ -113,9 +115,10 @@ fn serve(arguments: &Arguments) -> io::Result<()> {
     let options = Options {
         state_root: state_root(&arguments.namespace),
         tells_statuses: arguments.address.is_empty(),
+        keeps: false,
     };
     let events = Events::new(publisher);
-    Shim::new(options, signals, listener, events).run();
+    Shim::new(options, signals, Some(listener), events).run();
     if let Some(path) = socket {
         drop(fs::remove_file(path));
     }

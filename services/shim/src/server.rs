@@ -1,7 +1,7 @@
 //! The shim's one thread: a poll loop over signals, requests, streams and events.
 
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixListener;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -33,6 +33,8 @@ pub(crate) struct Options {
     pub(crate) state_root: PathBuf,
     /// Whether `Pids` says more of a guest's processes than their ids. containerd's clients take only types they know.
     pub(crate) tells_statuses: bool,
+    /// Whether the shim is the keeper of one machine, for a command line ([`crate::keeper`]).
+    pub(crate) keeps: bool,
 }
 
 /// The server's whole state.
@@ -44,7 +46,8 @@ pub(crate) struct Shim {
     pub(crate) machine: Option<Box<Machine>>,
     pub(crate) events: Events,
     signals: SignalFd,
-    listener: UnixListener,
+    /// A keeper has none until its container is made.
+    listener: Option<UnixListener>,
     connections: Vec<Connection>,
     lingering: Vec<(u64, Stdio, Instant)>,
     buffer: Vec<u8>,
@@ -75,7 +78,7 @@ impl Shim {
     pub(crate) fn new(
         options: Options,
         signals: SignalFd,
-        listener: UnixListener,
+        listener: Option<UnixListener>,
         events: Events,
     ) -> Self {
         Self {
@@ -109,9 +112,7 @@ impl Shim {
             self.machine_overdue();
             self.finish_ended();
             self.connections.retain(Connection::is_open);
-            // Who deleted the last container has died before it could say `Shutdown`: nobody else will.
-            let is_over = self.is_deleted && self.tasks.is_empty();
-            if is_over && self.connections.is_empty() && self.quit_by.is_none() {
+            if self.is_over() && self.quit_by.is_none() {
                 self.quit();
             }
             let now = Instant::now();
@@ -184,6 +185,32 @@ impl Shim {
         }
     }
 
+    /// Serves a client that is connected already.
+    pub(crate) fn connected(&mut self, socket: UnixStream) {
+        let id = self.next_key();
+        self.connections.push(Connection::new(id, socket));
+    }
+
+    /// Descriptors that came with a request of `from`.
+    pub(crate) fn sent_with(&mut self, from: Waiter) -> Vec<OwnedFd> {
+        let connection = self.connection(from.connection);
+        connection.map(Connection::take_sent).unwrap_or_default()
+    }
+
+    /// Whether nothing is left to do.
+    fn is_over(&mut self) -> bool {
+        if self.options.keeps {
+            let has_machine = self.machine.as_ref().is_some_and(|one| !one.has_ended());
+            // Without a container: it could not be made, or nobody asks for it any more.
+            let is_wanted = self.tasks.is_empty() && !self.connections.is_empty();
+            let mut processes = self.tasks.iter_mut().flat_map(Task::processes_mut);
+            let is_ended = processes.all(|process| process.exit().is_some());
+            return is_ended && !has_machine && !is_wanted;
+        }
+        // Who deleted the last container has died before it could say `Shutdown`: nobody else will.
+        self.is_deleted && self.tasks.is_empty() && self.connections.is_empty()
+    }
+
     fn connection(&mut self, id: u64) -> Option<&mut Connection> {
         self.connections
             .iter_mut()
@@ -196,6 +223,7 @@ impl Shim {
         };
         let is_busy = self.connections.iter().any(Connection::has_output)
             || self.events.publisher().is_some_and(|p| p.is_busy())
+            || self.tasks.iter().any(|task| task.init.stdio.owes())
             || !self.lingering.is_empty();
         !is_busy || Instant::now() >= until
     }
@@ -208,7 +236,9 @@ impl Shim {
             fds.push(PollFd::from_borrowed_fd(fd, flags));
         };
         add(Token::Signals, self.signals.as_fd(), PollFlags::IN);
-        add(Token::Listener, self.listener.as_fd(), PollFlags::IN);
+        if let Some(listener) = &self.listener {
+            add(Token::Listener, listener.as_fd(), PollFlags::IN);
+        }
         for connection in &self.connections {
             let mut flags = PollFlags::IN;
             flags.set(PollFlags::OUT, connection.has_output());
@@ -352,11 +382,17 @@ impl Shim {
         drop(atoll_sys::allocator::release_code());
     }
 
+    /// Serves clients at `listener`, too.
+    ///
+    /// * `listener`: non-blocking.
+    pub(crate) fn listen(&mut self, listener: UnixListener) {
+        self.listener = Some(listener);
+    }
+
     fn accept(&mut self) {
-        while let Ok((socket, _)) = self.listener.accept() {
+        while let Some(Ok((socket, _))) = self.listener.as_ref().map(UnixListener::accept) {
             if socket.set_nonblocking(true).is_ok() {
-                let id = self.next_key();
-                self.connections.push(Connection::new(id, socket));
+                self.connected(socket);
             }
         }
     }
@@ -394,8 +430,12 @@ impl Shim {
 
     /// Takes pending signals; reaps every child that ended, ours and orphans alike.
     fn reap(&mut self) {
-        // SIGTERM and SIGINT are taken and ignored: a shim ends when its container has.
-        while self.signals.take().is_some() {}
+        while let Some(signal) = self.signals.take() {
+            // SIGTERM and SIGINT are ignored: a shim ends when its container has.
+            if self.options.keeps && signal != libc::SIGCHLD {
+                self.pass_on(signal);
+            }
+        }
         loop {
             match rustix::process::wait(WaitOptions::NOHANG) {
                 Ok(Some((pid, status))) => {
@@ -447,6 +487,14 @@ impl Shim {
         }
         for (key, exec_id) in finished {
             self.answer_waiters(key, &exec_id);
+            if self.options.keeps
+                && !exec_id.is_empty()
+                && let Some(Ok((process, _))) =
+                    self.by_key(key).map(|task| task.delete_exec(&exec_id))
+            {
+                // Nobody deletes it.
+                self.linger(process.stdio);
+            }
         }
     }
 }

@@ -40,7 +40,7 @@ pub(crate) fn dispatch(shim: &mut Shim, from: Waiter, request: &ttrpc::Request) 
             "checkpoint is not supported",
         )),
         (true, "Kill") => kill(shim, from, body),
-        (true, "Exec") => exec(shim, body),
+        (true, "Exec") => exec(shim, from, body),
         (true, "ResizePty") => resize(shim, from, body),
         (true, "CloseIO") => close_io(shim, body),
         (true, "Update") => update(shim, from, body),
@@ -97,8 +97,12 @@ fn create(shim: &mut Shim, from: Waiter, body: &[u8]) -> Answer {
         ));
     }
     let key = shim.next_key();
-    let root = &shim.options.state_root;
-    let mut task = Task::create(&request, root, key, from, &mut shim.machine)?;
+    let sent = shim.sent_with(from);
+    let mut task = Task::create(&request, &shim.options, key, from, &mut shim.machine, sent)?;
+    if shim.options.keeps && !task.is_in_machine() {
+        task.abandon();
+        return Err(Failure::invalid("a keeper keeps machines only"));
+    }
     if task.is_in_machine() {
         task.creating = Some(Box::new(request));
         shim.tasks.push(task);
@@ -147,6 +151,10 @@ pub(crate) fn started(shim: &mut Shim, id: &str, exec_id: &str, pid: u32) -> Ans
 
 fn delete(shim: &mut Shim, from: Waiter, body: &[u8]) -> Answer {
     let request: api::DeleteRequest = decode(body)?;
+    if shim.options.keeps {
+        // It is removed by whoever sees its keeper end.
+        return Err(Failure::precondition("a keeper ends with its container"));
+    }
     let (task, machine) = housed(shim, &request.id)?;
     if !request.exec_id.is_empty() {
         let (process, exit) = task.delete_exec(&request.exec_id)?;
@@ -279,10 +287,11 @@ fn kill(shim: &mut Shim, from: Waiter, body: &[u8]) -> Answer {
     if is_asked { Ok(None) } else { empty() }
 }
 
-fn exec(shim: &mut Shim, body: &[u8]) -> Answer {
+fn exec(shim: &mut Shim, from: Waiter, body: &[u8]) -> Answer {
     let request: api::ExecProcessRequest = decode(body)?;
     let key = shim.next_key();
-    task(shim, &request.id)?.add_exec(&request, key)?;
+    let sent = shim.sent_with(from);
+    task(shim, &request.id)?.add_exec(&request, key, sent)?;
     shim.events.exec_added(&request.id, &request.exec_id);
     empty()
 }

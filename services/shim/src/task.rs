@@ -1,6 +1,7 @@
 //! A container of a shim: what it is and what can be done with it.
 
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 use atoll_cgroup::{Cgroup, OomNotifier};
 use atoll_container::{Container, CreateRequest, ExecRequest, InitProcess, StdioRequest};
@@ -14,6 +15,7 @@ use crate::failure::Failure;
 use crate::machine::{self, Machine};
 use crate::pod::{self, Role};
 use crate::process::{Exit, Phase, Process, Waiter};
+use crate::server::Options;
 use crate::stdio::{self, IoNames, Opened};
 use crate::{clock, report};
 
@@ -80,12 +82,14 @@ impl Task {
     /// Makes the container. One in a machine is only begun: `to` is answered when it is made ([`Self::is_in_machine`]).
     ///
     /// * `machine`: the shim's; one that is made goes there.
+    /// * `sent`: descriptors that came with the request.
     pub(crate) fn create(
         request: &api::CreateTaskRequest,
-        state_root: &Path,
+        options: &Options,
         key: u64,
         to: Waiter,
         machine: &mut Option<Box<Machine>>,
+        sent: Vec<OwnedFd>,
     ) -> Result<Self, Failure> {
         if !request.checkpoint.is_empty() {
             return Err(Failure::new(
@@ -102,7 +106,7 @@ impl Task {
             terminal: request.terminal,
         };
         let id = request.id.parse()?;
-        let mut create = CreateRequest::new(id, state_root.to_path_buf(), bundle.clone());
+        let mut create = CreateRequest::new(id, options.state_root.clone(), bundle.clone());
         create.rootfs_mounts = machine::rootfs_mounts(&request.rootfs);
         let backend = machine::wanted(&spec, request.options.as_ref())?;
         let role = pod::role(&spec.annotations);
@@ -116,21 +120,22 @@ impl Task {
             )));
         }
         if backend.is_some() || is_pods {
-            let (ours, stdin) = stdio::open_remote(&io, false)?;
+            let (ours, stdin) = stdio::open_remote(&io, false, sent)?;
             let streams = Streams {
                 terminal: io.terminal,
                 stdin,
-                size: None,
+                size: ours.size_of_own_terminal(),
             };
             let mut init = Process::new(String::new(), io, ours);
             let (host, wall) = match (machine.as_mut(), backend) {
                 (Some(pods), _) if is_pods => {
-                    init.pid = pods.pid;
+                    init.pid = pods.shown_pid();
                     (None, Wall::Pod(pods.add(&create, &spec, streams, to)?))
                 }
                 (None, Some(backend)) => {
-                    let mut booting = Machine::boot(&create, &spec, backend, streams, to)?;
-                    init.pid = booting.machine.pid;
+                    let keeps = options.keeps;
+                    let mut booting = Machine::boot(&create, &spec, backend, streams, to, keeps)?;
+                    init.pid = booting.machine.shown_pid();
                     let host = Host::of(booting.container);
                     let host = host.inspect_err(|_| booting.machine.switch_off())?;
                     *machine = Some(Box::new(booting.machine));
@@ -202,7 +207,7 @@ impl Task {
     /// Boots the machine that could not be made of its template; false when that is not so.
     pub(crate) fn boots_instead(&mut self, machine: &mut Machine) -> Result<bool, Failure> {
         let boots = machine.boots_instead(&self.host()?.container)?;
-        self.init.pid = machine.pid;
+        self.init.pid = machine.shown_pid();
         Ok(boots)
     }
 
@@ -242,7 +247,14 @@ impl Task {
         &mut self,
         request: &api::ExecProcessRequest,
         key: u64,
+        sent: Vec<OwnedFd>,
     ) -> Result<(), Failure> {
+        if self.is_paused && self.is_in_machine() {
+            return Err(Failure::precondition(format!(
+                "cannot exec in a paused container {}",
+                self.id
+            )));
+        }
         if self.find(&request.exec_id).is_ok() {
             return Err(Failure::new(
                 ttrpc::Code::ALREADY_EXISTS,
@@ -264,7 +276,7 @@ impl Task {
         };
         // The process's side is opened by the start, the rest now: clients attach in between.
         let (stdio, has_stdin) = if self.is_in_machine() {
-            stdio::open_remote(&io, true)?
+            stdio::open_remote(&io, true, sent)?
         } else {
             let Opened { process, mut ours } = stdio::open(&io, true)?;
             ours.hold(process);
@@ -496,6 +508,11 @@ impl Task {
         let mut process = self.execs.swap_remove(at).process;
         process.stdio.finish();
         Ok((process, exit))
+    }
+
+    /// Makes `pid` the process that the container's state names.
+    pub(crate) fn kept_by(&self, pid: u32) -> Result<(), Failure> {
+        Ok(self.host()?.container.kept_by(pid)?)
     }
 
     /// Removes a container that could not be made.

@@ -1,16 +1,45 @@
 //! `create` and `run`.
 
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use atoll_container::{CreateRequest, Created, StartBy, StdioRequest, create as create_container};
-use atoll_shim_protocol::machine::ISOLATION;
+use atoll_container::{
+    Container, CreateRequest, InitProcess, StartBy, StdioRequest, create as create_container,
+};
+use atoll_shim::keeper::{self, Keeper};
 use atoll_spec::Spec;
 
 use crate::arguments::{CreateArguments, RunArguments};
+use crate::commands::machine;
 use crate::foreground::{self, HostTerminal};
 use crate::report::{self, Failure, Outcome};
+
+/// A container that was made, behind whichever wall.
+pub(super) struct Made {
+    pub(super) container: Container,
+    /// The process that stands for it.
+    pub(super) pid: u32,
+    pub(super) pidfd: OwnedFd,
+    /// Its terminal's master.
+    pub(super) terminal: Option<OwnedFd>,
+    pub(super) starter: Starter,
+}
+
+/// Who starts a container.
+pub(super) enum Starter {
+    Init(InitProcess),
+    Keeper(Keeper),
+}
+
+impl Made {
+    fn start(&mut self) -> Outcome<()> {
+        match &mut self.starter {
+            Starter::Init(init) => Ok(init.start()?),
+            Starter::Keeper(keeper) => Ok(keeper.start("")?),
+        }
+    }
+}
 
 /// Makes a container whose program waits for `start`.
 pub(crate) fn create(root: &Path, systemd: bool, arguments: &CreateArguments) -> Outcome<()> {
@@ -40,20 +69,19 @@ pub(crate) fn run(root: &Path, systemd: bool, arguments: &RunArguments) -> Outco
     let terminal = if has_socket {
         None
     } else {
-        made.init.terminal.take()
+        made.terminal.take()
     };
     let host = HostTerminal::raw_if(terminal.is_some());
     // Before the program can write.
     terminal.iter().for_each(foreground::keep_line_ends);
-    if let Err(error) = made.init.start() {
+    if let Err(failure) = made.start() {
         drop(host);
-        return Err(undo(&made, error.into()));
+        return Err(undo(&made, failure));
     }
     if arguments.detach {
         return Ok(ExitCode::SUCCESS);
     }
-    let code = foreground::wait(made.init.pidfd.as_fd(), terminal)
-        .map_err(|error| undo(&made, Failure::io("cannot wait for the container", &error)));
+    let code = foreground::wait(made.pidfd.as_fd(), terminal).map_err(|error| undo(&made, error));
     drop(host);
     let code = code?;
     if !arguments.keep {
@@ -63,24 +91,10 @@ pub(crate) fn run(root: &Path, systemd: bool, arguments: &RunArguments) -> Outco
 }
 
 fn load(bundle: &Path) -> Outcome<Spec> {
-    let spec = Spec::load(&bundle.join("config.json"))?;
-    let annotation = spec.annotations.get(ISOLATION).map_or("", String::as_str);
-    let names_machine = !matches!(annotation, "" | "default" | "process");
-    let asker = match (names_machine, &spec.vm) {
-        (true, _) => format!("annotation {ISOLATION}={annotation}"),
-        (false, Some(_)) => "vm".to_owned(),
-        (false, None) => return Ok(spec),
-    };
-    // Of a wall that was asked for, no weaker one is made.
-    Err(Failure::new(format!(
-        "the bundle asks for another wall ({asker}), and this program makes containers of processes only"
-    ))
-    .with_hint(
-        "a machine needs a shim that stays with it: run it by containerd with the runtime io.containerd.atoll.v2, or by `docker run --isolation=vm`",
-    ))
+    Ok(Spec::load(&bundle.join("config.json"))?)
 }
 
-fn wants_terminal(spec: &Spec) -> bool {
+pub(super) fn wants_terminal(spec: &Spec) -> bool {
     spec.process
         .as_ref()
         .is_some_and(|process| process.terminal)
@@ -92,7 +106,10 @@ fn make(
     arguments: &CreateArguments,
     spec: &Spec,
     start_by: StartBy,
-) -> Outcome<Created> {
+) -> Outcome<Made> {
+    if keeper::wants_machine(spec)? {
+        return machine::make(root, systemd_cgroup, arguments, spec);
+    }
     let request = CreateRequest {
         stdio: if wants_terminal(spec) {
             StdioRequest::Terminal {
@@ -115,25 +132,33 @@ fn make(
     };
     report::debug(&format!("making container {}", request.id));
     let created = create_container(request, spec)?;
-    report::debug(&format!("its first process is {}", created.init.pid));
-    Ok(created)
+    let mut init = created.init;
+    report::debug(&format!("its first process is {}", init.pid));
+    let pidfd = init.pidfd.try_clone();
+    Ok(Made {
+        pid: init.pid,
+        pidfd: pidfd.map_err(|error| Failure::io("cannot keep the pidfd", &error))?,
+        terminal: init.terminal.take(),
+        container: created.container,
+        starter: Starter::Init(init),
+    })
 }
 
-fn absolute(path: &Path) -> Outcome<PathBuf> {
+pub(super) fn absolute(path: &Path) -> Outcome<PathBuf> {
     path.canonicalize()
         .map_err(|error| Failure::io(format!("cannot open bundle {}", path.display()), &error))
 }
 
 /// Gives the terminal and the process id to those who asked for them.
-fn hand_over(made: &Created, arguments: &CreateArguments) -> Outcome<()> {
-    if let (Some(socket), Some(master)) = (&arguments.console_socket, &made.init.terminal) {
+fn hand_over(made: &Made, arguments: &CreateArguments) -> Outcome<()> {
+    if let (Some(socket), Some(master)) = (&arguments.console_socket, &made.terminal) {
         foreground::send_terminal(socket, master.as_fd())?;
     }
     if let Some(path) = &arguments.pid_file {
-        write_pid(path, made.init.pid)?;
+        write_pid(path, made.pid)?;
     }
     if let Some(path) = &arguments.pidfd_socket {
-        foreground::send_pidfd(path, "standard", made.init.pidfd.as_fd())?;
+        foreground::send_pidfd(path, "standard", made.pidfd.as_fd())?;
     }
     Ok(())
 }
@@ -145,7 +170,7 @@ pub(crate) fn write_pid(path: &Path, pid: u32) -> Outcome<()> {
 }
 
 /// Removes what was made so far; `failure` stays what is reported.
-fn undo(made: &Created, failure: Failure) -> Failure {
+fn undo(made: &Made, failure: Failure) -> Failure {
     match made.container.delete(true) {
         Ok(()) => failure,
         Err(error) => failure.with_hint(format!(

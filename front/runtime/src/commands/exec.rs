@@ -10,28 +10,30 @@ use atoll_sys::scheduling::NumberSet;
 
 use crate::arguments::ExecArguments;
 use crate::commands::create::write_pid;
+use crate::commands::{machine, machine_exec};
 use crate::foreground::{self, HostTerminal};
 use crate::report::{self, Failure, Outcome};
 
 /// runc's exit code when `exec` itself fails.
-const EXEC_FAILED: u8 = 255;
+pub(super) const EXEC_FAILED: u8 = 255;
 
 /// Runs one more program in a container below `root` and, unless detached, waits for it.
 pub(crate) fn exec(root: &Path, arguments: ExecArguments) -> Outcome<ExitCode> {
     super::find(root, &arguments.id)
-        .and_then(|container| run(&container, arguments))
+        .and_then(|container| match machine::keeper_of(root, &container)? {
+            Some(keeper) => {
+                let process = process(&container, &arguments)?;
+                machine_exec::exec(root, keeper, &process, &arguments)
+            }
+            None => run(&container, arguments),
+        })
         .map_err(|failure| failure.with_code(EXEC_FAILED).during("exec failed"))
 }
 
 fn run(container: &Container, arguments: ExecArguments) -> Outcome<ExitCode> {
     let process = process(container, &arguments)?;
     let wants_terminal = process.terminal;
-    if wants_terminal && arguments.detach && arguments.console_socket.is_none() {
-        return Err(Failure::new(
-            "cannot allocate tty if runc will detach without setting console socket",
-        )
-        .with_hint("give --console-socket PATH, or leave out --detach"));
-    }
+    refuse_lone_terminal(wants_terminal, &arguments)?;
     report::debug(&format!("running a process in container {}", arguments.id));
     let request = ExecRequest {
         stdio: if wants_terminal {
@@ -63,10 +65,20 @@ fn run(container: &Container, arguments: ExecArguments) -> Outcome<ExitCode> {
     if arguments.detach {
         return Ok(ExitCode::SUCCESS);
     }
-    let code = foreground::wait(executed.pidfd.as_fd(), executed.terminal.take())
-        .map_err(|error| Failure::io("cannot wait for the process", &error));
+    let code = foreground::wait(executed.pidfd.as_fd(), executed.terminal.take());
     drop(host);
     code
+}
+
+/// A detached process with a terminal needs somebody who takes that.
+pub(super) fn refuse_lone_terminal(wants_terminal: bool, arguments: &ExecArguments) -> Outcome<()> {
+    if !wants_terminal || !arguments.detach || arguments.console_socket.is_some() {
+        return Ok(());
+    }
+    Err(
+        Failure::new("cannot allocate tty if runc will detach without setting console socket")
+            .with_hint("give --console-socket PATH, or leave out --detach"),
+    )
 }
 
 /// The process to run: `--process`, else the container's own with what the options change.

@@ -1,23 +1,53 @@
-//! `start`, `kill`, `delete`.
+//! `start`, `kill`, `pause`, `resume`, `delete`.
 
 use std::path::Path;
 
-use atoll_container::{Container, ErrorKind};
+use atoll_container::{Container, Error, ErrorKind};
+use atoll_shim::keeper::KeeperError;
+use atoll_spec::Status;
 
 use crate::arguments::{DeleteArguments, KillArguments};
+use crate::commands::machine;
 use crate::report::{Failure, Outcome};
 
 /// Executes the program of a created container.
-pub(crate) fn start(container: &Container) -> Outcome<()> {
-    Ok(container.start()?)
+pub(crate) fn start(root: &Path, container: &Container) -> Outcome<()> {
+    match machine::keeper_of(root, container)? {
+        Some(mut keeper) => Ok(keeper.start("")?),
+        None => Ok(container.start()?),
+    }
+}
+
+/// Freezes a container.
+pub(crate) fn pause(root: &Path, container: &Container) -> Outcome<()> {
+    match machine::keeper_of(root, container)? {
+        Some(mut keeper) => Ok(keeper.pause()?),
+        None => Ok(container.pause()?),
+    }
+}
+
+/// Thaws a container.
+pub(crate) fn resume(root: &Path, container: &Container) -> Outcome<()> {
+    match machine::keeper_of(root, container)? {
+        Some(mut keeper) => Ok(keeper.resume()?),
+        None => Ok(container.resume()?),
+    }
 }
 
 /// Sends a signal.
-pub(crate) fn kill(container: &Container, arguments: &KillArguments) -> Outcome<()> {
+pub(crate) fn kill(root: &Path, container: &Container, arguments: &KillArguments) -> Outcome<()> {
     let signal = signal_number(&arguments.signal).ok_or_else(|| {
         Failure::new(format!("unknown signal {:?}", arguments.signal))
             .with_hint("give a name such as TERM or SIGKILL, or a number from 1 to 64")
     })?;
+    if let Some(mut keeper) = machine::keeper_of(root, container)? {
+        return match keeper.kill("", signal.cast_unsigned(), arguments.all) {
+            Err(KeeperError::Refused { is_gone: true, .. }) => {
+                Err(Failure::new("container not running"))
+            }
+            other => Ok(other?),
+        };
+    }
     match container.kill(signal, arguments.all) {
         // Container managers look for runc's words.
         Err(error) if error.kind() == ErrorKind::WrongStatus => {
@@ -36,7 +66,15 @@ pub(crate) fn delete(root: &Path, arguments: &DeleteArguments) -> Outcome<()> {
         }
         other => other?,
     };
-    Ok(container.delete(arguments.force)?)
+    let Some(mut keeper) = machine::keeper_of(root, &container)? else {
+        return Ok(container.delete(arguments.force)?);
+    };
+    let status = keeper.status()?;
+    if !arguments.force && !matches!(status, Status::Created | Status::Stopped) {
+        return Err(Error::NotStopped { id, status }.into());
+    }
+    machine::end(&container, &mut keeper)?;
+    Ok(container.delete(true)?)
 }
 
 /// Linux' signal names on x86-64, without `SIG`, in the order of their numbers from 1.

@@ -4,6 +4,8 @@ mod create;
 mod events;
 mod exec;
 mod lifecycle;
+mod machine;
+mod machine_exec;
 mod show;
 mod spec;
 mod update;
@@ -27,17 +29,17 @@ pub(crate) fn run(arguments: Arguments) -> Outcome<ExitCode> {
     let done = match command {
         Command::Create(create) => create::create(&root, systemd_cgroup, &create),
         Command::Run(run) => return create::run(&root, systemd_cgroup, &run),
-        Command::Start(id) => lifecycle::start(&find(&root, &id.id)?),
-        Command::State(id) => show::state(&find(&root, &id.id)?),
-        Command::Kill(kill) => lifecycle::kill(&find(&root, &kill.id)?, &kill),
+        Command::Start(id) => lifecycle::start(&root, &find(&root, &id.id)?),
+        Command::State(id) => show::state(&root, &find(&root, &id.id)?),
+        Command::Kill(kill) => lifecycle::kill(&root, &find(&root, &kill.id)?, &kill),
         Command::Delete(delete) => lifecycle::delete(&root, &delete),
         Command::Exec(exec) => return exec::exec(&root, exec),
         Command::List(list) => show::list(&root, &list),
-        Command::Ps(ps) => show::ps(&find(&root, &ps.id)?, &ps),
+        Command::Ps(ps) => show::ps(&root, &find(&root, &ps.id)?, &ps),
         Command::Spec(arguments) => spec::write_example(&arguments),
-        Command::Pause(id) => Ok(find(&root, &id.id)?.pause()?),
-        Command::Resume(id) => Ok(find(&root, &id.id)?.resume()?),
-        Command::Update(update) => update::update(&find(&root, &update.id)?, &update),
+        Command::Pause(id) => lifecycle::pause(&root, &find(&root, &id.id)?),
+        Command::Resume(id) => lifecycle::resume(&root, &find(&root, &id.id)?),
+        Command::Update(update) => update::update(&root, &find(&root, &update.id)?, &update),
         Command::Events(events) => events::print(&find(&root, &events.id)?, &events),
         Command::Features => spec::print_features(),
     };

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use atoll_container::Container;
+use atoll_guest::protocol::ProcessStatus;
 use atoll_spec::Status;
 use serde::Serialize;
 
 use crate::arguments::{DEFAULT_ROOT, ListArguments, PsArguments};
-use crate::commands::{print, print_json};
+use crate::commands::{machine, print, print_json};
 use crate::report::{Failure, Outcome};
 
 /// A container as `state` and `list` print it: the specification's state and what runc adds, in runc's order.
@@ -30,14 +31,14 @@ struct Shown {
 }
 
 impl Shown {
-    fn of(container: &Container) -> Outcome<Self> {
+    fn of(root: &Path, container: &Container) -> Outcome<Self> {
         let state = container.state()?;
         let (created, rootfs) = container.origin()?;
         Ok(Self {
             oci_version: state.oci_version,
             id: state.id,
             pid: state.pid.unwrap_or_default(),
-            status: state.status,
+            status: machine::status(root, container)?,
             bundle: state.bundle,
             rootfs,
             created,
@@ -48,8 +49,8 @@ impl Shown {
 }
 
 /// Prints a container's state as JSON.
-pub(crate) fn state(container: &Container) -> Outcome<()> {
-    print_json(&Shown::of(container)?)
+pub(crate) fn state(root: &Path, container: &Container) -> Outcome<()> {
+    print_json(&Shown::of(root, container)?)
 }
 
 /// Lists the containers below `root`.
@@ -68,7 +69,7 @@ pub(crate) fn list(root: &Path, arguments: &ListArguments) -> Outcome<()> {
     // One that was deleted meanwhile is no longer part of the list.
     let shown: Vec<Shown> = containers
         .iter()
-        .filter_map(|container| Shown::of(container).ok())
+        .filter_map(|container| Shown::of(root, container).ok())
         .collect();
     if arguments.format == "json" {
         let text = serde_json::to_string(&shown)
@@ -111,7 +112,10 @@ fn table(rows: &[[String; 6]]) -> String {
 }
 
 /// Lists a container's processes.
-pub(crate) fn ps(container: &Container, arguments: &PsArguments) -> Outcome<()> {
+pub(crate) fn ps(root: &Path, container: &Container, arguments: &PsArguments) -> Outcome<()> {
+    if let Some(mut keeper) = machine::keeper_of(root, container)? {
+        return guests(&keeper.processes()?, arguments);
+    }
     let pids = container.pids()?;
     if arguments.format == "json" {
         let text = serde_json::to_string(&pids)
@@ -133,6 +137,37 @@ pub(crate) fn ps(container: &Container, arguments: &PsArguments) -> Outcome<()> 
     }
     let listing = String::from_utf8_lossy(&output.stdout).into_owned();
     print(&only(&listing, &pids).ok_or_else(|| Failure::new("ps printed no PID column"))?)
+}
+
+/// Lists processes of a guest, which no ps(1) of this host sees.
+fn guests(processes: &[ProcessStatus], arguments: &PsArguments) -> Outcome<()> {
+    if arguments.format == "json" {
+        let pids: Vec<u32> = processes.iter().map(|process| process.pid).collect();
+        let text = serde_json::to_string(&pids)
+            .map_err(|error| Failure::io("cannot write JSON", &error))?;
+        return print(&text);
+    }
+    if !arguments.options.is_empty() {
+        return Err(
+            Failure::new("options of ps(1) mean nothing in a machine").with_hint("leave them out")
+        );
+    }
+    let mut rows = vec![["UID", "PID", "PPID", "SECONDS", "TIME", "CMD"].map(str::to_owned)];
+    rows.extend(processes.iter().map(|process| {
+        [
+            process.uid.to_string(),
+            process.pid.to_string(),
+            process.parent.to_string(),
+            process.age_s.to_string(),
+            format!(
+                "{}.{:02}",
+                process.cpu_ms / 1000,
+                process.cpu_ms % 1000 / 10
+            ),
+            process.command.clone(),
+        ]
+    }));
+    print(&table(&rows))
 }
 
 /// The heading of a ps listing and the lines of `pids`; nothing without a PID column.

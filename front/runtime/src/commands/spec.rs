@@ -115,7 +115,12 @@ pub(crate) fn print_features() -> Outcome<()> {
             },
             ..LinuxFeatures::default()
         },
+        // The specification has no field for the vm object.
+        annotations: [(
+            "io.atoll.isolation".to_owned(),
+            "process,vm,vm:kvm,vm:soft".to_owned(),
+        )]
+        .into(),
         potentially_unsafe_config_annotations: words(&["bundle", "io.atoll.isolation"]),
-        ..Features::default()
     })
 }

@@ -7,10 +7,15 @@ use atoll_container::Container;
 use atoll_spec::{BlockIo, Cpu, Memory, Pids, Resources};
 
 use crate::arguments::UpdateArguments;
+use crate::commands::machine;
 use crate::report::{Failure, Outcome};
 
 /// Changes limits: those of `--resources`, with what the other options name on top.
-pub(crate) fn update(container: &Container, arguments: &UpdateArguments) -> Outcome<()> {
+pub(crate) fn update(
+    root: &Path,
+    container: &Container,
+    arguments: &UpdateArguments,
+) -> Outcome<()> {
     if arguments.l3_cache_schema.is_some() || arguments.mem_bw_schema.is_some() {
         return Err(Failure::new("Intel RDT is not supported")
             .with_hint("leave --l3-cache-schema and --mem-bw-schema out"));
@@ -25,7 +30,10 @@ pub(crate) fn update(container: &Container, arguments: &UpdateArguments) -> Outc
             Failure::new("nothing to change").with_hint("name a limit, or give --resources FILE")
         );
     }
-    Ok(container.update(&resources)?)
+    match machine::keeper_of(root, container)? {
+        Some(mut keeper) => Ok(keeper.update(&resources)?),
+        None => Ok(container.update(&resources)?),
+    }
 }
 
 fn read(path: &Path) -> Outcome<Resources> {

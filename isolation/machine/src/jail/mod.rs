@@ -26,6 +26,7 @@ pub(crate) use walls::Walls;
 use std::io;
 
 use atoll_sys::{Errno, namespace, trap};
+use rustix::process::Signal;
 
 use crate::config::Jail;
 use crate::devices::HostEnds;
@@ -57,6 +58,8 @@ pub struct Needs {
     pub sharing: Sharing,
     /// It takes commands at a socket, with descriptors to save itself to.
     pub control: bool,
+    /// The process id of the parent that it ends with.
+    pub parent: Option<u32>,
     /// Descriptors it may have open at once.
     pub descriptors: u64,
     /// The longest file it may make or extend; `None` for any length.
@@ -71,7 +74,7 @@ pub struct Needs {
 /// [`MachineError::Jail`] when a wall cannot be raised; the process is half shut in then and should end.
 pub fn enter(mode: Jail, needs: &Needs, ends: &mut HostEnds) -> Result<(), MachineError> {
     if mode == Jail::Off {
-        return Ok(());
+        return end_with(needs.parent);
     }
     // Its own file is out of sight inside.
     code::program();
@@ -85,9 +88,25 @@ pub fn enter(mode: Jail, needs: &Needs, ends: &mut HostEnds) -> Result<(), Machi
         walls.close()?;
     }
     rights::give_up(needs, is_privileged)?;
+    // A change of rights forgets it.
+    end_with(needs.parent)?;
     trap::end_on_forbidden_call("monitor", atoll_seccomp::syscall_names())
         .map_err(failed("watch for forbidden system calls"))?;
     filter::install(needs, mode == Jail::Log)
+}
+
+/// Has the kernel kill this process when its parent ends.
+fn end_with(parent: Option<u32>) -> Result<(), MachineError> {
+    let Some(parent) = parent else { return Ok(()) };
+    let failed = failed("end with its parent");
+    if let Err(errno) = rustix::process::set_parent_process_death_signal(Some(Signal::KILL)) {
+        return Err(failed(errno));
+    }
+    let now = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get().cast_unsigned());
+    match now == Some(parent) {
+        true => Ok(()),
+        false => Err(failed(Errno::SRCH)),
+    }
 }
 
 /// Wraps the kernel's reason with what was tried.

@@ -64,9 +64,14 @@ impl Host {
     ///
     /// # Errors
     /// [`MachineError::Jail`].
-    pub(crate) fn shut_in(&mut self, config: &VmmConfig) -> Result<(), MachineError> {
+    pub(crate) fn shut_in(
+        &mut self,
+        config: &VmmConfig,
+        parent: Option<u32>,
+    ) -> Result<(), MachineError> {
         let needs = jail::Needs {
             kvm: self.backend == Backend::Kvm,
+            parent,
             ..self.ends.needs(self.beginning.memory_bytes())
         };
         jail::enter(config.jail, &needs, &mut self.ends)

@@ -11,7 +11,7 @@
 //! a command line that is none.
 //!
 //! Threads: the machine's, one that reads the standard input, one for signals: SIGTERM, SIGINT and SIGHUP end the
-//! machine. When our parent dies we go on; when our terminal goes, SIGHUP ends us.
+//! machine. When our parent dies we go on, unless it asked for another end (`--parent`); when our terminal goes, SIGHUP ends us.
 
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stderr, reason = "a program that reports to its user")]
@@ -23,6 +23,7 @@ mod keys;
 mod terminal;
 
 use std::error::Error;
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,11 +36,12 @@ use signal_hook::iterator::Signals;
 use ask::Question;
 use host::Host;
 
-const USAGE: &str = "usage: atoll-vmm --config FILE\n\
+const USAGE: &str = "usage: atoll-vmm --config FILE [--parent PID]\n\
     \x20      atoll-vmm --ask SOCKET <status | pause | resume | stop | save FOLDER | balloon BYTES>\n\
     \n\
     Runs the virtual machine that FILE describes, its console on the terminal; Ctrl-A x leaves.\n\
-    `atoll machine boot` writes such a file and starts this program.\n\
+    `atoll machine boot` writes such a file and starts this program. With --parent it is killed when that process, its\n\
+    parent, ends.\n\
     With --ask, asks the monitor whose control socket is SOCKET, and prints its answer.";
 
 /// What fails when there can be no handlers, or no thread for them.
@@ -71,9 +73,14 @@ fn main() -> ExitCode {
     atoll_sys::allocator::keep_small();
     let words: Vec<_> = std::env::args_os().skip(1).collect();
     let ended = match &words[..] {
-        [flag, file] if flag == "--config" => VmmConfig::read(Path::new(file))
-            .and_then(|config| run(&config))
-            .map(|()| true),
+        [flag, file, rest @ ..] if flag == "--config" => {
+            let Some(parent) = parent(rest) else {
+                return usage();
+            };
+            VmmConfig::read(Path::new(file))
+                .and_then(|config| run(&config, parent))
+                .map(|()| true)
+        }
         [flag, question @ ..] if flag == "--ask" => match Question::parse(question) {
             Some(question) => question.ask(),
             None => return usage(),
@@ -95,11 +102,20 @@ fn usage() -> ExitCode {
     ExitCode::from(125)
 }
 
-fn run(config: &VmmConfig) -> Result<(), MachineError> {
+/// The process named after `--parent`, if that is there; nothing for other words.
+fn parent(words: &[OsString]) -> Option<Option<u32>> {
+    match words {
+        [] => Some(None),
+        [flag, pid] if flag == "--parent" => pid.to_str()?.parse().ok().map(Some),
+        _ => None,
+    }
+}
+
+fn run(config: &VmmConfig, parent: Option<u32>) -> Result<(), MachineError> {
     let mut host = Host::open(config)?;
     // Handlers and their pipe are made outside, threads inside: they would stay outside.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(MachineError::io(AWAIT))?;
-    host.shut_in(config)?;
+    host.shut_in(config, parent)?;
     let current = Current::default();
     if let Some(listener) = host.control()? {
         control::serve(listener, &current, config, &host)?;

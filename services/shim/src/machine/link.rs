@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use atoll_guest::protocol::{Network, Route};
@@ -27,6 +28,12 @@ impl Link {
     /// Looks at the link of `namespace`, and how the guest's card is to be; none when there is none.
     pub(super) fn look(namespace: &Path) -> Result<Option<(Self, Network)>, Failure> {
         let file = open(namespace)?;
+        if is_ours(&file).map_err(failed("look at the network namespace"))? {
+            return Err(Failure::invalid(format!(
+                "a machine cannot have the host's own network: {} is this process's",
+                namespace.display()
+            )));
+        }
         let Some(link) = pod_link(file.as_fd()).map_err(network_failed)? else {
             return Ok(None);
         };
@@ -57,6 +64,13 @@ impl Link {
             crate::report(format_args!("{}", atoll_sys::with_causes(&error)));
         }
     }
+}
+
+/// Whether a network namespace is the one this process is in.
+fn is_ours(namespace: &File) -> io::Result<bool> {
+    let identity = |facts: std::fs::Metadata| (facts.dev(), facts.ino());
+    let ours = std::fs::metadata("/proc/self/ns/net")?;
+    Ok(identity(namespace.metadata()?) == identity(ours))
 }
 
 fn card(link: &PodLink) -> Network {

@@ -48,7 +48,7 @@ use crate::process::Waiter;
 use greeting::{Incoming, Progress};
 use link::Link;
 use plan::RootSource;
-use share::Folders;
+use share::{Folders, Shown};
 use tail::Tail;
 use template::Template;
 
@@ -136,12 +136,16 @@ struct Pending {
 /// A machine with a container, or with those of a pod.
 pub(crate) struct Machine {
     pub(crate) pid: u32,
+    /// The process that stands for its container to others, if that is not the monitor: ours.
+    keeper: Option<u32>,
     /// Id of its first container, a pod's sandbox if it is a pod's: with it, the machine ends.
     pub(crate) first: String,
     /// The process id that one has in the guest, once it is made.
     first_pid: Option<u32>,
     /// Of a pod: where its containers' files are shown.
     share: Option<PathBuf>,
+    /// Where its files are shown.
+    _shown: Shown,
     /// Containers that were added.
     added: u64,
     /// Of a pod: its place in the pod's network namespace.
@@ -180,15 +184,18 @@ pub(crate) struct Booting {
 
 impl Machine {
     /// Starts the machine for a container, or for a pod with its sandbox; `to` is answered when the container is made.
+    ///
+    /// * `keeps`: whether this process stands for the container, and everything is in the container's state folder.
     pub(crate) fn boot(
         request: &CreateRequest,
         spec: &Spec,
         backend: Backend,
         streams: Streams,
         to: Waiter,
+        keeps: bool,
     ) -> Result<Booting, Failure> {
         let mounts = &request.rootfs_mounts;
-        let mut plan = plan::plan(spec, backend, request.id.as_str(), mounts)?;
+        let mut plan = plan::plan(spec, backend, request.id.as_str(), mounts, keeps)?;
         let link = match &plan.namespace {
             Some(namespace) => Link::look(namespace)?,
             None => None,
@@ -197,28 +204,35 @@ impl Machine {
             plan.network = Some((link.tap.clone(), network.clone()));
         }
         let is_pod = plan.shm_bytes.is_some();
-        let folders = Folders::make(&request.bundle)?;
+        let monitored = Monitored::prepare(request, &plan.host)?;
+        let folder = if keeps {
+            monitored.folder()
+        } else {
+            request.bundle.clone()
+        };
+        let folders = Folders::make(&folder)?;
         let rootfs = rootfs_of(request, spec);
         let root = (plan.root == RootSource::Share).then_some((&*rootfs, &mounts[..]));
-        share::fill(&folders.share, root, &plan.binds, is_pod)?;
+        let shown = Shown::fill(&folders.share, root, &plan.binds, is_pod)?;
         let cold = monitor::config(&plan, &folders)?;
         let layers = cold.disks.first().map(layers).transpose()?;
         let template = Template::of(&cold, &plan).map_err(monitor::machine_failed)?;
         let clone = template.clone_of(&cold);
         let listener = listen(&monitor::guest_socket(&folders))?;
-        let monitored = Monitored::prepare(request, &plan.host)?;
-        let started = monitor::start(clone.as_ref().unwrap_or(&cold), &folders)?;
+        let started = monitor::start(clone.as_ref().unwrap_or(&cold), &folders, keeps)?;
         let mut machine = Self {
             pid: started.pid,
+            keeper: keeps.then(std::process::id),
             first: request.id.to_string(),
             first_pid: None,
             share: is_pod.then(|| folders.share.clone()),
+            _shown: shown,
             added: 0,
             link: link.map(|(link, _)| link),
             cold: clone.is_some().then(|| Box::new((cold, folders.clone()))),
             template,
             control: monitor::control_socket(&folders),
-            facts: request.bundle.join(FACTS_FILE),
+            facts: folder.join(FACTS_FILE),
             listener,
             incoming: Vec::new(),
             last_incoming: 0,
@@ -257,6 +271,16 @@ impl Machine {
                 Err(error.into())
             }
         }
+    }
+
+    /// The process that stands for its containers to others.
+    pub(crate) fn shown_pid(&self) -> u32 {
+        self.keeper.unwrap_or(self.pid)
+    }
+
+    /// Whether its monitor was reaped.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.has_ended
     }
 
     /// Adds what to wait for; connections before the agent's, which says things about them.
@@ -465,7 +489,7 @@ impl Machine {
             "no machine from the template, it boots: {why}"
         ));
         self.template.discard();
-        let started = monitor::start(&config, &folders)?;
+        let started = monitor::start(&config, &folders, self.keeper.is_some())?;
         self.pid = started.pid;
         self.console = Some(started.console);
         self.errors = Some(started.errors);

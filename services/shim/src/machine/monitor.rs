@@ -128,15 +128,24 @@ fn command_line(parameters: &[String]) -> String {
 }
 
 /// Starts the monitor.
-pub(crate) fn start(config: &VmmConfig, folders: &Folders) -> Result<Started, Failure> {
+///
+/// * `ends_with_us`: the kernel kills it when this process, or the thread that calls, ends.
+pub(crate) fn start(
+    config: &VmmConfig,
+    folders: &Folders,
+    ends_with_us: bool,
+) -> Result<Started, Failure> {
     let program = host::program("atoll-vmm").map_err(machine_failed)?;
     let path = folders.all.join("config.json");
     let text = serde_json::to_vec(config)
         .map_err(|error| Failure::unknown(format!("cannot write {}: {error}", path.display())))?;
     fs::write(&path, text).map_err(failed(format!("write {}", path.display())))?;
-    let child = Command::new(&program)
-        .arg("--config")
-        .arg(&path)
+    let mut command = Command::new(&program);
+    command.arg("--config").arg(&path);
+    if ends_with_us {
+        command.args(["--parent", &std::process::id().to_string()]);
+    }
+    let child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

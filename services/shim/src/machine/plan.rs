@@ -81,6 +81,7 @@ pub(crate) struct Bind {
 /// Plans the machine.
 ///
 /// * `rootfs`: the mounts that make up the root file system.
+/// * `joins_network`: a network namespace by path is one whose link the machine's card takes the place of, as a pod's is.
 ///
 /// # Errors
 /// What the configuration wants and a machine cannot give, by name.
@@ -89,9 +90,11 @@ pub(crate) fn plan(
     backend: Backend,
     id: &str,
     rootfs: &[RootfsMount],
+    joins_network: bool,
 ) -> Result<Plan, Failure> {
     let is_sandbox = pod::role(&spec.annotations) == Role::Sandbox;
-    refuse(spec, is_sandbox)?;
+    let joins_network = joins_network || is_sandbox;
+    refuse(spec, joins_network)?;
     let root = root_source(rootfs)?;
     if is_sandbox && root != RootSource::Share {
         return Err(Failure::invalid(
@@ -117,7 +120,7 @@ pub(crate) fn plan(
         kernel: asked.kernel,
         parameters: asked.parameters,
         network: network.transpose()?,
-        namespace: is_sandbox.then(|| joined_network(linux)).flatten(),
+        namespace: joins_network.then(|| joined_network(linux)).flatten(),
         shm_bytes: is_sandbox.then_some(SHM),
         sysctls: sysctls(linux).0,
         binds,
@@ -149,19 +152,19 @@ pub(crate) fn outer(all: Resources) -> Result<Resources, Failure> {
     })
 }
 
-/// The network namespace that a pod's sandbox is to be in.
+/// The network namespace that the container is to be in.
 fn joined_network(linux: &Linux) -> Option<PathBuf> {
     let mut all = linux.namespaces.iter();
     let network = all.find(|namespace| namespace.kind == NamespaceKind::Network)?;
     network.path.clone()
 }
 
-fn refuse(spec: &Spec, is_sandbox: bool) -> Result<(), Failure> {
+fn refuse(spec: &Spec, joins_network: bool) -> Result<(), Failure> {
     let none = Linux::default();
     let linux = spec.linux.as_ref().unwrap_or(&none);
     let joined = linux.namespaces.iter().find(|namespace| {
-        let is_pods = is_sandbox && namespace.kind == NamespaceKind::Network;
-        namespace.path.is_some() && !is_pods
+        let is_joined = joins_network && namespace.kind == NamespaceKind::Network;
+        namespace.path.is_some() && !is_joined
     });
     if let Some(namespace) = joined {
         return Err(Failure::invalid(format!(
@@ -434,7 +437,7 @@ mod tests {
     #[test]
     fn a_container_becomes_a_machine_and_a_container_in_it() {
         let spec = spec(WEB);
-        let plan = plan(&spec, Backend::Soft, "web", &[]).unwrap();
+        let plan = plan(&spec, Backend::Soft, "web", &[], false).unwrap();
         assert_eq!((plan.memory_bytes, plan.cpus), (160 << 20, 2));
         let (tap, network) = plan.network.unwrap();
         assert_eq!(tap, "tap0");
@@ -506,7 +509,7 @@ mod tests {
             mount("erofs", "/l/1.erofs", &["ro"]),
             mount("overlay", "overlay", &upper),
         ];
-        let plan = plan(&spec(WEB), Backend::Soft, "web", &mounts).unwrap();
+        let plan = plan(&spec(WEB), Backend::Soft, "web", &mounts, false).unwrap();
         let images = vec!["/l/2.erofs".into(), "/l/1.erofs".into()];
         let upper_folder = "/c/upper".into();
         assert_eq!(
@@ -551,7 +554,9 @@ mod tests {
         let refused = |change: &dyn Fn(&mut Spec)| {
             let mut spec = spec(WEB);
             change(&mut spec);
-            plan(&spec, Backend::Soft, "web", &[]).unwrap_err().message
+            plan(&spec, Backend::Soft, "web", &[], false)
+                .unwrap_err()
+                .message
         };
         let joined = refused(&|spec| {
             let linux = spec.linux.as_mut().unwrap();

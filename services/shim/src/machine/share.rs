@@ -46,34 +46,48 @@ impl Folders {
     }
 }
 
-/// Fills the share: `rootfs`, if it comes from there, and `binds/N`. The mounts are in a mount namespace of our own from now on, so they go
-/// with this process and the monitor, whatever becomes of either.
-///
-/// * `grows`: what is mounted there later ([`add`]) is for the monitor to see.
-pub(crate) fn fill(
-    share: &Path,
-    rootfs: Option<(&Path, &[RootfsMount])>,
-    binds: &[Bind],
-    grows: bool,
-) -> Result<(), Failure> {
-    namespace::unshare(libc::CLONE_NEWNS)
-        .map_err(|errno| failed("make a mount namespace")(errno.into()))?;
-    // Mounts of others go on to appear here, ours stay here.
-    set(c"/", true, &Change::propagation(Propagation::Slave))
-        .map_err(failed("keep mounts apart"))?;
-    let root = rootfs.map(|(folder, mounts)| open_rootfs(folder, mounts));
-    let root = root.transpose()?;
-    let tmpfs = mount::new_filesystem(c"tmpfs", [], Attributes::NOSUID | Attributes::NODEV)
-        .map_err(|errno| failed("make the share")(errno.into()))?;
-    attach(&tmpfs, share).map_err(failed("mount the share"))?;
-    if grows {
-        let shared = Change::propagation(Propagation::Shared);
-        c_path(share)
-            .and_then(|share| set(&share, false, &shared))
-            .map_err(failed("let the share grow"))?;
-        fs::create_dir(share.join(MEMBERS)).map_err(failed("make the share"))?;
+/// A share that is filled; dropped, only its monitor has what it shows.
+pub(crate) struct Shown(PathBuf);
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        // It is in a mount namespace that ends with this process.
+        let _ = unmount(&self.0, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
     }
-    put(share, root, binds)
+}
+
+impl Shown {
+    /// Fills the share: `rootfs`, if it comes from there, and `binds/N`. The mounts are in a mount namespace of our own from
+    /// now on, so they go with this process and the monitor, whatever becomes of either.
+    ///
+    /// * `grows`: what is mounted there later ([`add`]) is for the monitor to see.
+    pub(crate) fn fill(
+        share: &Path,
+        rootfs: Option<(&Path, &[RootfsMount])>,
+        binds: &[Bind],
+        grows: bool,
+    ) -> Result<Self, Failure> {
+        namespace::unshare(libc::CLONE_NEWNS)
+            .map_err(|errno| failed("make a mount namespace")(errno.into()))?;
+        // Mounts of others go on to appear here, ours stay here.
+        set(c"/", true, &Change::propagation(Propagation::Slave))
+            .map_err(failed("keep mounts apart"))?;
+        let root = rootfs.map(|(folder, mounts)| open_rootfs(folder, mounts));
+        let root = root.transpose()?;
+        let tmpfs = mount::new_filesystem(c"tmpfs", [], Attributes::NOSUID | Attributes::NODEV)
+            .map_err(|errno| failed("make the share")(errno.into()))?;
+        attach(&tmpfs, share).map_err(failed("mount the share"))?;
+        let shown = Self(share.to_owned());
+        if grows {
+            let shared = Change::propagation(Propagation::Shared);
+            c_path(share)
+                .and_then(|share| set(&share, false, &shared))
+                .map_err(failed("let the share grow"))?;
+            fs::create_dir(share.join(MEMBERS)).map_err(failed("make the share"))?;
+        }
+        put(share, root, binds)?;
+        Ok(shown)
+    }
 }
 
 /// Adds the folder `name` with `rootfs` and `binds/N` of a container to a share that grows.

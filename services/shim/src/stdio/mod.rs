@@ -13,6 +13,7 @@ mod client;
 mod escape;
 mod input;
 mod json_log;
+mod sent;
 mod setup;
 mod sink;
 
@@ -77,6 +78,12 @@ pub(crate) struct Stdio {
     fifo_input: Option<OwnedFd>,
     /// Our own writing end, so that the fifo's end comes when `CloseIO` says so.
     fifo_input_keeper: Option<OwnedFd>,
+    /// The stream for stdin until the start, when it was sent.
+    sent_input: Option<OwnedFd>,
+    /// The terminal that was sent.
+    sent_terminal: Option<OwnedFd>,
+    /// A receiver that goes away breaks the process's pipe.
+    breaks_output: bool,
     /// The process's side, until it is started.
     held: Option<StdioRequest>,
     /// The way in comes later: what clients send waits for it.
@@ -117,6 +124,12 @@ impl Stdio {
         self.terminal.as_ref().map(AsFd::as_fd)
     }
 
+    /// Rows and columns of the terminal that was sent.
+    pub(crate) fn size_of_own_terminal(&self) -> Option<(u16, u16)> {
+        let size = rustix::termios::tcgetwinsize(self.sent_terminal.as_ref()?).ok()?;
+        Some((size.ws_row, size.ws_col))
+    }
+
     /// Keeps the process's side for its start.
     pub(crate) fn hold(&mut self, request: StdioRequest) {
         self.held = Some(request);
@@ -132,6 +145,9 @@ impl Stdio {
     /// Not before: containerd's client sends as soon as there is a reader, and its `CloseIO` for
     /// the end of input gets lost before its own call for the process has returned.
     pub(crate) fn open_fifo_input(&mut self) -> io::Result<()> {
+        if let Some(sent) = self.sent_input.take() {
+            self.fifo_input = Some(sent);
+        }
         if let Some(path) = self.fifo_input_path.take() {
             self.fifo_input = Some(setup::open_fifo(&path, OFlags::RDONLY)?);
             self.fifo_input_keeper = Some(setup::open_fifo(&path, OFlags::WRONLY)?);
@@ -199,7 +215,13 @@ impl Stdio {
     /// * `buffer`: scratch space of [`READ_SIZE`] bytes.
     pub(crate) fn handle(&mut self, token: IoToken, flags: PollFlags, buffer: &mut [u8]) -> bool {
         match token {
-            IoToken::Output(at) => return self.read_output(at, buffer),
+            IoToken::Output(at) => {
+                let has_read = self.read_output(at, buffer);
+                if self.breaks_output {
+                    self.sweep();
+                }
+                return has_read;
+            }
             IoToken::Input => self.flush_input(),
             IoToken::Attach => {
                 while let Some(client) = self.attach.as_ref().and_then(AttachSocket::accept) {
@@ -237,6 +259,7 @@ impl Stdio {
         self.held = None;
         self.fifo_input = None;
         self.fifo_input_keeper = None;
+        (self.sent_input, self.sent_terminal) = (None, None);
         self.awaits_input = false;
         if let Some(mut log) = self.log.take() {
             let now = SystemTime::now();
@@ -291,9 +314,12 @@ impl Stdio {
 
     fn sweep(&mut self) {
         self.clients.retain(|(_, client)| !client.is_gone());
-        for fifo in &mut self.fifos {
+        for (fifo, output) in self.fifos.iter_mut().zip(&mut self.outputs) {
             if fifo.as_ref().is_some_and(Sink::is_gone) {
                 *fifo = None;
+                if self.breaks_output {
+                    *output = None;
+                }
             }
         }
     }
@@ -394,15 +420,16 @@ impl Stdio {
     fn read_fifo(&mut self, buffer: &mut [u8]) {
         let Some(fifo) = &self.fifo_input else { return };
         match rustix::io::read(fifo, &mut *buffer) {
-            Ok(0) => {
+            Ok(count @ 1..) => self.take_input(&buffer[..count]),
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            // The end, or a terminal that was hung up.
+            Ok(0) | Err(_) => {
                 self.fifo_input = None;
                 if !self.is_terminal {
                     self.input.end();
                     self.flush_input();
                 }
             }
-            Ok(count) => self.take_input(&buffer[..count]),
-            Err(_) => {}
         }
     }
 

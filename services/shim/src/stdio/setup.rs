@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 
 use atoll_container::StdioRequest;
+use atoll_shim_protocol::spawn::SENT_STREAMS;
 use atoll_shim_protocol::{LogDriver, StdioUri};
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
@@ -13,7 +14,7 @@ use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use super::client::AttachSocket;
 use super::json_log::JsonLog;
 use super::sink::Sink;
-use super::{READ_SIZE, Stdio};
+use super::{READ_SIZE, Stdio, sent};
 use crate::failure::Failure;
 
 /// Streams as `Create` and `Exec` name them.
@@ -40,8 +41,23 @@ pub(crate) struct Opened {
 /// Opens our side of the streams of a process that is elsewhere: its own come later ([`Stdio::connect`]).
 ///
 /// Returns whether stdin is open, too.
-pub(crate) fn open_remote(names: &IoNames, is_exec: bool) -> Result<(Stdio, bool), Failure> {
-    let (mut ours, has_stdin) = open_ours(names, is_exec)?;
+///
+/// * `descriptors`: those that came with the request.
+pub(crate) fn open_remote(
+    names: &IoNames,
+    is_exec: bool,
+    descriptors: Vec<OwnedFd>,
+) -> Result<(Stdio, bool), Failure> {
+    let (mut ours, has_stdin) = if names.stdout == SENT_STREAMS {
+        let mut ours = Stdio {
+            is_terminal: names.terminal,
+            ..Stdio::default()
+        };
+        sent::open(&mut ours, names, !is_exec, descriptors)?;
+        (ours, true)
+    } else {
+        open_ours(names, is_exec)?
+    };
     ours.awaits_input = has_stdin || names.terminal;
     Ok((ours, has_stdin))
 }
@@ -166,7 +182,7 @@ fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((read, write))
 }
 
-fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
+pub(super) fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
     rustix::io::ioctl_fionbio(fd, true)?;
     Ok(())
 }

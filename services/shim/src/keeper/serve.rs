@@ -1,0 +1,116 @@
+//! The keeper's side: a shim for one machine.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use atoll_shim_protocol::spawn::KEEPER_SOCKET;
+use atoll_sys::signal_fd::SignalFd;
+
+use crate::events::Events;
+use crate::failure::Failure;
+use crate::process::Waiter;
+use crate::server::{Options, Shim};
+
+/// Signals that are passed on to the container.
+const PASSED_ON: [i32; 9] = [
+    libc::SIGHUP,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGALRM,
+    libc::SIGTERM,
+    libc::SIGCONT,
+    libc::SIGWINCH,
+];
+
+/// Who asks for what a signal asks for. Connections have other numbers.
+const NOBODY: Waiter = Waiter {
+    connection: 0,
+    stream: 0,
+};
+
+/// Serves whoever has the other end of stdin, then everybody, until the container has ended; gives its exit code.
+pub(crate) fn keep(state_root: PathBuf) -> io::Result<ExitCode> {
+    atoll_sys::allocator::keep_small();
+    let socket = first_client()?;
+    // A session of its own can have the container's terminal.
+    let _ = rustix::process::setsid();
+    let signals = SignalFd::new(&[&[libc::SIGCHLD], &PASSED_ON[..]].concat())?;
+    atoll_sys::process::become_subreaper()?;
+    let options = Options {
+        state_root,
+        tells_statuses: true,
+        keeps: true,
+    };
+    let mut shim = Shim::new(options, signals, None, Events::new(None));
+    shim.connected(socket);
+    shim.run();
+    Ok(shim.exit_code())
+}
+
+/// The socket that is stdin, non-blocking; `/dev/null` takes its place.
+fn first_client() -> io::Result<UnixStream> {
+    let fd = atoll_sys::inherited::take(0)?;
+    let moved = fd.try_clone()?;
+    drop(fd);
+    // The lowest free number is 0.
+    let null = OwnedFd::from(File::open("/dev/null")?);
+    debug_assert_eq!(null.as_raw_fd(), 0);
+    std::mem::forget(null);
+    let socket = UnixStream::from(moved);
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+impl Shim {
+    /// Once the container is made: everybody may ask, and the state names this process. Nothing without being a keeper.
+    pub(crate) fn keep(&mut self, id: &str) -> Result<(), Failure> {
+        if !self.options.keeps {
+            return Ok(());
+        }
+        let path = socket_of(&self.options.state_root, id);
+        let listener = atoll_sys::unix::bind_at(&path)
+            .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
+            .map_err(|error| {
+                Failure::unknown(format!("cannot listen at {}: {error}", path.display()))
+            })?;
+        if let Some(task) = self.find(id) {
+            task.kept_by(std::process::id())?;
+        }
+        self.listen(listener);
+        Ok(())
+    }
+
+    /// Passes a signal on to the container. One that is not ready for it, or has ended, does not hear of it.
+    pub(crate) fn pass_on(&mut self, signal: i32) {
+        let (Some(task), Some(machine)) = (self.tasks.first_mut(), self.machine.as_deref_mut())
+        else {
+            return;
+        };
+        let _ = match (signal, task.init.stdio.size_of_own_terminal()) {
+            (libc::SIGWINCH, None) => Ok(false),
+            (libc::SIGWINCH, Some((rows, columns))) => {
+                task.resize_in_machine(machine, "", rows, columns, NOBODY)
+            }
+            _ => task.kill_in_machine(machine, "", signal.cast_unsigned(), false, NOBODY),
+        };
+    }
+
+    /// The first process's, once it has ended.
+    fn exit_code(&mut self) -> ExitCode {
+        let exit = self.tasks.first().and_then(|task| task.init.exit());
+        exit.map_or(ExitCode::FAILURE, |exit| {
+            ExitCode::from(u8::try_from(exit.code).unwrap_or(u8::MAX))
+        })
+    }
+}
+
+/// Where the keeper of container `id` listens.
+pub(super) fn socket_of(state_root: &Path, id: &str) -> PathBuf {
+    state_root.join(id).join(KEEPER_SOCKET)
+}
