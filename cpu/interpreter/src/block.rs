@@ -12,17 +12,18 @@
 //! address, so one serves every mapping of its page. What is found by physical address is the [`Store`]'s.
 
 use atoll_memory::PAGE;
+use atoll_memory::code_pages::Change;
 
 use crate::build::CodePage;
 use crate::code;
 use crate::cpu::Cpu;
-use crate::op::{Fault, Op};
+use crate::op::{Fault, Op, RIP};
 use crate::store::{Key, Store};
 
-/// Entries of the jump table: pages times places in a page.
-const PAGE_SLOTS: usize = 512;
-/// Entries that one page has, in pairs: two blocks that meet in one place do not push each other out.
-const PLACE_SLOTS: usize = 128;
+/// Entries of the jump table, in pairs: two blocks that meet in one place do not push each other out.
+const SLOTS: usize = 1 << 16;
+/// Entries that the blocks of one page may be in, one after the other; they are other pages', too.
+const PAGE_SLOTS: usize = 1024;
 
 /// An entry of the jump table, as the number that it is kept as: memory of zeros, which costs nothing until it is
 /// touched, is a table of empty ones.
@@ -95,6 +96,17 @@ impl FetchedPages {
     }
 }
 
+/// What is remembered of a block until the next is found, while nothing but the block is executed.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Last {
+    /// Its last operation, if that has links; else 0.
+    op: u32,
+    /// The latest generation then.
+    generation: u32,
+    /// Its linear address.
+    linear: u64,
+}
+
 /// The blocks of one CPU.
 pub(crate) struct Cache {
     fetched: Box<[Fetched; FETCHED]>,
@@ -102,6 +114,9 @@ pub(crate) struct Cache {
     jumps: Box<[u128]>,
     epoch: u64,
 }
+
+/// Changes of code after which finding every block anew is not much more work.
+const FEW_CHANGES: u64 = 64;
 
 /// No linear address has this as its tag.
 const NO_TAG: u64 = u64::MAX >> 1;
@@ -111,7 +126,7 @@ impl Cache {
     pub(crate) fn new() -> Self {
         Self {
             store: Store::default(),
-            jumps: vec![0; PAGE_SLOTS * PLACE_SLOTS].into_boxed_slice(),
+            jumps: vec![0; SLOTS].into_boxed_slice(),
             fetched: Box::new(
                 [Fetched {
                     tag: NO_TAG,
@@ -127,12 +142,42 @@ impl Cache {
     }
 
     /// The operations of the block at the CPU's next instruction.
+    ///
+    /// * `last`: of the block before it, and then its own.
     #[inline(always)]
-    pub(crate) fn find(&mut self, cpu: &mut Cpu) -> Result<&[Op], Fault> {
+    pub(crate) fn find(&mut self, cpu: &mut Cpu, last: &mut Last) -> Result<&[Op], Fault> {
         let linear = cpu.linear_rip();
+        let is_sure = self.epoch == cpu.ram.code_pages().epoch() && cpu.forgotten_page.is_none();
+        let can_link = last.op != 0
+            && (linear ^ last.linear) < PAGE
+            && last.generation == cpu.last_generation
+            && is_sure;
+        let rip = (cpu.regs[usize::from(RIP)], cpu.rip);
+        let mut start = 0;
+        if can_link {
+            start = self.store.linked(last.op, rip, linear);
+        }
+        if start == 0 {
+            start = self.jump(cpu, linear, is_sure);
+            if start == 0 {
+                start = self.find_slow(cpu, linear)?;
+            } else if can_link {
+                self.store.link(last.op, rip, start);
+            }
+        }
+        *last = Last {
+            op: self.store.linked_at(start),
+            generation: cpu.last_generation,
+            linear,
+        };
+        Ok(self.store.ops_at(start))
+    }
+
+    /// The first operation of the block at `linear`, if the jump table knows it; else 0.
+    #[inline(always)]
+    fn jump(&self, cpu: &Cpu, linear: u64, is_sure: bool) -> u32 {
         let tag = linear ^ cpu.jump_key();
         let slot = slot(linear);
-        let is_sure = self.epoch == cpu.ram.code_pages().epoch() && cpu.forgotten_page.is_none();
         let is_it = |jump: Jump| jump.tag == tag && jump.is_valid(cpu) && is_sure;
         let (first, second) = (Jump::of(self.jumps[slot]), Jump::of(self.jumps[slot + 1]));
         let start = if is_it(first) {
@@ -140,24 +185,32 @@ impl Cache {
         } else if is_it(second) {
             second.start
         } else {
-            self.find_slow(cpu, linear, tag)?
+            return 0;
         };
-        Ok(self.store.ops_at(start))
+        if self.store.ops_at(start).is_empty() {
+            return 0;
+        }
+        start
     }
 
     #[cold]
     #[inline(never)]
-    fn find_slow(&mut self, cpu: &mut Cpu, linear: u64, tag: u64) -> Result<u32, Fault> {
+    fn find_slow(&mut self, cpu: &mut Cpu, linear: u64) -> Result<u32, Fault> {
+        let tag = linear ^ cpu.jump_key();
         let epoch = cpu.ram.code_pages().epoch();
         if self.epoch != epoch {
-            // Some code somewhere changed: every block is looked up anew, and its pages' versions compared.
+            if !self.empty_changed(cpu, epoch) {
+                // Some code somewhere changed: every block is looked up anew, and its pages' versions compared.
+                cpu.forget_jumps();
+            }
             self.epoch = epoch;
-            cpu.forget_jumps();
             cpu.see_epoch();
         }
         if let Some(page) = cpu.forgotten_page.take() {
-            let first = slot(page) / PLACE_SLOTS * PLACE_SLOTS;
-            self.jumps[first..first + PLACE_SLOTS].fill(0);
+            let first = slot(page & !(PAGE - 1));
+            for entry in first..first + PAGE_SLOTS {
+                self.jumps[entry % SLOTS] = 0;
+            }
             self.fetched[fetched_slot(page)].tag = NO_TAG;
         }
         if cpu.last_generation > u32::MAX - 4096 {
@@ -200,6 +253,21 @@ impl Cache {
         }
         .number();
         Ok(start)
+    }
+
+    /// Empties the blocks of what changed up to `epoch`; false when it is not known what that was.
+    fn empty_changed(&mut self, cpu: &Cpu, epoch: u64) -> bool {
+        if epoch.wrapping_sub(self.epoch) > FEW_CHANGES {
+            return false;
+        }
+        for epoch in self.epoch + 1..=epoch {
+            match cpu.ram.code_pages().change(epoch) {
+                None => return false,
+                Some(Change::Nothing) => {}
+                Some(Change::Page(number)) => self.store.empty_page(number),
+            }
+        }
+        true
     }
 
     /// The page that code at `linear` is fetched from.
@@ -282,7 +350,9 @@ fn fetched_slot(linear: u64) -> usize {
 /// The first of the two entries where a block at `linear` may be.
 #[inline(always)]
 fn slot(linear: u64) -> usize {
-    let page = (linear / PAGE) ^ (linear >> 18);
-    let place = linear ^ (linear >> 6);
-    (page as usize % PAGE_SLOTS) * PLACE_SLOTS + place as usize % (PLACE_SLOTS / 2) * 2
+    // Pages are spread by a multiplication: those of a kernel, all beside each other, would meet.
+    let first = (linear / PAGE).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
+    let place = linear % PAGE;
+    let place = (place ^ (place >> 9)) % (PAGE_SLOTS as u64 / 2);
+    (first + place) as usize * 2 % SLOTS
 }

@@ -20,7 +20,7 @@ use atoll_memory::{PAGE, Ram, code_pages};
 use crate::build;
 use crate::cpu::{Cpu, Mode};
 use crate::lower;
-use crate::op::{Handler, Op};
+use crate::op::{Handler, LINKS, Op};
 use crate::store::{Key, KeyHasher, PageVersion, Pages, Place, Store};
 
 const MAGIC: [u8; 8] = *b"atcode01";
@@ -130,7 +130,8 @@ fn handler_of(bytes: &[u8], mode: Mode) -> Option<Handler> {
 fn write_op(to: &mut Vec<u8>, handler: u16, op: &Op) {
     to.extend_from_slice(&handler.to_le_bytes());
     to.extend_from_slice(&op.imm.to_le_bytes());
-    to.extend_from_slice(&op.disp.to_le_bytes());
+    let disp = if op.scale == LINKS { 0 } else { op.disp };
+    to.extend_from_slice(&disp.to_le_bytes());
     to.extend_from_slice(&[
         op.dst, op.src, op.base, op.index, op.scale, op.seg, op.wrap, op.extra,
     ]);
@@ -283,6 +284,7 @@ impl<'a> Reader<'a> {
             offset: u16::from_le_bytes(self.array()?),
             next: u16::from_le_bytes(self.array()?),
             count: 1,
+            place: 0,
         })
     }
 }

@@ -28,7 +28,8 @@ pub(crate) struct Op {
     pub(crate) run: Handler,
     /// Immediate operand, sign-extended; for branches the target, relative to the block's start.
     pub(crate) imm: u64,
-    /// Displacement of the memory operand; with `base` = [`RIP`] relative to the block's start.
+    /// Displacement of the memory operand; with `base` = [`RIP`] relative to the block's start. With `scale` = [`LINKS`],
+    /// the store's.
     pub(crate) disp: u64,
     /// First register operand: a number as [`Operand`](crate::operand::Operand) takes it.
     pub(crate) dst: u8,
@@ -38,7 +39,7 @@ pub(crate) struct Op {
     pub(crate) base: u8,
     /// Slot of its index register, or [`ZERO`].
     pub(crate) index: u8,
-    /// Its scale as a shift count.
+    /// Its scale as a shift count; [`LINKS`] of an operation that leads to one of two places in memory.
     pub(crate) scale: u8,
     /// Slot of its segment's base in [`Cpu::seg_base`].
     pub(crate) seg: u8,
@@ -52,7 +53,12 @@ pub(crate) struct Op {
     pub(crate) next: u16,
     /// Of a block's first operation: how many the block has, 1 at least.
     pub(crate) count: u16,
+    /// Of a block's first operation: its place in the page, and what the store adds.
+    pub(crate) place: u16,
 }
+
+/// In place of a scale: a direct branch, or the end of a block that was cut.
+pub(crate) const LINKS: u8 = 0x80;
 
 /// Slot of a register that is always zero.
 pub(crate) const ZERO: u8 = 16;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use atoll_cpu_api::{Activity, CpuError, Request, Stop};
 
-use crate::block::Cache;
+use crate::block::{Cache, Last};
 use crate::build;
 use crate::cpu::{Cpu, IF, Pending, SS as SS_SLOT, TF};
 use crate::exception::{DB, GP, NMI, Origin, SS};
@@ -42,9 +42,11 @@ fn run_on(cpu: &mut Cpu, cache: &mut Cache) -> Result<Stop, CpuError> {
 /// Executes blocks until the budget is used up.
 #[inline(never)]
 fn blocks(cpu: &mut Cpu, cache: &mut Cache) -> Result<Option<Stop>, CpuError> {
+    let mut last = Last::default();
     while cpu.budget > 0 {
         cpu.budget -= 1;
-        let Ok(ops) = cache.find(cpu) else {
+        let Ok(ops) = cache.find(cpu, &mut last) else {
+            last = Last::default();
             if let Some(stop) = trouble(cpu, None)? {
                 return Ok(Some(stop));
             }
@@ -55,6 +57,7 @@ fn blocks(cpu: &mut Cpu, cache: &mut Cache) -> Result<Option<Stop>, CpuError> {
             Ok(_) => cpu.instructions = cpu.instructions.wrapping_add(ops.len() as u64),
             Err(Fault) => {
                 let at = faulted(cpu, ops);
+                last = Last::default();
                 if let Some(stop) = trouble(cpu, at)? {
                     return Ok(Some(stop));
                 }

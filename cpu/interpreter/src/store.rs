@@ -2,19 +2,32 @@
 //!
 //! Blocks that a guest executes at its start lie there one after the other. A block that was decoded anew leaves a gap;
 //! gaps go when the store is emptied or trimmed.
+//!
+//! A block that ends with a direct branch, or was cut, has links: the two blocks that may follow it in its page, by their
+//! first operations, in the last operation's displacement. They are as good as the block itself is: the same page is
+//! executed, at the same width and privilege. What is linked is told by its place in the page, or it is emptied.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
+use std::num::NonZero;
 
 use atoll_memory::{PAGE, Ram};
 
 use crate::cpu::Mode;
-use crate::op::Op;
+use crate::lower;
+use crate::op::{LINKS, Op};
 
 /// Operations before the store is full: 10 MB. What a guest executes until a container runs in it fits.
 const MAX_OPS: usize = 256_000;
+/// Blocks that a page has at least, where many are.
+const BLOCKS_A_PAGE: usize = 4;
 /// Operations that are worth being trimmed.
 const MANY_OPS: usize = 64_000;
+
+/// Added to the place of a block whose last operation has links.
+const LINKED: u16 = 0x8000;
+/// Added to that of a block that ends in another page.
+const CROSSING: u16 = 0x4000;
 
 /// Memory offset of a block's first instruction, and how wide its code is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -73,6 +86,10 @@ impl Hasher for KeyHasher {
         }
     }
 
+    fn write_u32(&mut self, value: u32) {
+        self.write_u64(u64::from(value));
+    }
+
     fn write_u64(&mut self, value: u64) {
         self.0 = (self.0 ^ value)
             .wrapping_mul(0x9E37_79B9_7F4A_7C15)
@@ -113,6 +130,8 @@ pub(crate) struct Pages {
 /// first says how many.
 struct Block {
     start: u32,
+    /// Another block that begins in the same page, if there is one.
+    next: Option<NonZero<u32>>,
     pages: Pages,
 }
 
@@ -122,6 +141,19 @@ pub(crate) struct Store {
     ops: Vec<Op>,
     blocks: Vec<Block>,
     by_place: HashMap<Key, u32, BuildHasherDefault<KeyHasher>>,
+    /// For each page, one more than the number of the block that was last made in it.
+    by_page: HashMap<u32, NonZero<u32>, BuildHasherDefault<KeyHasher>>,
+    /// Blocks that end in another page.
+    crossing: Vec<u32>,
+}
+
+impl Op {
+    /// By how much its link is shifted: whether what follows is the next instruction, or the branch's target.
+    #[inline(always)]
+    fn side(&self, (before, now): (u64, u64)) -> u32 {
+        let falls = before.wrapping_add(u64::from(self.next)) == now;
+        u32::from(falls) * 32
+    }
 }
 
 impl Store {
@@ -130,11 +162,60 @@ impl Store {
         self.ops_at(self.start(index))
     }
 
-    /// The operations of the block that begins with operation `start`.
+    /// The operations of the block that begins with operation `start`; none when its code changed.
     #[inline(always)]
     pub(crate) fn ops_at(&self, start: u32) -> &[Op] {
         let rest = &self.ops[start as usize..];
         &rest[..usize::from(rest[0].count)]
+    }
+
+    /// Empties the blocks that have code in page `number`: who finds them by their first operation looks again.
+    pub(crate) fn empty_page(&mut self, number: u32) {
+        let mut next = self.by_page.get(&number).copied();
+        while let Some(index) = next {
+            let block = &self.blocks[index.get() as usize - 1];
+            next = block.next;
+            self.ops[block.start as usize].count = 0;
+        }
+        for index in &self.crossing {
+            let block = &self.blocks[*index as usize];
+            if block.pages.second.is_some_and(|page| page.number == number) {
+                self.ops[block.start as usize].count = 0;
+            }
+        }
+    }
+
+    /// The last operation of the block that begins with operation `start`, if blocks can be linked there; else 0.
+    #[inline(always)]
+    pub(crate) fn linked_at(&self, start: u32) -> u32 {
+        let first = &self.ops[start as usize];
+        if first.place & LINKED == 0 {
+            return 0;
+        }
+        start + u32::from(first.count) - 1
+    }
+
+    /// The block at `linear` that was linked to operation `last`, whose page that is in; 0 when there is none.
+    ///
+    /// * `rip`: of the block that ended with `last`, and the next one.
+    #[inline(always)]
+    pub(crate) fn linked(&self, last: u32, rip: (u64, u64), linear: u64) -> u32 {
+        let op = &self.ops[last as usize];
+        let start = (op.disp >> op.side(rip)) as u32;
+        let first = &self.ops[start as usize];
+        let is_it = first.count != 0 && u64::from(first.place & !LINKED) == linear % PAGE;
+        if is_it { start } else { 0 }
+    }
+
+    /// Links the block that begins with operation `start` to operation `last` of one in the same page.
+    #[inline(always)]
+    pub(crate) fn link(&mut self, last: u32, rip: (u64, u64), start: u32) {
+        // Where one that crosses pages goes on, its own page does not tell.
+        if self.ops[start as usize].place & CROSSING == 0 {
+            let op = &mut self.ops[last as usize];
+            let side = op.side(rip);
+            op.disp = op.disp & !(u64::from(u32::MAX) << side) | u64::from(start) << side;
+        }
     }
 
     /// The first operation of block `index`.
@@ -150,7 +231,10 @@ impl Store {
     /// Whether block `index`'s code is what it was.
     pub(crate) fn is_current(&self, index: u32, ram: &Ram) -> bool {
         let pages = self.blocks[index as usize].pages;
-        pages.first.is_current(ram) && pages.second.is_none_or(|page| page.is_current(ram))
+        // One that was decoded after its page was written, and before that was heard of, is emptied all the same.
+        !self.ops(index).is_empty()
+            && pages.first.is_current(ram)
+            && pages.second.is_none_or(|page| page.is_current(ram))
     }
 
     /// Memory offset of the second page of block `index`.
@@ -184,7 +268,8 @@ impl Store {
     pub(crate) fn reserve(&mut self, blocks: usize, ops: usize) {
         self.blocks.reserve(blocks);
         self.by_place.reserve(blocks);
-        self.ops.reserve(ops);
+        self.by_page.reserve(blocks / BLOCKS_A_PAGE);
+        self.ops.reserve(ops + 1);
     }
 
     /// Forgets all blocks.
@@ -192,31 +277,50 @@ impl Store {
         self.ops.clear();
         self.blocks.clear();
         self.by_place.clear();
+        self.by_page.clear();
+        self.crossing.clear();
     }
 
     /// Keeps a block of `ops`, in place of block `old` or as a new one; gives its number.
     pub(crate) fn keep(&mut self, key: Key, old: Option<u32>, ops: &[Op], pages: Pages) -> u32 {
-        let block = self.add(ops, pages);
-        if let Some(index) = old {
-            self.blocks[index as usize] = block;
+        let start = self.add(ops, key, pages.second.is_some());
+        let index = old.unwrap_or(self.blocks.len() as u32);
+        if pages.second.is_some() && old.is_none_or(|old| self.second_page(old).is_none()) {
+            self.crossing.push(index);
+        }
+        if let Some(block) = self.blocks.get_mut(index as usize) {
+            // In its place, so in the same page.
+            (block.start, block.pages) = (start, pages);
             return index;
         }
-        let index = self.blocks.len() as u32;
-        self.blocks.push(block);
+        let next =
+            NonZero::new(index + 1).and_then(|own| self.by_page.insert(pages.first.number, own));
+        self.blocks.push(Block { start, next, pages });
         self.by_place.insert(key, index);
         index
     }
 
-    fn add(&mut self, ops: &[Op], pages: Pages) -> Block {
+    fn add(&mut self, ops: &[Op], key: Key, is_crossing: bool) -> u32 {
+        if self.ops.is_empty() {
+            // No block begins with operation 0.
+            self.ops.push(lower::nothing());
+        }
         let start = self.ops.len();
         self.ops.extend_from_slice(ops);
+        let mut place = (key.place().offset % PAGE) as u16;
+        if is_crossing {
+            place |= CROSSING;
+        }
+        if let Some(last) = self.ops[start..].last_mut()
+            && last.scale == LINKS
+        {
+            last.disp = 0;
+            place |= LINKED;
+        }
         if let Some(first) = self.ops.get_mut(start) {
-            first.count = ops.len() as u16;
+            (first.count, first.place) = (ops.len() as u16, place);
         }
-        Block {
-            start: start as u32,
-            pages,
-        }
+        start as u32
     }
 
     /// Forgets all blocks but those that begin with the operations `live`.
@@ -224,12 +328,78 @@ impl Store {
         let mut kept = Self::default();
         for (key, index) in self.places() {
             let block = &self.blocks[index as usize];
-            if live.contains(&block.start) {
+            if live.contains(&block.start) && !self.ops(index).is_empty() {
                 kept.keep(key, None, self.ops(index), block.pages);
             }
         }
         kept.ops.shrink_to_fit();
         kept.blocks.shrink_to_fit();
         *self = kept;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use atoll_memory::GuestMemory;
+
+    use super::*;
+
+    fn pages(ram: &Ram, first: u64, second: Option<u64>) -> Pages {
+        Pages {
+            first: PageVersion::now(ram, first),
+            second: second.map(|offset| PageVersion::now(ram, offset)),
+        }
+    }
+
+    /// A block at `offset` that is cut after as many instructions.
+    fn keep(store: &mut Store, ram: &Ram, offset: u64, second: Option<u64>) -> u32 {
+        let ops = [lower::nothing(), lower::fall_through(5)];
+        let key = Key::new(offset, Mode::Bits64);
+        store.keep(key, None, &ops, pages(ram, offset & !(PAGE - 1), second))
+    }
+
+    #[test]
+    fn blocks_are_linked_until_their_page_is_emptied() {
+        let memory = GuestMemory::new(4 * PAGE).unwrap();
+        let ram = memory.ram();
+        let mut store = Store::default();
+        let [a, b, other] = [0x10, 0x15, PAGE].map(|offset| keep(&mut store, &ram, offset, None));
+        let [a, b, other] = [a, b, other].map(|index| store.start(index));
+        let last = store.linked_at(a);
+        assert_eq!(last, a + 1);
+        // From 0x1000 to the next instruction, and by a branch to elsewhere.
+        let (falls, jumps) = ((0x1000, 0x1005), (0x1000, 0x1800));
+        assert_eq!(store.linked(last, falls, 0x1015), 0);
+        store.link(last, falls, b);
+        assert_eq!(store.linked(last, falls, 0x1015), b);
+        assert_eq!(store.linked(last, falls, 0x1016), 0, "another place");
+        assert_eq!(store.linked(last, jumps, 0x1015), 0, "the other side");
+        store.link(last, jumps, a);
+        assert_eq!(store.linked(last, jumps, 0x1010), a);
+        assert_eq!(store.linked(last, falls, 0x1015), b);
+        store.empty_page(1);
+        assert!(store.ops_at(other).is_empty());
+        assert_eq!(store.linked(last, falls, 0x1015), b);
+        store.empty_page(0);
+        assert_eq!(store.linked(last, falls, 0x1015), 0);
+        assert!(store.ops_at(a).is_empty() && store.ops_at(b).is_empty());
+    }
+
+    #[test]
+    fn what_ends_in_another_page_is_not_linked_and_emptied_with_it() {
+        let memory = GuestMemory::new(4 * PAGE).unwrap();
+        let ram = memory.ram();
+        let mut store = Store::default();
+        let near = keep(&mut store, &ram, 0xff0, None);
+        let crossing = keep(&mut store, &ram, 0xffe, Some(2 * PAGE));
+        let start = store.start(crossing);
+        let last = store.linked_at(store.start(near));
+        store.link(last, (0xff0, 0xffe), start);
+        assert_eq!(store.linked(last, (0xff0, 0xffe), 0xffe), 0);
+        store.empty_page(1);
+        assert!(!store.ops_at(start).is_empty());
+        store.empty_page(2);
+        assert!(store.ops_at(start).is_empty());
+        assert!(!store.is_current(crossing, &ram));
     }
 }

@@ -10,16 +10,33 @@ use crate::memory::PAGE;
 /// Bytes in one tracked piece of a page; 64 pieces make a page.
 const PIECE: u64 = PAGE / 64;
 
+/// Changes that are remembered.
+const CHANGES: usize = 256;
+/// In place of a page: nothing became stale.
+const NOTHING: u32 = u32::MAX;
+
+/// What a new epoch is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// No code became stale.
+    Nothing,
+    /// Code in the page of this number did.
+    Page(u32),
+}
+
 /// For each page of a guest's memory, the pieces that hold decoded code and a version.
 ///
 /// A software CPU marks what it decodes ([`CodePages::mark`]) and keeps the page's version with the decoded block.
 /// Whoever writes memory reports it ([`CodePages::written`]); a write to a marked piece raises the page's version and
-/// the common epoch. A CPU that sees a new epoch throws away blocks whose version is old.
+/// the common epoch. A CPU that sees a new epoch throws away blocks whose version is old; which pages those are of is
+/// remembered for a while ([`CodePages::change`]).
 #[derive(Debug)]
 pub struct CodePages {
     marks: Box<[AtomicU64]>,
     versions: Box<[AtomicU32]>,
     epoch: AtomicU64,
+    /// For the latest epochs, by their low bits: epoch (its low half) and page.
+    changes: Box<[AtomicU64; CHANGES]>,
 }
 
 impl CodePages {
@@ -35,6 +52,7 @@ impl CodePages {
             // SAFETY: as above, for AtomicU32 and u32.
             versions: unsafe { Box::from_raw(versions as *mut [AtomicU32]) },
             epoch: AtomicU64::new(0),
+            changes: Box::new([const { AtomicU64::new(0) }; CHANGES]),
         }
     }
 
@@ -46,7 +64,25 @@ impl CodePages {
 
     /// Raises the epoch although no code is stale: every CPU looks at what is code now.
     pub fn raise_epoch(&self) -> u64 {
-        self.epoch.fetch_add(1, Ordering::SeqCst) + 1
+        self.raise(NOTHING)
+    }
+
+    fn raise(&self, page: u32) -> u64 {
+        let epoch = self.epoch.fetch_add(1, Ordering::SeqCst) + 1;
+        let change = epoch << 32 | u64::from(page);
+        self.changes[place(epoch)].store(change, Ordering::Release);
+        epoch
+    }
+
+    /// What `epoch`, one that was seen, is about; `None` when that is forgotten, or not written down yet.
+    #[must_use]
+    pub fn change(&self, epoch: u64) -> Option<Change> {
+        let change = self.changes[place(epoch)].load(Ordering::Acquire);
+        let page = change as u32;
+        (change >> 32 == epoch & u64::from(u32::MAX)).then_some(match page {
+            NOTHING => Change::Nothing,
+            page => Change::Page(page),
+        })
     }
 
     /// The version of page `page` (an offset in memory divided by [`PAGE`]); 0 beyond the memory.
@@ -115,14 +151,18 @@ impl CodePages {
                 {
                     version.fetch_add(1, Ordering::AcqRel);
                 }
+                // After the version, as whoever sees the epoch looks at it.
+                self.raise(u32::try_from(page).unwrap_or(NOTHING - 1));
                 hit = true;
             }
         }
-        if hit {
-            self.epoch.fetch_add(1, Ordering::AcqRel);
-        }
         hit
     }
+}
+
+/// Where the change of an epoch is kept.
+fn place(epoch: u64) -> usize {
+    epoch as usize % CHANGES
 }
 
 /// The bit of each piece that `len` bytes at `start` within a page touch.
@@ -193,6 +233,24 @@ mod tests {
         assert_eq!([0, 1, 2, 3].map(|page| pages.version(page)), [1, 0, 0, 1]);
         assert!(!pages.written(0, 0));
         assert!(!pages.written(9 * PAGE, 1));
+    }
+
+    #[test]
+    fn the_latest_changes_are_remembered() {
+        let pages = CodePages::new(4);
+        pages.mark(0, PAGE);
+        pages.mark(2 * PAGE, 1);
+        assert_eq!(pages.change(1), None);
+        assert!(pages.written(PAGE - 1, 2 * PAGE));
+        assert_eq!(pages.raise_epoch(), 3);
+        let changes = [1, 2, 3].map(|epoch| pages.change(epoch));
+        let page = |number| Some(Change::Page(number));
+        assert_eq!(changes, [page(0), page(2), Some(Change::Nothing)]);
+        for _ in 0..CHANGES - 2 {
+            pages.raise_epoch();
+        }
+        assert_eq!(pages.change(1), None);
+        assert_eq!(pages.change(2), page(2));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::cpu::Mode;
 use crate::exec::{control, far};
 use crate::lower::data::{condition_number, operand_size, stack_width};
 use crate::lower::{Form, Lowering, sized};
-use crate::op::{Handler, op};
+use crate::op::{Handler, LINKS, op};
 use crate::operand::{Dst, Mem};
 
 pub(super) fn lower(l: &mut Lowering<'_>) -> Option<Handler> {
@@ -83,6 +83,7 @@ pub(super) fn lower(l: &mut Lowering<'_>) -> Option<Handler> {
 /// The branch target relative to the block's start, and the width it wraps at.
 fn target(l: &mut Lowering<'_>) {
     l.op.imm = l.instruction.near_branch_target();
+    l.op.scale = LINKS;
     l.op.wrap = match l.instruction.op0_kind() {
         OpKind::NearBranch64 => 0,
         OpKind::NearBranch32 => 2,

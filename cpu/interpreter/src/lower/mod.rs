@@ -15,7 +15,9 @@ use iced_x86::{Code, CpuidFeature, Instruction, OpKind, Register};
 
 use crate::cpu::Mode;
 use crate::exec;
-use crate::op::{Handler, Op, RIP, WRAP_16_LINEAR, WRAP_32, WRAP_32_LINEAR, WRAP_NONE, ZERO, op};
+use crate::op::{
+    Handler, LINKS, Op, RIP, WRAP_16_LINEAR, WRAP_32, WRAP_32_LINEAR, WRAP_NONE, ZERO, op,
+};
 use crate::operand::HIGH_BYTE;
 
 /// What an instruction of the model gets that nobody lowers.
@@ -122,7 +124,16 @@ fn is_shown(instruction: &Instruction) -> bool {
 pub(crate) fn fall_through(next: u16) -> Op {
     let mut op = blank(next, next);
     op.run = op!(exec::control::fall_through);
+    op.scale = LINKS;
     op
+}
+
+/// An operation that is in no block.
+pub(crate) fn nothing() -> Op {
+    Op {
+        count: 0,
+        ..blank(0, 0)
+    }
 }
 
 /// The operation of an instruction longer than 15 bytes.
@@ -148,6 +159,7 @@ fn blank(offset: u16, next: u16) -> Op {
         offset,
         next,
         count: 1,
+        place: 0,
     }
 }
 
