@@ -239,7 +239,10 @@ impl Cache {
                     cpu.forget_jumps();
                     old = None;
                 }
-                self.store.keep(key, old, &cpu.decoded, pages)
+                {
+                    let ops = cpu.decoded.iter().copied();
+                    self.store.keep(key, old, ops, pages)
+                }
             }
         };
         let start = self.store.start(index);

@@ -154,7 +154,7 @@ struct Parts<'a> {
     pages: &'a [u8],
     samples: &'a [u8],
     blocks: Reader<'a>,
-    ops: Reader<'a>,
+    ops: &'a [u8],
 }
 
 impl<'a> Parts<'a> {
@@ -166,7 +166,7 @@ impl<'a> Parts<'a> {
         let Parts {
             samples,
             mut blocks,
-            mut ops,
+            ops,
             ..
         } = self;
         let mut store = Store::default();
@@ -178,23 +178,25 @@ impl<'a> Parts<'a> {
                 mode,
             )?);
         }
-        store.reserve(blocks.0.len() / BLOCK, ops.0.len() / OP);
-        let mut block = Vec::new();
+        let (mut ops, _) = ops.as_chunks::<OP>();
+        store.reserve(blocks.0.len() / BLOCK, ops.len());
+        // Most blocks are in the page of the one before.
+        let (mut last, mut found) = (u64::MAX, None);
         while !blocks.0.is_empty() {
             let key = Key::from_number(u64::from_le_bytes(blocks.array()?));
             let count = u16::from_le_bytes(blocks.array()?);
             if count == 0 {
                 return None;
             }
-            block.clear();
-            let mut bytes = 0;
-            for _ in 0..count {
-                let op = ops.op(&handlers)?;
-                bytes = bytes.max(op.next);
-                block.push(op);
-            }
+            let (block, rest) = ops.split_at_checked(usize::from(count))?;
+            ops = rest;
+            let bytes = block.iter().map(next_of).max().unwrap_or(0);
             let place = key.place().offset;
-            let (first, marked) = versions.get(&(place & !(PAGE - 1)))?;
+            let page = place & !(PAGE - 1);
+            if std::mem::replace(&mut last, page) != page {
+                found = versions.get(&page);
+            }
+            let (first, marked) = found?;
             let end = place % PAGE + u64::from(bytes.max(1));
             let needed = code_pages::pieces(place % PAGE, u64::from(bytes));
             if end > PAGE || marked & needed != needed {
@@ -207,7 +209,20 @@ impl<'a> Parts<'a> {
             if store.is_full() {
                 break;
             }
-            store.keep(key, None, &block, pages);
+            let mut is_whole = true;
+            let block = block.iter().map(|bytes| {
+                let (run, op) = read_op(bytes);
+                let run = handlers.get(usize::from(run)).copied();
+                is_whole &= run.is_some();
+                Op {
+                    run: run.unwrap_or(op.run),
+                    ..op
+                }
+            });
+            store.keep(key, None, block, pages);
+            if !is_whole {
+                return None;
+            }
         }
         Some(store)
     }
@@ -243,7 +258,7 @@ impl<'a> Reader<'a> {
             pages: self.take(pages.checked_mul(PAGE_BITS)?)?,
             samples: self.take(samples.checked_mul(SAMPLE)?)?,
             blocks: Self(self.take(blocks.checked_mul(BLOCK)?)?),
-            ops: Self(self.take(ops.checked_mul(OP)?)?),
+            ops: self.take(ops.checked_mul(OP)?)?,
         };
         self.0.is_empty().then_some(parts)
     }
@@ -263,30 +278,37 @@ impl<'a> Reader<'a> {
         }
         Some(versions)
     }
+}
 
-    fn op(&mut self, handlers: &[Handler]) -> Option<Op> {
-        let run = *handlers.get(usize::from(u16::from_le_bytes(self.array()?)))?;
-        let imm = u64::from_le_bytes(self.array()?);
-        let disp = u64::from_le_bytes(self.array()?);
-        let [dst, src, base, index, scale, seg, wrap, extra] = self.array()?;
-        Some(Op {
-            run,
-            imm,
-            disp,
-            dst,
-            src,
-            base,
-            index,
-            scale,
-            seg,
-            wrap,
-            extra,
-            offset: u16::from_le_bytes(self.array()?),
-            next: u16::from_le_bytes(self.array()?),
-            count: 1,
-            place: 0,
-        })
-    }
+/// What [`write_op`] wrote: the handler's number, and the operation with another handler.
+#[inline(always)]
+fn read_op(bytes: &[u8; OP]) -> (u16, Op) {
+    let number = |at: usize| {
+        bytes[at..]
+            .first_chunk()
+            .map_or(0, |bytes| u64::from_le_bytes(*bytes))
+    };
+    let short = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
+    let op = Op {
+        imm: number(2),
+        disp: number(10),
+        dst: bytes[18],
+        src: bytes[19],
+        base: bytes[20],
+        index: bytes[21],
+        scale: bytes[22],
+        seg: bytes[23],
+        wrap: bytes[24],
+        extra: bytes[25],
+        offset: short(26),
+        next: next_of(bytes),
+        ..lower::nothing()
+    };
+    (short(0), op)
+}
+
+fn next_of(bytes: &[u8; OP]) -> u16 {
+    u16::from_le_bytes([bytes[28], bytes[29]])
 }
 
 fn mode(number: u8) -> Option<Mode> {

@@ -282,7 +282,13 @@ impl Store {
     }
 
     /// Keeps a block of `ops`, in place of block `old` or as a new one; gives its number.
-    pub(crate) fn keep(&mut self, key: Key, old: Option<u32>, ops: &[Op], pages: Pages) -> u32 {
+    pub(crate) fn keep(
+        &mut self,
+        key: Key,
+        old: Option<u32>,
+        ops: impl IntoIterator<Item = Op>,
+        pages: Pages,
+    ) -> u32 {
         let start = self.add(ops, key, pages.second.is_some());
         let index = old.unwrap_or(self.blocks.len() as u32);
         if pages.second.is_some() && old.is_none_or(|old| self.second_page(old).is_none()) {
@@ -300,13 +306,14 @@ impl Store {
         index
     }
 
-    fn add(&mut self, ops: &[Op], key: Key, is_crossing: bool) -> u32 {
+    fn add(&mut self, ops: impl IntoIterator<Item = Op>, key: Key, is_crossing: bool) -> u32 {
         if self.ops.is_empty() {
             // No block begins with operation 0.
             self.ops.push(lower::nothing());
         }
         let start = self.ops.len();
-        self.ops.extend_from_slice(ops);
+        self.ops.extend(ops);
+        let count = (self.ops.len() - start) as u16;
         let mut place = (key.place().offset % PAGE) as u16;
         if is_crossing {
             place |= CROSSING;
@@ -318,7 +325,7 @@ impl Store {
             place |= LINKED;
         }
         if let Some(first) = self.ops.get_mut(start) {
-            (first.count, first.place) = (ops.len() as u16, place);
+            (first.count, first.place) = (count, place);
         }
         start as u32
     }
@@ -329,7 +336,7 @@ impl Store {
         for (key, index) in self.places() {
             let block = &self.blocks[index as usize];
             if live.contains(&block.start) && !self.ops(index).is_empty() {
-                kept.keep(key, None, self.ops(index), block.pages);
+                kept.keep(key, None, self.ops(index).iter().copied(), block.pages);
             }
         }
         kept.ops.shrink_to_fit();
@@ -355,7 +362,7 @@ mod tests {
     fn keep(store: &mut Store, ram: &Ram, offset: u64, second: Option<u64>) -> u32 {
         let ops = [lower::nothing(), lower::fall_through(5)];
         let key = Key::new(offset, Mode::Bits64);
-        store.keep(key, None, &ops, pages(ram, offset & !(PAGE - 1), second))
+        store.keep(key, None, ops, pages(ram, offset & !(PAGE - 1), second))
     }
 
     #[test]
