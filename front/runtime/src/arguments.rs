@@ -1,8 +1,12 @@
 //! The command line, option by option as runc has it.
 
+mod criu;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+
+pub(crate) use criu::{CheckpointArguments, RestoreArguments};
 
 use crate::report::Log;
 
@@ -31,9 +35,9 @@ pub(crate) struct Arguments {
     /// Accepted for runc's callers
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     rootless: Option<String>,
-    /// Accepted for runc's callers
+    /// The program CRIU, if not that in PATH
     #[arg(long, hide = true)]
-    criu: Option<PathBuf>,
+    pub(crate) criu: Option<PathBuf>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -86,6 +90,10 @@ pub(crate) enum Command {
     Resume(Id),
     /// Change a container's limits
     Update(UpdateArguments),
+    /// Write a running container into files
+    Checkpoint(CheckpointArguments),
+    /// Make a container of the files of a checkpoint
+    Restore(RestoreArguments),
     /// Print what a container uses as JSON
     Events(EventsArguments),
     /// Print what this runtime can do as JSON

@@ -25,7 +25,7 @@ use crate::container::{Container, Created, InitProcess, await_end};
 use crate::error::{Error, Result, kernel};
 use crate::plan::{ContainerPlan, HostFacts, clone_flag, map_text};
 use crate::state::{self, Folder, Record};
-use crate::{CreateRequest, StartBy, hook};
+use crate::{CreateRequest, StartBy, StdioRequest, hook};
 
 /// Makes a container: when this returns, everything is set up but its program isn't executed.
 ///
@@ -60,7 +60,7 @@ pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
     if let Some(seccomp) = &plan.process.seccomp {
         state::write_seccomp(folder.path(), seccomp)?;
     }
-    let cgroup = NewCgroup(Some(Cgroup::create(&plan.cgroup)?));
+    let cgroup = NewCgroup::create(&plan.cgroup)?;
     let start = prepare_start(folder.path(), request.start_by)?;
     let (inner, tellers) = inner_hooks(&hooks, &plan, &request, root.as_fd())?;
     let mut child = start_child(&plan, request, &cgroup, start, inner, root)?;
@@ -116,7 +116,12 @@ pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
     Ok(Created { container, init })
 }
 
-fn new_record(plan: &ContainerPlan, request: &CreateRequest, spec: &Spec, hooks: &Hooks) -> Record {
+pub(crate) fn new_record(
+    plan: &ContainerPlan,
+    request: &CreateRequest,
+    spec: &Spec,
+    hooks: &Hooks,
+) -> Record {
     let mut record = Record::new(&request.id);
     record.oci_version.clone_from(&spec.oci_version);
     record.bundle.clone_from(&request.bundle);
@@ -133,9 +138,28 @@ fn new_record(plan: &ContainerPlan, request: &CreateRequest, spec: &Spec, hooks:
     let linux = spec.linux.as_ref();
     record.memory_policy = linux.and_then(|linux| linux.memory_policy.clone());
     record.annotations.clone_from(&spec.annotations);
+    record.streams = streams_of(&request.stdio, plan.process.terminal);
     record.poststart.clone_from(&hooks.poststart);
     record.poststop.clone_from(&hooks.poststop);
     record
+}
+
+/// What the standard streams are, for a checkpoint to know pipes by; nothing with a terminal of the container's own.
+pub(crate) fn streams_of(stdio: &StdioRequest, has_terminal: bool) -> Vec<String> {
+    let numbers = match stdio {
+        StdioRequest::Fds {
+            stdin,
+            stdout,
+            stderr,
+        } => [stdin, stdout, stderr].map(AsRawFd::as_raw_fd),
+        _ if has_terminal => return Vec::new(),
+        _ => [0, 1, 2],
+    };
+    let name = |number| {
+        let link = fs::read_link(format!("/proc/self/fd/{number}")).unwrap_or_default();
+        link.to_string_lossy().into_owned()
+    };
+    numbers.map(name).into()
 }
 
 fn start_child(
@@ -146,9 +170,7 @@ fn start_child(
     hooks: InnerHooks,
     root: OwnedFd,
 ) -> Result<Child> {
-    let Some(cgroup) = &cgroup.0 else {
-        return Err(Error::Vanished);
-    };
+    let cgroup = cgroup.get()?;
     let (ours, theirs) =
         control::pair().map_err(|errno| kernel("make the control socket", errno))?;
     let program = compile::init(plan, request, cgroup, theirs, start, hooks, root)?;
@@ -306,10 +328,27 @@ impl InitProcess {
 }
 
 /// A cgroup that is removed unless kept.
-struct NewCgroup(Option<Cgroup>);
+pub(crate) struct NewCgroup(Option<Cgroup>);
 
 impl NewCgroup {
-    fn keep(mut self) {
+    /// Makes it.
+    ///
+    /// # Errors
+    /// [`Error::Cgroup`].
+    pub(crate) fn create(plan: &atoll_cgroup::Plan) -> Result<Self> {
+        Ok(Self(Some(Cgroup::create(plan)?)))
+    }
+
+    /// The cgroup.
+    ///
+    /// # Errors
+    /// None: it is there until it is kept.
+    pub(crate) fn get(&self) -> Result<&Cgroup> {
+        self.0.as_ref().ok_or(Error::Vanished)
+    }
+
+    /// Leaves it there.
+    pub(crate) fn keep(mut self) {
         self.0 = None;
     }
 }

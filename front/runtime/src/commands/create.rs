@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use atoll_container::{
-    Container, CreateRequest, InitProcess, StartBy, StdioRequest, create as create_container,
+    Container, CreateRequest, Created, InitProcess, StartBy, StdioRequest,
+    create as create_container,
 };
 use atoll_shim::keeper::{self, Keeper};
 use atoll_spec::Spec;
@@ -33,6 +34,19 @@ pub(super) enum Starter {
 }
 
 impl Made {
+    /// One that is behind no other wall.
+    pub(super) fn of(created: Created) -> Outcome<Self> {
+        let mut init = created.init;
+        let pidfd = init.pidfd.try_clone();
+        Ok(Self {
+            pid: init.pid,
+            pidfd: pidfd.map_err(|error| Failure::io("cannot keep the pidfd", &error))?,
+            terminal: init.terminal.take(),
+            container: created.container,
+            starter: Starter::Init(init),
+        })
+    }
+
     fn start(&mut self) -> Outcome<()> {
         match &mut self.starter {
             Starter::Init(init) => Ok(init.start()?),
@@ -66,11 +80,7 @@ pub(crate) fn run(root: &Path, systemd: bool, arguments: &RunArguments) -> Outco
     }
     let mut made = make(root, systemd, &arguments.create, &spec, StartBy::Caller)?;
     hand_over(&made, &arguments.create).map_err(|failure| undo(&made, failure))?;
-    let terminal = if has_socket {
-        None
-    } else {
-        made.terminal.take()
-    };
+    let terminal = made.terminal.take().filter(|_| !has_socket);
     let host = HostTerminal::raw_if(terminal.is_some());
     // Before the program can write.
     terminal.iter().for_each(foreground::keep_line_ends);
@@ -81,16 +91,28 @@ pub(crate) fn run(root: &Path, systemd: bool, arguments: &RunArguments) -> Outco
     if arguments.detach {
         return Ok(ExitCode::SUCCESS);
     }
-    let code = foreground::wait(made.pidfd.as_fd(), terminal).map_err(|error| undo(&made, error));
+    finish(&made, terminal, host, arguments.keep)
+}
+
+/// Waits for a container whose program runs, and removes it unless `keep`.
+///
+/// * `terminal`: passed through.
+pub(super) fn finish(
+    made: &Made,
+    terminal: Option<OwnedFd>,
+    host: HostTerminal,
+    keep: bool,
+) -> Outcome<ExitCode> {
+    let code = foreground::wait(made.pidfd.as_fd(), terminal).map_err(|error| undo(made, error));
     drop(host);
     let code = code?;
-    if !arguments.keep {
+    if !keep {
         made.container.delete(true)?;
     }
     Ok(code)
 }
 
-fn load(bundle: &Path) -> Outcome<Spec> {
+pub(super) fn load(bundle: &Path) -> Outcome<Spec> {
     Ok(Spec::load(&bundle.join("config.json"))?)
 }
 
@@ -132,16 +154,8 @@ fn make(
     };
     report::debug(&format!("making container {}", request.id));
     let created = create_container(request, spec)?;
-    let mut init = created.init;
-    report::debug(&format!("its first process is {}", init.pid));
-    let pidfd = init.pidfd.try_clone();
-    Ok(Made {
-        pid: init.pid,
-        pidfd: pidfd.map_err(|error| Failure::io("cannot keep the pidfd", &error))?,
-        terminal: init.terminal.take(),
-        container: created.container,
-        starter: Starter::Init(init),
-    })
+    report::debug(&format!("its first process is {}", created.init.pid));
+    Made::of(created)
 }
 
 pub(super) fn absolute(path: &Path) -> Outcome<PathBuf> {
@@ -170,7 +184,7 @@ pub(crate) fn write_pid(path: &Path, pid: u32) -> Outcome<()> {
 }
 
 /// Removes what was made so far; `failure` stays what is reported.
-fn undo(made: &Made, failure: Failure) -> Failure {
+pub(super) fn undo(made: &Made, failure: Failure) -> Failure {
     match made.container.delete(true) {
         Ok(()) => failure,
         Err(error) => failure.with_hint(format!(

@@ -25,6 +25,8 @@ pub(super) struct Scene<'a> {
     pub(super) terminal: Option<Terminal>,
     /// The tmpfs that hides masked folders.
     pub(super) hider: Option<OwnedFd>,
+    /// The root file system as it was kept.
+    pub(super) kept: Option<OwnedFd>,
 }
 
 /// Executes the operations, then launches the program; never returns.
@@ -39,6 +41,7 @@ pub(super) fn run(program: &Program) -> ! {
         proc: None,
         terminal: None,
         hider: None,
+        kept: None,
     };
     for (step, op) in (0_u32..).zip(&program.steps) {
         if let Op::RunHooks(list) = op {
@@ -51,6 +54,7 @@ pub(super) fn run(program: &Program) -> ! {
     }
     scene.proc = None;
     scene.hider = None;
+    scene.kept = None;
     let terminal = scene.terminal.take();
     let (step, errno) = launch::launch(program, terminal);
     launch::report_failure(program, step, errno);
@@ -154,6 +158,18 @@ impl Scene<'_> {
             }
             // Executed by the caller, which says more of their failures.
             Op::RunHooks(_) => Ok(()),
+            Op::Place { target, missing } => {
+                inside::open_or_make(self.root()?, target, *missing).map(|_| ())
+            }
+            Op::KeepRoot(path) => {
+                self.kept = Some(mount::clone_tree(CWD, path, true, false)?);
+                Ok(())
+            }
+            Op::RenewRoot(path) => {
+                unmount(path.as_c_str(), UnmountFlags::DETACH)?;
+                let kept = self.kept.take().ok_or(Errno::BADF)?;
+                mount::attach_at(kept.as_fd(), path)
+            }
             Op::PivotRoot { shared } => self.pivot(*shared),
             Op::MoveRoot => change_root(self.root()?),
             Op::HideHost(places) => places.iter().try_for_each(|place| hide(place)),

@@ -125,6 +125,7 @@ pub(crate) fn init(
     );
     let launch = Launch {
         hooks: hooks.start,
+        own_null: plan.fills_dev,
         ..launch
     };
     Ok(Program {
@@ -207,6 +208,10 @@ pub(crate) fn launch(
 ) -> Launch {
     let env = with_home(&process.env, home);
     Launch {
+        new_session: true,
+        streams_uid: process.uid,
+        own_null: false,
+        extra: Vec::new(),
         stdio: match stdio {
             StdioRequest::Fds {
                 stdin,
@@ -242,7 +247,7 @@ pub(crate) fn launch(
 }
 
 /// Streams that are themselves 0, 1 or 2 would be overwritten while the others are placed.
-fn above_streams(fds: [OwnedFd; 3]) -> [OwnedFd; 3] {
+pub(crate) fn above_streams(fds: [OwnedFd; 3]) -> [OwnedFd; 3] {
     use std::os::fd::AsRawFd;
     fds.map(|fd| {
         if fd.as_raw_fd() > 2 {
@@ -406,12 +411,12 @@ fn revealing_mounts() -> Result<Vec<CString>> {
     Ok(places)
 }
 
-fn bind_error(source: &CStr, destination: &CStr, errno: Errno) -> Error {
+pub(crate) fn bind_error(source: &CStr, destination: &CStr, errno: Errno) -> Error {
     let (source, destination) = (source.to_string_lossy(), destination.to_string_lossy());
     kernel(format!("mount {source} → {destination}"), errno)
 }
 
-fn missing_like(mount: BorrowedFd<'_>) -> Missing {
+pub(crate) fn missing_like(mount: BorrowedFd<'_>) -> Missing {
     let is_folder = atoll_sys::rustix::fs::fstat(mount)
         .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
     if is_folder {

@@ -52,7 +52,9 @@ fn try_launch(
 ) -> std::result::Result<std::convert::Infallible, Failed> {
     let at = |step: LaunchStep| move |errno: Errno| (step, errno.raw_os_error());
     let launch = &program.launch;
-    setsid().map_err(at(LaunchStep::Session))?;
+    if launch.new_session {
+        setsid().map_err(at(LaunchStep::Session))?;
+    }
     let master = match terminal {
         Some(terminal) => Some(take_terminal(launch, terminal).map_err(at(LaunchStep::Terminal))?),
         None => None,
@@ -175,6 +177,9 @@ fn set_streams(launch: &Launch) -> Result<()> {
             place(fd.as_fd(), number)?;
         }
     }
+    for (fd, number) in launch.extra.iter().zip(3..) {
+        place(fd.as_fd(), number)?;
+    }
     // The user must be able to open /dev/stdout again.
     for number in 0..3 {
         // SAFETY: nothing closes the three between here and the end of the loop's body; one that
@@ -183,12 +188,14 @@ fn set_streams(launch: &Launch) -> Result<()> {
         let Ok(stat) = fs::fstat(stream) else {
             continue;
         };
-        let is_null = stat.st_rdev == fs::makedev(1, 3)
-            && FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
-        if stat.st_uid == launch.uid || is_null {
+        let is_null = is_null_device(&stat);
+        if is_null && launch.own_null {
+            take_own_null(number)?;
+        }
+        if stat.st_uid == launch.streams_uid || is_null {
             continue;
         }
-        match fs::fchown(stream, Some(fs::Uid::from_raw(launch.uid)), None) {
+        match fs::fchown(stream, Some(fs::Uid::from_raw(launch.streams_uid)), None) {
             Ok(()) | Err(Errno::INVAL | Errno::PERM | Errno::ROFS) => {}
             Err(error) => return Err(error),
         }
@@ -196,8 +203,27 @@ fn set_streams(launch: &Launch) -> Result<()> {
     Ok(())
 }
 
+fn is_null_device(stat: &fs::Stat) -> bool {
+    stat.st_rdev == fs::makedev(1, 3)
+        && FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+}
+
+/// Has stream `number` be the container's null device instead of the host's, which is a file outside of it; unless the
+/// container's is none.
+fn take_own_null(number: RawFd) -> Result<()> {
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let Ok(null) = fs::openat(CWD, c"/dev/null", flags, Mode::empty()) else {
+        return Ok(());
+    };
+    if !is_null_device(&fs::fstat(&null)?) {
+        return Ok(());
+    }
+    place(null.as_fd(), number)
+}
+
 fn place(fd: std::os::fd::BorrowedFd<'_>, number: RawFd) -> Result<()> {
-    // SAFETY: 0, 1 and 2 are the standard streams, which no owned descriptor of the child is.
+    // SAFETY: 0, 1 and 2 are the standard streams, which no owned descriptor of the child is, and
+    // the extra ones' numbers are below that of any owned descriptor (`Launch::extra`).
     unsafe { descriptors::place(fd, number, false) }
 }
 

@@ -105,6 +105,12 @@ pub(crate) enum Op {
     AwaitHooks,
     /// Runs hooks of our own.
     RunHooks(HookList),
+    /// Makes a place for a mount that comes later.
+    Place { target: CString, missing: Missing },
+    /// Keeps the root file system at a place as it is now.
+    KeepRoot(CString),
+    /// Puts the kept root file system into the place of what was mounted there since.
+    RenewRoot(CString),
     /// Changes the root.
     PivotRoot { shared: bool },
     /// Changes the root where pivot_root(2) can't.
@@ -157,11 +163,19 @@ pub(crate) struct BindInside {
 /// How the program is launched.
 #[derive(Debug)]
 pub(crate) struct Launch {
+    /// Whether the program leads a session of its own.
+    pub(crate) new_session: bool,
     /// Where standard streams lead.
     pub(crate) stdio: Stdio,
+    /// User who is to own the standard streams.
+    pub(crate) streams_uid: u32,
+    /// Whether streams that are the host's null device become the container's.
+    pub(crate) own_null: bool,
+    /// Descriptors that become 3 and so on; their own numbers are higher than all of these.
+    pub(crate) extra: Vec<OwnedFd>,
     /// Rows and columns.
     pub(crate) terminal_size: Option<(u16, u16)>,
-    /// How many descriptors from 3 on the program gets.
+    /// How many descriptors from 3 on the program gets, those of `extra` included.
     pub(crate) preserve_fds: u32,
     pub(crate) rlimits: Vec<RlimitPlan>,
     pub(crate) io_priority: Option<i32>,
@@ -315,6 +329,8 @@ impl Op {
             Self::RootReadOnly => "make the root read-only".to_owned(),
             Self::AwaitHooks => "wait for hooks".to_owned(),
             Self::RunHooks(list) => format!("run {} hooks", list.kind()),
+            Self::Place { target, .. } => format!("make mountpoint {}", text(target)),
+            Self::KeepRoot(_) | Self::RenewRoot(_) => "mount the rootfs again".to_owned(),
             Self::PivotRoot { .. } => "pivot_root".to_owned(),
             Self::MoveRoot => "move the root".to_owned(),
             Self::HideHost(_) => "hide the host's proc and sysfs".to_owned(),

@@ -1,6 +1,7 @@
 //! Containers on the real kernel. Needs root, and busybox linked statically.
 
 mod attacks;
+mod checkpoint;
 mod exec;
 mod failing;
 mod hooks;
