@@ -45,6 +45,10 @@ pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
     let state_root = request.state_root.clone();
     let start_by = request.start_by;
     let folder = Folder::make(&state_root, &id)?;
+    if request.has_notify_folder {
+        let path = CreateRequest::notify_folder(&state_root, &id);
+        fs::create_dir(&path).map_err(|source| state::file("make", &path, source))?;
+    }
     let root = rootfs::open(&plan, &request.rootfs_mounts)?;
     let mut record = new_record(&plan, &request, spec, &hooks);
     if !plan.namespaces.makes(NamespaceKind::Mount) {

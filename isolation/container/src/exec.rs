@@ -12,7 +12,7 @@ use atoll_sys::process;
 use atoll_sys::scheduling::NumberSet;
 
 use crate::apply::entry::EntryStep;
-use crate::apply::program::{Op, Program, Start};
+use crate::apply::program::{Launch, Op, Program, Start};
 use crate::apply::spawn::spawn;
 use crate::apply::{compile, control, passwd};
 use crate::container::{Container, ExecProcess};
@@ -116,6 +116,7 @@ pub(crate) fn exec(
     let (ours, theirs) =
         control::pair().map_err(|errno| kernel("make the control socket", errno))?;
     let home = home(record.pid, plan.uid);
+    let keeps_line_ends = request.keeps_line_ends;
     let launch = compile::launch(
         &plan,
         request.stdio,
@@ -123,6 +124,10 @@ pub(crate) fn exec(
         Start::AtOnce,
         home,
     );
+    let launch = Launch {
+        keeps_line_ends,
+        ..launch
+    };
     let program = Program {
         steps,
         root: None,

@@ -14,6 +14,7 @@ use atoll_spec::Spec;
 use crate::arguments::{CreateArguments, RunArguments};
 use crate::commands::machine;
 use crate::foreground::{self, HostTerminal};
+use crate::notify::{self, Manager, Relay};
 use crate::report::{self, Failure, Outcome};
 
 /// A container that was made, behind whichever wall.
@@ -57,20 +58,22 @@ impl Made {
 
 /// Makes a container whose program waits for `start`.
 pub(crate) fn create(root: &Path, systemd: bool, arguments: &CreateArguments) -> Outcome<()> {
-    let spec = load(&arguments.bundle)?;
+    let mut spec = load(&arguments.bundle)?;
     if wants_terminal(&spec) && arguments.console_socket.is_none() {
         return Err(Failure::new(
             "cannot allocate tty if runc will detach without setting console socket",
         )
         .with_hint("give --console-socket PATH, or use `run` without --detach"));
     }
+    let manager = manager_for(&spec)?;
+    prepare(root, arguments, &mut spec, manager.is_some())?;
     let made = make(root, systemd, arguments, &spec, StartBy::Anyone)?;
     hand_over(&made, arguments).map_err(|failure| undo(&made, failure))
 }
 
 /// Makes a container, runs its program, and, unless detached, waits for it and cleans up.
 pub(crate) fn run(root: &Path, systemd: bool, arguments: &RunArguments) -> Outcome<ExitCode> {
-    let spec = load(&arguments.create.bundle)?;
+    let mut spec = load(&arguments.create.bundle)?;
     let has_socket = arguments.create.console_socket.is_some();
     if wants_terminal(&spec) && arguments.detach && !has_socket {
         return Err(Failure::new(
@@ -78,8 +81,16 @@ pub(crate) fn run(root: &Path, systemd: bool, arguments: &RunArguments) -> Outco
         )
         .with_hint("give --console-socket PATH, or leave out --detach"));
     }
+    let manager = manager_for(&spec)?;
+    prepare(root, &arguments.create, &mut spec, manager.is_some())?;
     let mut made = make(root, systemd, &arguments.create, &spec, StartBy::Caller)?;
-    hand_over(&made, &arguments.create).map_err(|failure| undo(&made, failure))?;
+    let relay = hand_over(&made, &arguments.create).and_then(|()| {
+        let folder = CreateRequest::notify_folder(root, made.container.id());
+        manager
+            .map(|manager| Relay::listen(manager, &folder))
+            .transpose()
+    });
+    let relay = relay.map_err(|failure| undo(&made, failure))?;
     let terminal = made.terminal.take().filter(|_| !has_socket);
     let host = HostTerminal::raw_if(terminal.is_some());
     // Before the program can write.
@@ -89,9 +100,48 @@ pub(crate) fn run(root: &Path, systemd: bool, arguments: &RunArguments) -> Outco
         return Err(undo(&made, failure));
     }
     if arguments.detach {
+        if let Some(relay) = relay {
+            relay.pass_on(made.pidfd.as_fd(), made.pid);
+        }
         return Ok(ExitCode::SUCCESS);
     }
+    if let Some(relay) = relay
+        && let Ok(pidfd) = made.pidfd.try_clone()
+    {
+        // The manager watches who waits for the container.
+        std::thread::spawn(move || relay.pass_on(pidfd.as_fd(), std::process::id()));
+    }
     finish(&made, terminal, host, arguments.keep)
+}
+
+/// The service manager whom the container is to tell that it is ready; a machine's kernel keeps it from that.
+fn manager_for(spec: &Spec) -> Outcome<Option<Manager>> {
+    let is_in_machine = keeper::wants_machine(spec)?;
+    Ok(Manager::of_environment().filter(|_| !is_in_machine))
+}
+
+/// Gives the container what a service manager gave us: a socket to say that it is ready, and sockets to listen at.
+fn prepare(
+    root: &Path,
+    arguments: &CreateArguments,
+    spec: &mut Spec,
+    has_manager: bool,
+) -> Outcome<()> {
+    if keeper::wants_machine(spec)? {
+        return Ok(());
+    }
+    let listening = notify::listen_fds();
+    notify::check_fds(3 + listening, arguments.preserve_fds)?;
+    if let Some(process) = &mut spec.process {
+        notify::add_listen_fds(process, listening);
+    }
+    if has_manager {
+        let root = std::path::absolute(root);
+        let root = root.map_err(|error| Failure::io("cannot find the state root", &error))?;
+        let folder = CreateRequest::notify_folder(&root, &arguments.id.parse()?);
+        notify::add_to(spec, folder);
+    }
+    Ok(())
 }
 
 /// Waits for a container whose program runs, and removes it unless `keep`.
@@ -140,7 +190,8 @@ fn make(
         } else {
             StdioRequest::Inherit
         },
-        preserve_fds: arguments.preserve_fds,
+        preserve_fds: arguments.preserve_fds.saturating_add(notify::listen_fds()),
+        has_notify_folder: Manager::of_environment().is_some(),
         no_pivot: arguments.no_pivot,
         no_new_keyring: arguments.no_new_keyring,
         systemd_cgroup,

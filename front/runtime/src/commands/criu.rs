@@ -12,6 +12,7 @@ use crate::arguments::{CheckpointArguments, RestoreArguments};
 use crate::commands::create::{Made, absolute, finish, load, undo, wants_terminal, write_pid};
 use crate::commands::machine;
 use crate::foreground::{self, HostTerminal};
+use crate::notify::{self, Manager};
 use crate::report::{self, Failure, Outcome};
 
 /// Writes a container into files, and removes it unless it is to go on.
@@ -91,9 +92,19 @@ pub(crate) fn restore(
     criu: Option<PathBuf>,
     arguments: RestoreArguments,
 ) -> Outcome<ExitCode> {
-    let spec = load(&arguments.bundle)?;
+    let mut spec = load(&arguments.bundle)?;
     if keeper::wants_machine(&spec)? {
         return Err(in_machine("restored"));
+    }
+    // It was ready when it was written into files: the mount is all that is left of it.
+    let is_service = Manager::of_environment().is_some();
+    if is_service {
+        let root = std::path::absolute(root);
+        let root = root.map_err(|error| Failure::io("cannot find the state root", &error))?;
+        notify::add_to(
+            &mut spec,
+            CreateRequest::notify_folder(&root, &arguments.id.parse()?),
+        );
     }
     let has_socket = arguments.console_socket.is_some();
     if wants_terminal(&spec) && arguments.detach && !has_socket {
@@ -111,6 +122,7 @@ pub(crate) fn restore(
             StdioRequest::Inherit
         },
         systemd_cgroup,
+        has_notify_folder: is_service,
         warn: report::warn,
         ..CreateRequest::new(
             arguments.id.parse()?,

@@ -211,6 +211,7 @@ pub(crate) fn launch(
         new_session: true,
         streams_uid: process.uid,
         own_null: false,
+        keeps_line_ends: false,
         extra: Vec::new(),
         stdio: match stdio {
             StdioRequest::Fds {

@@ -164,6 +164,9 @@ fn take_terminal(launch: &Launch, terminal: Terminal) -> Result<std::os::fd::Own
     if let Some((rows, columns)) = launch.terminal_size {
         atoll_sys::terminal::resize(&slave, rows, columns)?;
     }
+    if launch.keeps_line_ends {
+        atoll_sys::terminal::keep_line_ends(&slave)?;
+    }
     ioctl_tiocsctty(&slave)?;
     for number in 0..3 {
         place(slave.as_fd(), number)?;

@@ -173,6 +173,8 @@ pub(crate) struct Launch {
     pub(crate) own_null: bool,
     /// Descriptors that become 3 and so on; their own numbers are higher than all of these.
     pub(crate) extra: Vec<OwnedFd>,
+    /// Whether the terminal passes line ends on as they are.
+    pub(crate) keeps_line_ends: bool,
     /// Rows and columns.
     pub(crate) terminal_size: Option<(u16, u16)>,
     /// How many descriptors from 3 on the program gets, those of `extra` included.

@@ -6,7 +6,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use atoll_spec::{NamespaceKind, Spec, Status};
+use atoll_spec::{Mount, NamespaceKind, Spec, Status};
 use atoll_sys::inside;
 use atoll_sys::rustix::fs::{FileType, OFlags, fstat};
 
@@ -46,6 +46,8 @@ impl Container {
         }
         let spec = Spec::load(&record.bundle.join("config.json"))?;
         let create = CreateRequest::new(self.id().clone(), PathBuf::new(), record.bundle.clone());
+        let mut spec = spec;
+        spec.mounts.extend(self.notify_mount(&spec));
         let plan = plan(&spec, &create, &HostFacts::detect()?)?;
         check_features(&request)?;
         make_folder(&request.criu.images)?;
@@ -74,6 +76,16 @@ impl Container {
         let logs = logs.unwrap_or_else(|| request.criu.images.clone());
         self.dump(request, &asked)
             .map_err(|error| with_log(error, &logs, LOG))
+    }
+
+    /// The mount of the folder for a service's socket, which is in no bundle's configuration.
+    fn notify_mount(&self, spec: &Spec) -> Option<Mount> {
+        let folder = self.folder().join("notify");
+        let is_there = spec
+            .mounts
+            .iter()
+            .any(|m| m.source.as_deref() == Some(&folder));
+        (folder.is_dir() && !is_there).then(|| CreateRequest::notify_mount(folder))
     }
 
     fn dump(&self, request: CheckpointRequest, asked: &Request) -> Result<()> {

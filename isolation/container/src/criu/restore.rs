@@ -52,6 +52,10 @@ pub fn restore(mut request: CreateRequest, spec: &Spec, from: &RestoreRequest) -
     let hooks = spec.hooks.clone().unwrap_or_default();
 
     let state_folder = Folder::make(&request.state_root, &request.id)?;
+    if request.has_notify_folder {
+        let path = CreateRequest::notify_folder(&request.state_root, &request.id);
+        fs::create_dir(&path).map_err(|source| state::file("make", &path, source))?;
+    }
     let root = rootfs::open(&plan, &request.rootfs_mounts)?;
     let mut record = new_record(&plan, &request, spec, &hooks);
     state::write(state_folder.path(), &record)?;

@@ -404,6 +404,7 @@ fn launch(program: &Path, stdio: Stdio, streams_uid: u32, extra: Vec<OwnedFd>) -
         stdio,
         streams_uid,
         own_null: false,
+        keeps_line_ends: false,
         preserve_fds: u32::try_from(extra.len()).unwrap_or(u32::MAX),
         extra,
         terminal_size: None,
