@@ -39,6 +39,14 @@ fn a_terminal_passes_line_ends_on_as_they_are() {
         let ran = bundle.runtime(&["exec", "-t", "d", "echo", "at once"]);
         assert_eq!((ran.stdout.as_str(), ran.code), ("at once\n", 0));
     }
+    // The terminal's end is not the program's.
+    let ran = bundle.runtime(&["exec", "-t", "d", "nosuch"]);
+    assert_eq!(ran.code, 255);
+    assert!(
+        ran.stderr.contains("executable file not found"),
+        "{}",
+        ran.stderr
+    );
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! capabilities, then the program. Child-safe throughout.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use atoll_sys::capability::{self, SYS_ADMIN, Set, Sets};
 use atoll_sys::rustix::fs::{self, Access, AtFlags, CWD, FileType, Mode, OFlags};
@@ -19,8 +19,13 @@ type Failed = (LaunchStep, i32);
 
 /// Launches the program; returns only what failed.
 pub(super) fn launch(program: &Program, terminal: Option<Terminal>) -> Failed {
-    match try_launch(program, terminal) {
-        Err(failure) => failure,
+    let mut master = None;
+    match try_launch(program, terminal, &mut master) {
+        Err(failure) => {
+            // Closing the last one would hang the terminal up, and with it us before the failure is told.
+            std::mem::forget(master);
+            failure
+        }
         Ok(never) => match never {},
     }
 }
@@ -49,16 +54,16 @@ pub(super) fn report_failure(program: &Program, step: LaunchStep, errno: i32) {
 fn try_launch(
     program: &Program,
     terminal: Option<Terminal>,
+    master: &mut Option<OwnedFd>,
 ) -> std::result::Result<std::convert::Infallible, Failed> {
     let at = |step: LaunchStep| move |errno: Errno| (step, errno.raw_os_error());
     let launch = &program.launch;
     if launch.new_session {
         setsid().map_err(at(LaunchStep::Session))?;
     }
-    let master = match terminal {
-        Some(terminal) => Some(take_terminal(launch, terminal).map_err(at(LaunchStep::Terminal))?),
-        None => None,
-    };
+    if let Some(terminal) = terminal {
+        take_terminal(launch, terminal, master).map_err(at(LaunchStep::Terminal))?;
+    }
     set_streams(launch).map_err(at(LaunchStep::Streams))?;
     for limit in &launch.rlimits {
         task::set_limit(limit.resource, limit.soft, limit.hard).map_err(at(LaunchStep::Limits))?;
@@ -100,7 +105,7 @@ fn try_launch(
     if is_early {
         install_filter(program)?;
     }
-    await_start(program, master).map_err(at(LaunchStep::Start))?;
+    await_start(program, master.take()).map_err(at(LaunchStep::Start))?;
 
     if let Some(list) = &launch.hooks {
         list.run(&|| if is_early { Ok(()) } else { confine(launch) })
@@ -158,9 +163,10 @@ fn needs_admin(launch: &Launch) -> bool {
     launch.seccomp.is_some() && !launch.no_new_privileges
 }
 
-/// Makes the terminal the session's and the standard streams; returns its master.
-fn take_terminal(launch: &Launch, terminal: Terminal) -> Result<std::os::fd::OwnedFd> {
+/// Makes the terminal the session's and the standard streams; its master stays in `kept`.
+fn take_terminal(launch: &Launch, terminal: Terminal, kept: &mut Option<OwnedFd>) -> Result<()> {
     let Terminal { master, slave } = terminal;
+    *kept = Some(master);
     if let Some((rows, columns)) = launch.terminal_size {
         atoll_sys::terminal::resize(&slave, rows, columns)?;
     }
@@ -171,7 +177,7 @@ fn take_terminal(launch: &Launch, terminal: Terminal) -> Result<std::os::fd::Own
     for number in 0..3 {
         place(slave.as_fd(), number)?;
     }
-    Ok(master)
+    Ok(())
 }
 
 fn set_streams(launch: &Launch) -> Result<()> {
@@ -316,7 +322,7 @@ fn check(path: &CStr) -> Result<()> {
     }
 }
 
-fn await_start(program: &Program, master: Option<std::os::fd::OwnedFd>) -> Result<()> {
+fn await_start(program: &Program, master: Option<OwnedFd>) -> Result<()> {
     let control = program.control.as_fd();
     match &program.launch.start {
         Start::AtOnce => {
