@@ -22,6 +22,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("qemu-system-x86", "/usr/bin/qemu-system-x86_64"),
     ("runc", "/usr/sbin/runc"),
     ("skopeo", "/usr/bin/skopeo"),
+    ("uidmap", "/usr/bin/newuidmap"),
     ("util-linux", "/usr/bin/script"),
     ("xz-utils", "/usr/bin/xz"),
     ("zstd", "/usr/bin/zstd"),

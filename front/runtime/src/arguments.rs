@@ -17,9 +17,10 @@ pub(crate) const DEFAULT_ROOT: &str = "/run/atoll-runtime";
 #[derive(Debug, Parser)]
 #[command(name = "atoll-runtime", version = version(), about, disable_help_subcommand = true)]
 pub(crate) struct Arguments {
-    /// Folder of container states; gone after a reboot
-    #[arg(long, default_value = DEFAULT_ROOT)]
-    pub(crate) root: PathBuf,
+    /// Folder of container states; gone after a reboot. Default is /run/atoll-runtime, of users without privilege
+    /// atoll-runtime in XDG_RUNTIME_DIR
+    #[arg(long)]
+    root: Option<PathBuf>,
     /// File to append failures to
     #[arg(long)]
     log: Option<PathBuf>,
@@ -43,6 +44,18 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
+    /// Folder of container states.
+    pub(crate) fn root(&self) -> PathBuf {
+        let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty());
+        match (&self.root, own) {
+            (Some(root), _) => root.clone(),
+            (None, Some(folder)) if !rustix::process::geteuid().is_root() => {
+                PathBuf::from(folder).join("atoll-runtime")
+            }
+            (None, _) => DEFAULT_ROOT.into(),
+        }
+    }
+
     /// Where failures are logged besides standard error.
     pub(crate) fn log(&self) -> Option<Log> {
         let path = self

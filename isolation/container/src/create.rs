@@ -1,5 +1,6 @@
 //! Making a container.
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -25,7 +26,7 @@ use crate::container::{Container, Created, InitProcess, await_end};
 use crate::error::{Error, Result, kernel};
 use crate::plan::{ContainerPlan, HostFacts, clone_flag, map_text};
 use crate::state::{self, Folder, Record};
-use crate::{CreateRequest, StartBy, StdioRequest, hook};
+use crate::{CreateRequest, StartBy, StdioRequest, hook, rootless};
 
 /// Makes a container: when this returns, everything is set up but its program isn't executed.
 ///
@@ -49,7 +50,11 @@ pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
         let path = CreateRequest::notify_folder(&state_root, &id);
         fs::create_dir(&path).map_err(|source| state::file("make", &path, source))?;
     }
-    let root = rootfs::open(&plan, &request.rootfs_mounts)?;
+    let root = if plan.is_rootless {
+        rootless::open_folder(&plan.rootfs)?
+    } else {
+        rootfs::open(&plan, &request.rootfs_mounts)?
+    };
     let mut record = new_record(&plan, &request, spec, &hooks);
     if !plan.namespaces.makes(NamespaceKind::Mount) {
         let id = mount::id(root.as_fd(), c"");
@@ -64,7 +69,11 @@ pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
     if let Some(seccomp) = &plan.process.seccomp {
         state::write_seccomp(folder.path(), seccomp)?;
     }
-    let cgroup = NewCgroup::create(&plan.cgroup)?;
+    let cgroup = NewCgroup::create(&plan.cgroup, may_lack_cgroups(&plan, spec))?;
+    if cgroup.get()?.paths().is_empty() && !record.cgroup.is_empty() {
+        record.cgroup.clear();
+        state::write(folder.path(), &record)?;
+    }
     let start = prepare_start(folder.path(), request.start_by)?;
     let (inner, tellers) = inner_hooks(&hooks, &plan, &request, root.as_fd())?;
     let mut child = start_child(&plan, request, &cgroup, start, inner, root)?;
@@ -276,6 +285,9 @@ fn prepare_start(folder: &Path, start_by: StartBy) -> Result<Start> {
 }
 
 fn map_ids(plan: &ContainerPlan, pid: u32) -> Result<()> {
+    if plan.is_rootless {
+        return rootless::map_ids(plan, pid);
+    }
     for (name, mappings) in [
         ("uid_map", &plan.uid_mappings),
         ("gid_map", &plan.gid_mappings),
@@ -285,6 +297,13 @@ fn map_ids(plan: &ContainerPlan, pid: u32) -> Result<()> {
             .map_err(|source| state::file("write", &path, source))?;
     }
     Ok(())
+}
+
+/// Whether the container may do without control groups: as long as it asks for nothing that takes them.
+fn may_lack_cgroups(plan: &ContainerPlan, spec: &Spec) -> bool {
+    let linux = spec.linux.as_ref();
+    let resources = linux.and_then(|linux| linux.resources.as_ref());
+    plan.may_lack_cgroups && resources.is_none_or(rootless::limits_nothing)
 }
 
 /// What hooks and `state` are told.
@@ -337,10 +356,17 @@ pub(crate) struct NewCgroup(Option<Cgroup>);
 impl NewCgroup {
     /// Makes it.
     ///
+    /// * `may_lack`: whether one that may not be made is left out.
+    ///
     /// # Errors
     /// [`Error::Cgroup`].
-    pub(crate) fn create(plan: &atoll_cgroup::Plan) -> Result<Self> {
-        Ok(Self(Some(Cgroup::create(plan)?)))
+    pub(crate) fn create(plan: &atoll_cgroup::Plan, may_lack: bool) -> Result<Self> {
+        match Cgroup::create(plan) {
+            Err(error) if may_lack && rootless::is_refused(&error) => {
+                Ok(Self(Some(Cgroup::open(BTreeMap::new()))))
+            }
+            created => Ok(Self(Some(created?))),
+        }
     }
 
     /// The cgroup.

@@ -108,6 +108,14 @@ pub enum Error {
         /// What happened.
         reason: String,
     },
+    /// Ids can't be mapped without privilege.
+    #[error("{program} cannot map ids: {reason}")]
+    Rootless {
+        /// `newuidmap` or `newgidmap`.
+        program: String,
+        /// In its words.
+        reason: String,
+    },
     /// CRIU can't checkpoint or restore the container.
     #[error("criu cannot {action} the container: {reason}")]
     Criu {

@@ -48,12 +48,14 @@ pub(crate) fn exec(
         return Err(wrong(Status::Stopped));
     };
     let has_userns = record.namespaces.contains(&NamespaceKind::User);
+    let own = capability::current().map_err(|errno| kernel("capget", errno))?;
     let available = if has_userns {
         capability::Set(u64::MAX)
     } else {
-        let sets = capability::current().map_err(|errno| kernel("capget", errno))?;
-        sets.permitted
+        own.permitted
     };
+    // Without privilege, only in that namespace there is the right to enter the others.
+    let enters_user_first = has_userns && !own.permitted.holds(capability::SYS_ADMIN);
     let seccomp = record.seccomp_flags.map(|flags| {
         let listener = record.seccomp_listener.clone();
         state::read_seccomp(container.folder(), flags, listener)
@@ -88,7 +90,8 @@ pub(crate) fn exec(
     let others = record
         .namespaces
         .iter()
-        .filter(|kind| **kind != NamespaceKind::Pid);
+        .filter(|kind| **kind != NamespaceKind::Pid)
+        .filter(|kind| **kind != NamespaceKind::User || !enters_user_first);
     let flags = others.fold(0, |flags, kind| flags | clone_flag(*kind));
     let pidfd = init.try_clone().map_err(|source| Error::File {
         action: "duplicate",
@@ -131,10 +134,19 @@ pub(crate) fn exec(
     let program = Program {
         steps,
         root: None,
+        is_rootless: false,
         control: theirs,
         launch,
     };
     let mut before = Vec::new();
+    if enters_user_first {
+        before.push(EntryStep::Enter {
+            kind: NamespaceKind::User,
+            fd: init
+                .try_clone()
+                .map_err(|source| state::file("duplicate", Path::new("pidfd"), source))?,
+        });
+    }
     if record.namespaces.contains(&NamespaceKind::Pid) {
         before.push(EntryStep::Enter {
             kind: NamespaceKind::Pid,

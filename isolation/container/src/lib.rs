@@ -37,6 +37,7 @@ mod id;
 mod monitored;
 pub mod plan;
 mod request;
+mod rootless;
 mod state;
 
 pub use apply::rootfs::open_rootfs;

@@ -21,8 +21,8 @@ use crate::report::{Failure, Outcome};
 
 /// Carries out `arguments`; the exit code is the program's for `run` and `exec`.
 pub(crate) fn run(arguments: Arguments) -> Outcome<ExitCode> {
+    let root = arguments.root();
     let Arguments {
-        root,
         systemd_cgroup,
         criu,
         command,

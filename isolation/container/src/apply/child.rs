@@ -25,6 +25,8 @@ pub(super) struct Scene<'a> {
     pub(super) terminal: Option<Terminal>,
     /// The tmpfs that hides masked folders.
     pub(super) hider: Option<OwnedFd>,
+    /// The root directory, when the process itself opened it.
+    pub(super) opened: Option<OwnedFd>,
     /// The root file system as it was kept.
     pub(super) kept: Option<OwnedFd>,
 }
@@ -33,7 +35,9 @@ pub(super) struct Scene<'a> {
 pub(super) fn run(program: &Program) -> ! {
     // Those in the container must not look into us, also after we gave our capabilities up
     // (CVE-2016-9962). execve(2) ends it. A kernel that refuses has other checks.
-    let _ = process::set_dumpable(false);
+    if !program.is_rootless {
+        let _ = process::set_dumpable(false);
+    }
     // Modes given are meant exactly.
     rustix_process::umask(Mode::empty());
     let mut scene = Scene {
@@ -41,6 +45,7 @@ pub(super) fn run(program: &Program) -> ! {
         proc: None,
         terminal: None,
         hider: None,
+        opened: None,
         kept: None,
     };
     for (step, op) in (0_u32..).zip(&program.steps) {
@@ -54,6 +59,7 @@ pub(super) fn run(program: &Program) -> ! {
     }
     scene.proc = None;
     scene.hider = None;
+    scene.opened = None;
     scene.kept = None;
     let terminal = scene.terminal.take();
     let (step, errno) = launch::launch(program, terminal);
@@ -79,11 +85,8 @@ fn fail(control: BorrowedFd<'_>, step: u32, errno: Errno) -> ! {
 impl Scene<'_> {
     /// The container's root directory.
     pub(super) fn root(&self) -> Result<BorrowedFd<'_>> {
-        self.program
-            .root
-            .as_ref()
-            .map(AsFd::as_fd)
-            .ok_or(Errno::BADF)
+        let root = self.opened.as_ref().or(self.program.root.as_ref());
+        root.map(AsFd::as_fd).ok_or(Errno::BADF)
     }
 
     fn execute(&mut self, op: &Op) -> Result<()> {
@@ -99,6 +102,7 @@ impl Scene<'_> {
             Op::EnterProcess { pidfd, flags } => namespace::enter(pidfd.as_fd(), *flags),
             Op::AwaitMappings => {
                 control::await_go(self.program.control.as_fd())?;
+                let _ = process::set_dumpable(false);
                 task::become_user(0, 0, &[])
             }
             Op::BecomeRoot => task::become_user(0, 0, &[]),
@@ -107,6 +111,12 @@ impl Scene<'_> {
             Op::RootPropagation(change) => mount::set_attributes(CWD, c"/", false, change),
             Op::PrivateRoot => {
                 mount::set_attributes(CWD, c"/", false, &Change::propagation(Propagation::Private))
+            }
+            Op::OpenRoot(path, change) => {
+                let root = mount::clone_tree(CWD, path, true, false)?;
+                mount::set_attributes(root.as_fd(), c"", true, change)?;
+                self.opened = Some(root);
+                Ok(())
             }
             Op::AttachRoot => mount::attach_at(self.root()?, c"/"),
             Op::AttachRootAt(path) => mount::attach_at(self.root()?, path),
@@ -174,6 +184,7 @@ impl Scene<'_> {
             Op::MoveRoot => change_root(self.root()?),
             Op::HideHost(places) => places.iter().try_for_each(|place| hide(place)),
             Op::BindInside(bind) => mounting::bind_inside(self, bind),
+            Op::BindOutside(bind) => mounting::bind_outside(self, bind),
             Op::EnterRoot(root) => change_root(root.as_fd()),
             Op::Hostname(name) => task::set_hostname(name),
             Op::Domainname(name) => task::set_domainname(name),
@@ -232,8 +243,12 @@ fn change_root(root: BorrowedFd<'_>) -> Result<()> {
 /// that is a little more likely to be killed beats none.
 fn write_oom_score(value: &[u8]) -> Result<()> {
     let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-    let file =
-        atoll_sys::rustix::fs::openat(CWD, c"/proc/self/oom_score_adj", flags, Mode::empty())?;
+    let path = c"/proc/self/oom_score_adj";
+    let file = match atoll_sys::rustix::fs::openat(CWD, path, flags, Mode::empty()) {
+        // Its files are the superuser's while nobody may look into it.
+        Err(Errno::ACCESS) => return Ok(()),
+        outcome => outcome?,
+    };
     match atoll_sys::rustix::io::write(&file, value) {
         Ok(_) | Err(Errno::ACCESS | Errno::PERM) => Ok(()),
         Err(error) => Err(error),

@@ -61,13 +61,26 @@ pub(crate) fn init(
         if is_shared {
             steps.push(Op::PrivateRoot);
         }
+        if plan.is_rootless {
+            let place = plan.rootfs.as_os_str().as_bytes();
+            let change = Change::propagation(plan.rootfs_propagation());
+            steps.push(Op::OpenRoot(
+                CString::new(place).unwrap_or_default(),
+                change,
+            ));
+        }
         steps.push(Op::AttachRoot);
     } else {
         let place = plan.rootfs.as_os_str().as_bytes();
         steps.push(Op::AttachRootAt(CString::new(place).unwrap_or_default()));
     }
     let mut readonly_dev = false;
+    let lacks_cgroups = cgroup.paths().is_empty();
     for mount in &plan.mounts {
+        if lacks_cgroups && matches!(mount.source, MountSource::Cgroup { .. }) {
+            // There are none of its own to be shown.
+            continue;
+        }
         readonly_dev |= push_mount(plan, mount, &mut steps)?;
     }
     push_devices(plan, &mut steps)?;
@@ -131,6 +144,7 @@ pub(crate) fn init(
     Ok(Program {
         steps,
         root: Some(root),
+        is_rootless: plan.is_rootless,
         control,
         launch,
     })
@@ -272,6 +286,25 @@ fn push_mount(plan: &ContainerPlan, mount: &MountPlan, steps: &mut Vec<Op>) -> R
                         .as_ref()
                         .map(|map| id_map(mount, map))
                         .transpose()?,
+                    target: mount.destination.clone(),
+                }));
+                return Ok(false);
+            }
+            if plan.is_rootless {
+                if mount.id_map.is_some() {
+                    return Err(kernel(
+                        format!(
+                            "idmap the mount for {}",
+                            mount.destination.to_string_lossy()
+                        ),
+                        Errno::PERM,
+                    ));
+                }
+                steps.push(Op::BindOutside(BindInside {
+                    source: path.clone(),
+                    recursive: *recursive,
+                    changes: bind_changes(plan, mount),
+                    id_map: None,
                     target: mount.destination.clone(),
                 }));
                 return Ok(false);
@@ -432,7 +465,15 @@ fn push_devices(plan: &ContainerPlan, steps: &mut Vec<Op>) -> Result<()> {
         return Ok(());
     }
     for device in &plan.devices {
-        if plan.binds_devices {
+        if plan.binds_devices && plan.is_rootless {
+            steps.push(Op::BindOutside(BindInside {
+                source: device.path.clone(),
+                recursive: false,
+                changes: Vec::new(),
+                id_map: None,
+                target: device.path.clone(),
+            }));
+        } else if plan.binds_devices {
             let mount = mount::clone_tree(CWD, &device.path, false, false)
                 .map_err(|errno| bind_error(&device.path, &device.path, errno))?;
             steps.push(Op::Attach {

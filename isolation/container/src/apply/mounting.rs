@@ -43,14 +43,25 @@ pub(super) fn filesystem(scene: &mut Scene<'_>, filesystem: &Filesystem) -> Resu
 /// Binds a part of the container's own file tree.
 pub(super) fn bind_inside(scene: &Scene<'_>, bind: &BindInside) -> Result<()> {
     let source = inside::open(scene.root()?, &bind.source, OFlags::PATH)?;
-    let is_folder = FileType::from_raw_mode(fs::fstat(&source)?.st_mode) == FileType::Directory;
     let copy = mount::clone_tree(source.as_fd(), c"", bind.recursive, false)?;
+    attach_copy(scene, bind, copy.as_fd())
+}
+
+/// Binds a part of the host's file tree, which is still the one seen.
+pub(super) fn bind_outside(scene: &Scene<'_>, bind: &BindInside) -> Result<()> {
+    let copy = mount::clone_tree(CWD, &bind.source, bind.recursive, false)?;
+    attach_copy(scene, bind, copy.as_fd())
+}
+
+/// Attaches a detached copy of a bind mount's source.
+fn attach_copy(scene: &Scene<'_>, bind: &BindInside, copy: BorrowedFd<'_>) -> Result<()> {
+    let is_folder = FileType::from_raw_mode(fs::fstat(copy)?.st_mode) == FileType::Directory;
     if let Some((namespace, recursive)) = &bind.id_map {
         let change = Change::idmap(namespace.as_fd());
-        mount::set_attributes(copy.as_fd(), c"", *recursive, &change)?;
+        mount::set_attributes(copy, c"", *recursive, &change)?;
     }
     for (change, recursive) in &bind.changes {
-        mount::set_attributes(copy.as_fd(), c"", *recursive, change)?;
+        mount::set_attributes(copy, c"", *recursive, change)?;
     }
     let missing = if is_folder {
         Missing::Folder
@@ -58,7 +69,7 @@ pub(super) fn bind_inside(scene: &Scene<'_>, bind: &BindInside) -> Result<()> {
         Missing::File
     };
     let place = inside::open_or_make(scene.root()?, &bind.target, missing)?;
-    mount::attach(copy.as_fd(), place.as_fd())
+    mount::attach(copy, place.as_fd())
 }
 
 /// Gives a tmpfs the mode of the folder it hides, unless it has one of its own, and with `tmpcopyup` all that is in there.

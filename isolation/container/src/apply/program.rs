@@ -25,8 +25,10 @@ use crate::plan::{
 pub(crate) struct Program {
     /// Operations in order.
     pub(crate) steps: Vec<Op>,
-    /// Root directory of the container's file system; absent for processes that join one.
+    /// Root directory of the container's file system, or of a rootless one just its folder; absent for processes that join one.
     pub(crate) root: Option<OwnedFd>,
+    /// Whether others may look into the process until it has its mappings: those who write them have no privilege.
+    pub(crate) is_rootless: bool,
     /// The child's end of the control socket.
     pub(crate) control: OwnedFd,
     /// How the program is launched at last.
@@ -60,6 +62,8 @@ pub(crate) enum Op {
     Propagate(Change),
     /// Keeps a root mount from travelling to shared parents.
     PrivateRoot,
+    /// Opens the root file system, a folder, as a detached mount with this propagation.
+    OpenRoot(CString, Change),
     /// Attaches the root file system.
     AttachRoot,
     /// Attaches the root file system at a place of a mount namespace that others use too.
@@ -119,6 +123,8 @@ pub(crate) enum Op {
     HideHost(Vec<CString>),
     /// Binds a part of the container's own file tree, which earlier mounts may have made.
     BindInside(BindInside),
+    /// Binds a part of the host's file tree, seen by the process in its own user namespace.
+    BindOutside(BindInside),
     /// Changes the root to that of the container's first process.
     EnterRoot(OwnedFd),
     /// Sets the propagation of the new root.
@@ -147,10 +153,10 @@ pub(crate) struct Filesystem {
     pub(crate) target: CString,
 }
 
-/// A bind mount whose source is in the container.
+/// A bind mount whose source is opened by the process.
 #[derive(Debug)]
 pub(crate) struct BindInside {
-    /// Inside the root.
+    /// Inside the root, or in the host's file tree.
     pub(crate) source: CString,
     pub(crate) recursive: bool,
     /// And whether they are of mounts below too.
@@ -336,7 +342,8 @@ impl Op {
             Self::PivotRoot { .. } => "pivot_root".to_owned(),
             Self::MoveRoot => "move the root".to_owned(),
             Self::HideHost(_) => "hide the host's proc and sysfs".to_owned(),
-            Self::BindInside(bind) => {
+            Self::OpenRoot(path, _) => format!("open rootfs {}", text(path)),
+            Self::BindInside(bind) | Self::BindOutside(bind) => {
                 format!("mount {} → {}", text(&bind.source), text(&bind.target))
             }
             Self::EnterRoot(_) => "change the root to the container's".to_owned(),

@@ -307,6 +307,7 @@ mod tests {
                 "0::/",
             )
             .unwrap(),
+            is_in_user_namespace: false,
         };
         crate::plan(&spec, &request, &facts).unwrap()
     }

@@ -62,7 +62,7 @@ pub fn restore(mut request: CreateRequest, spec: &Spec, from: &RestoreRequest) -
     if let Some(seccomp) = &plan.process.seccomp {
         state::write_seccomp(state_folder.path(), seccomp)?;
     }
-    let cgroup = NewCgroup::create(&plan.cgroup)?;
+    let cgroup = NewCgroup::create(&plan.cgroup, false)?;
 
     let place = state_folder.path().join(ROOT);
     fs::create_dir(&place).map_err(|source| state::file("make", &place, source))?;
@@ -171,6 +171,12 @@ fn refuse_what_cannot_be(plan: &ContainerPlan) -> Result<()> {
             reason: reason.to_owned(),
         })
     };
+    if plan.is_rootless {
+        return fault(
+            "rootless",
+            "criu restores containers for the superuser only",
+        );
+    }
     if !plan.namespaces.makes(NamespaceKind::Mount) {
         return fault(
             "linux.namespaces",

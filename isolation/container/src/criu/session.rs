@@ -100,6 +100,7 @@ impl Session {
         let program = Program {
             steps,
             root: opening.root,
+            is_rootless: false,
             control: above(control)?,
             launch: launch(opening.program, opening.streams, opening.streams_uid, extra)?,
         };

@@ -45,6 +45,8 @@ pub struct HostFacts {
     pub capabilities: Set,
     /// Control group hierarchies.
     pub hierarchies: Hierarchies,
+    /// Whether the runtime is in a user namespace that isn't the host's.
+    pub is_in_user_namespace: bool,
 }
 
 impl HostFacts {
@@ -60,13 +62,27 @@ impl HostFacts {
         Ok(Self {
             capabilities: sets.permitted,
             hierarchies: Hierarchies::detect()?,
+            is_in_user_namespace: is_in_user_namespace(),
         })
     }
+}
+
+/// Whether ids are mapped otherwise than one to one. Kernel: user_namespaces(7).
+fn is_in_user_namespace() -> bool {
+    let text = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let mut words = text.split_whitespace();
+    // A kernel without user namespaces has no such file.
+    !text.is_empty()
+        && (words.next(), words.next(), words.next()) != (Some("0"), Some("0"), Some("4294967295"))
 }
 
 /// Everything that will be done for a container.
 #[derive(Debug, Clone)]
 pub struct ContainerPlan {
+    /// Whether it is made without privilege: what needs some is done in its user namespace, by its first process.
+    pub is_rootless: bool,
+    /// Whether control groups that may not be made are left out.
+    pub may_lack_cgroups: bool,
     /// Namespaces.
     pub namespaces: NamespacePlan,
     /// User ids of a new user namespace.
@@ -151,6 +167,10 @@ pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<C
             "a new user namespace needs uid and gid mappings",
         );
     }
+    let is_rootless = !facts.capabilities.holds(capability::SYS_ADMIN);
+    if is_rootless {
+        check_rootless(&namespaces, request)?;
+    }
     let hides = !linux.masked_paths.is_empty() || !linux.readonly_paths.is_empty();
     if hides && !namespaces.has(NamespaceKind::Mount) {
         return fault(
@@ -181,6 +201,8 @@ pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<C
     let root = spec.root.as_ref();
     let fills_dev = devices::fills_dev(&mounts);
     Ok(ContainerPlan {
+        is_rootless,
+        may_lack_cgroups: is_rootless || facts.is_in_user_namespace,
         uid_mappings: linux.uid_mappings.clone(),
         gid_mappings: linux.gid_mappings.clone(),
         rootfs: root.map_or_else(PathBuf::new, |root| request.bundle.join(&root.path)),
@@ -192,7 +214,7 @@ pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<C
             Vec::new()
         },
         fills_dev,
-        binds_devices: is_in_userns || !facts.capabilities.holds(27), // CAP_MKNOD
+        binds_devices: is_in_userns || facts.is_in_user_namespace || !facts.capabilities.holds(27), // CAP_MKNOD
         sysctls: sysctls(linux, &namespaces)?,
         masked_paths: paths("linux.maskedPaths", &linux.masked_paths)?,
         readonly_paths: paths("linux.readonlyPaths", &linux.readonly_paths)?,
@@ -208,6 +230,20 @@ pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<C
         cgroup,
         process,
     })
+}
+
+/// Refuses what takes privilege.
+fn check_rootless(namespaces: &NamespacePlan, request: &CreateRequest) -> Result<()> {
+    if !namespaces.makes(NamespaceKind::User) || !namespaces.makes(NamespaceKind::Mount) {
+        return fault(
+            "linux.namespaces",
+            "rootless container requires user namespaces and a mount namespace of its own",
+        );
+    }
+    if !request.rootfs_mounts.is_empty() {
+        return fault("rootfs", "cannot be mounted without privilege");
+    }
+    Ok(())
 }
 
 impl ContainerPlan {
