@@ -87,6 +87,7 @@ pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
         map_ids(&plan, child.pid)?;
         control::tell(child.control(), Go::Mapped);
     }
+    move_devices(&plan, child.pid)?;
     for (teller, status) in tellers {
         let mut state = oci_state(&record, status);
         state.pid = Some(pid_inside(record.pid)?);
@@ -222,6 +223,30 @@ fn start_child(
         &|pid| map_ids(plan, pid),
         ours,
     )
+}
+
+/// Moves the host's network devices into the network namespace the container has, that of process `pid` if it is new.
+fn move_devices(plan: &ContainerPlan, pid: u32) -> Result<()> {
+    if plan.net_devices.is_empty() {
+        return Ok(());
+    }
+    let mut joined = plan.namespaces.joined.iter();
+    let joined = joined.find(|(kind, _)| *kind == NamespaceKind::Network);
+    let path = joined.map_or_else(
+        || PathBuf::from(format!("/proc/{pid}/ns/net")),
+        |(_, path)| path.clone(),
+    );
+    let target = File::open(&path);
+    let target = target.map_err(|source| state::file("open namespace", &path, source))?;
+    for device in &plan.net_devices {
+        atoll_netlink::route::move_link(&device.outside, &device.inside, target.as_fd()).map_err(
+            |source| Error::NetDevice {
+                name: device.outside.clone(),
+                source,
+            },
+        )?;
+    }
+    Ok(())
 }
 
 /// The hooks that the first process runs, and the handles to tell them the container's state with.

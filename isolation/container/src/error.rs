@@ -108,6 +108,14 @@ pub enum Error {
         /// What happened.
         reason: String,
     },
+    /// A network device can't be moved.
+    #[error("cannot move network device {name} into the container")]
+    NetDevice {
+        /// Its name outside.
+        name: String,
+        /// The step that failed.
+        source: atoll_netlink::Error,
+    },
     /// Ids can't be mapped without privilege.
     #[error("{program} cannot map ids: {reason}")]
     Rootless {

@@ -104,6 +104,7 @@ pub(crate) fn print_features() -> Outcome<()> {
             },
             apparmor: Enabled { enabled: true },
             memory_policy: MemoryPolicyFeatures { modes, flags },
+            net_devices: Enabled { enabled: true },
             mount_extensions: MountExtensions {
                 idmap: Enabled { enabled: true },
             },

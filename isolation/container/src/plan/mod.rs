@@ -5,6 +5,7 @@ mod cgroup;
 mod devices;
 mod mounts;
 mod namespaces;
+mod network;
 mod options;
 mod process;
 mod scheduling;
@@ -27,6 +28,7 @@ pub(crate) use mounts::map_text;
 pub use mounts::{IdMapPlan, MountPlan, MountSource};
 pub use namespaces::NamespacePlan;
 pub(crate) use namespaces::{clone_flag, file_name};
+pub use network::NetDevicePlan;
 pub(crate) use options::Options as MountOptions;
 pub use options::known_mount_options;
 pub(crate) use process::plan as plan_process;
@@ -85,6 +87,8 @@ pub struct ContainerPlan {
     pub may_lack_cgroups: bool,
     /// Namespaces.
     pub namespaces: NamespacePlan,
+    /// The host's network devices that move into the container.
+    pub net_devices: Vec<NetDevicePlan>,
     /// User ids of a new user namespace.
     pub uid_mappings: Vec<IdMapping>,
     /// Group ids of a new user namespace.
@@ -156,9 +160,6 @@ pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<C
     {
         return fault("linux.resources.rdma", "is not supported yet");
     }
-    if !linux.net_devices.is_empty() {
-        return fault("linux.netDevices", "is not supported yet");
-    }
     let namespaces = namespaces::plan(linux)?;
     let has_userns = namespaces.makes(NamespaceKind::User);
     if has_userns && (linux.uid_mappings.is_empty() || linux.gid_mappings.is_empty()) {
@@ -202,6 +203,7 @@ pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<C
     let fills_dev = devices::fills_dev(&mounts);
     Ok(ContainerPlan {
         is_rootless,
+        net_devices: network::plan(linux, &namespaces, is_rootless)?,
         may_lack_cgroups: is_rootless || facts.is_in_user_namespace,
         uid_mappings: linux.uid_mappings.clone(),
         gid_mappings: linux.gid_mappings.clone(),
@@ -374,6 +376,9 @@ fn fault<T>(field: &str, reason: impl Into<String>) -> Result<T> {
 impl fmt::Display for ContainerPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.namespaces)?;
+        for device in &self.net_devices {
+            writeln!(f, "move {} to {}", device.outside, device.inside)?;
+        }
         for (kind, mappings) in [("uid", &self.uid_mappings), ("gid", &self.gid_mappings)] {
             for map in mappings {
                 writeln!(

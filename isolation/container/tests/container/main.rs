@@ -9,6 +9,7 @@ mod inside;
 mod life;
 mod mounts;
 mod namespaces;
+mod network;
 mod races;
 mod scheduling;
 mod seccomp;
