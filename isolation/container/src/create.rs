@@ -40,6 +40,9 @@ pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
     let facts = HostFacts::detect()?;
     let plan = crate::plan(spec, &request, &facts)?;
     (request.warn)(&plan.process.warnings);
+    if let Some(seccomp) = &plan.process.seccomp {
+        (request.debug)(&format!("seccomp filter flags: {}", seccomp.flags));
+    }
     let hooks = spec.hooks.clone().unwrap_or_default();
 
     let id = request.id.clone();
@@ -192,6 +195,18 @@ fn start_child(
     let mut new = plan.namespaces.new.clone();
     new.retain(|kind| *kind != NamespaceKind::Cgroup);
     let mut before = Vec::new();
+    for (kind, path) in &plan.namespaces.joined {
+        // Those that belong to another user namespace can't be entered any more from within the container's.
+        if plan.namespaces.has(NamespaceKind::User)
+            && !plan.is_rootless
+            && !matches!(kind, NamespaceKind::Pid | NamespaceKind::User)
+        {
+            let file = File::open(path);
+            let fd = file.map_err(|error| state::file("open namespace", path, error))?;
+            let fd = fd.into();
+            before.push(EntryStep::TryEnter { kind: *kind, fd });
+        }
+    }
     for (kind, path) in &plan.namespaces.joined {
         // Others are entered by the process itself, which these two would make a stranger in its own.
         if matches!(kind, NamespaceKind::Pid | NamespaceKind::User) {

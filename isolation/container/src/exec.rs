@@ -79,7 +79,16 @@ pub(crate) fn exec(
         let name = std::ffi::CString::new(format!("_ses.{}", record.id)).unwrap_or_default();
         steps.push(Op::Keyring(name));
     }
-    steps.push(Op::JoinCgroup(cgroup.join_handles()?));
+    let handles = cgroup.join_handles();
+    let handles = handles.map_err(|error| match (request.cgroups.is_empty(), error) {
+        (false, atoll_cgroup::Error::Read { path, source }) => Error::File {
+            action: "run in the sub cgroup: error adding pid to",
+            path,
+            source,
+        },
+        (_, error) => error.into(),
+    })?;
+    steps.push(Op::JoinCgroup(handles));
     let affinity = &plan.exec_affinity;
     steps.extend(match (&affinity.initial, &affinity.last) {
         (_, Some(cpus)) => Some(Op::Affinity(cpus.clone())),

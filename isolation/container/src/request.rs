@@ -37,6 +37,8 @@ pub struct CreateRequest {
     pub start_by: StartBy,
     /// Told once of what is left out, in words for people, before anything is done.
     pub warn: fn(&[String]),
+    /// Told of what is going on.
+    pub debug: fn(&str),
 }
 
 impl CreateRequest {
@@ -57,6 +59,7 @@ impl CreateRequest {
             has_notify_folder: false,
             start_by: StartBy::Caller,
             warn: |_| (),
+            debug: |_| (),
         }
     }
 }

@@ -197,6 +197,7 @@ fn make(
         systemd_cgroup,
         start_by,
         warn: report::warn,
+        debug: report::debug,
         ..CreateRequest::new(
             arguments.id.parse()?,
             root.to_owned(),

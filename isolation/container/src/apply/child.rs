@@ -3,8 +3,9 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use atoll_spec::NamespaceKind;
 use atoll_sys::mount::{self, Attributes, Change, Propagation, Setting};
-use atoll_sys::rustix::fs::{CWD, Mode, OFlags};
+use atoll_sys::rustix::fs::{AtFlags, CWD, Mode, OFlags, fstat, statat};
 use atoll_sys::rustix::mount::{UnmountFlags, unmount};
 use atoll_sys::rustix::process::{self as rustix_process, fchdir, pivot_root};
 use atoll_sys::terminal::Terminal;
@@ -98,7 +99,13 @@ impl Scene<'_> {
                 .join_self()
                 .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)),
             Op::NewCgroupNamespace => namespace::unshare(libc::CLONE_NEWCGROUP),
-            Op::Enter { kind, fd } => namespace::enter(fd.as_fd(), crate::plan::clone_flag(*kind)),
+            Op::Enter { kind, fd } => {
+                match namespace::enter(fd.as_fd(), crate::plan::clone_flag(*kind)) {
+                    // Entered by a go-between that had the right.
+                    Err(Errno::PERM) if is_in(*kind, fd.as_fd()) => Ok(()),
+                    outcome => outcome,
+                }
+            }
             Op::EnterProcess { pidfd, flags } => namespace::enter(pidfd.as_fd(), *flags),
             Op::AwaitMappings => {
                 control::await_go(self.program.control.as_fd())?;
@@ -217,6 +224,24 @@ impl Scene<'_> {
         self.terminal = Some(terminal);
         Ok(())
     }
+}
+
+/// Whether this process is in the namespace behind `fd`.
+fn is_in(kind: NamespaceKind, fd: BorrowedFd<'_>) -> bool {
+    let path = match kind {
+        NamespaceKind::Network => c"/proc/self/ns/net",
+        NamespaceKind::Ipc => c"/proc/self/ns/ipc",
+        NamespaceKind::Uts => c"/proc/self/ns/uts",
+        NamespaceKind::Cgroup => c"/proc/self/ns/cgroup",
+        NamespaceKind::Time => c"/proc/self/ns/time",
+        NamespaceKind::Mount => c"/proc/self/ns/mnt",
+        NamespaceKind::Pid | NamespaceKind::User => return false,
+    };
+    let own = statat(CWD, path, AtFlags::empty());
+    let wanted = fstat(fd);
+    own.is_ok_and(|own| {
+        wanted.is_ok_and(|wanted| (own.st_dev, own.st_ino) == (wanted.st_dev, wanted.st_ino))
+    })
 }
 
 /// Unmounts `place`, or where that is not allowed hides it below an empty file system.

@@ -14,24 +14,34 @@ use crate::plan::DevicePlan;
 
 /// Makes a superblock and attaches it.
 pub(super) fn filesystem(scene: &mut Scene<'_>, filesystem: &Filesystem) -> Result<()> {
+    let is_tmpfs = filesystem.kind.as_c_str() == c"tmpfs";
+    let hidden = match inside::open(scene.root()?, &filesystem.target, OFlags::PATH) {
+        Ok(folder) if is_tmpfs => Some(folder),
+        _ => None,
+    };
+    let mut room = [0; 8];
+    let mode = match &hidden {
+        Some(folder) if !has_mode(filesystem) => {
+            Some(octal(fs::fstat(folder)?.st_mode & 0o7777, &mut room)?)
+        }
+        _ => None,
+    };
     let settings = filesystem.settings.iter().map(|(key, value)| match value {
         Some(value) => Setting::Value(key, value),
         None => Setting::Flag(key),
     });
+    let settings = settings.chain(mode.map(|mode| Setting::Value(c"mode", mode)));
     let mount = mount::new_filesystem(&filesystem.kind, settings, filesystem.attributes)?;
     for change in &filesystem.changes {
         mount::set_attributes(mount.as_fd(), c"", true, change)?;
     }
-    let is_tmpfs = filesystem.kind.as_c_str() == c"tmpfs";
-    let hides_folder =
-        is_tmpfs && inside::open(scene.root()?, &filesystem.target, OFlags::PATH).is_ok();
     let place = if filesystem.kind.as_c_str() == c"proc" || filesystem.kind.as_c_str() == c"sysfs" {
         exact_place(scene.root()?, &filesystem.target)?
     } else {
         inside::open_or_make(scene.root()?, &filesystem.target, Missing::Folder)?
     };
-    if hides_folder {
-        fill_tmpfs(filesystem, mount.as_fd(), place.as_fd())?;
+    if let (Some(folder), true) = (hidden, filesystem.copy_up) {
+        copy_up(filesystem, mount.as_fd(), folder.as_fd())?;
     }
     mount::attach(mount.as_fd(), place.as_fd())?;
     if filesystem.kind.as_c_str() == c"proc" && scene.proc.is_none() {
@@ -72,28 +82,37 @@ fn attach_copy(scene: &Scene<'_>, bind: &BindInside, copy: BorrowedFd<'_>) -> Re
     mount::attach(copy, place.as_fd())
 }
 
-/// Gives a tmpfs the mode of the folder it hides, unless it has one of its own, and with `tmpcopyup` all that is in there.
-fn fill_tmpfs(filesystem: &Filesystem, mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<()> {
-    let has_mode = filesystem
-        .settings
-        .iter()
-        .any(|(key, _)| key.as_c_str() == c"mode");
+/// Whether a tmpfs has a mode of its own; one without takes that of the folder it hides.
+fn has_mode(filesystem: &Filesystem) -> bool {
+    let mut keys = filesystem.settings.iter();
+    keys.any(|(key, _)| key.as_c_str() == c"mode")
+}
+
+/// `mode` as octal digits written into `room`.
+fn octal(mode: u32, room: &mut [u8; 8]) -> Result<&CStr> {
+    let mut rest = mode;
+    let mut first = room.len() - 1;
+    room[first] = 0;
+    while first > 0 && (rest > 0 || first == room.len() - 1) {
+        first -= 1;
+        // A remainder by eight fits a byte.
+        room[first] = b'0' + u8::try_from(rest % 8).unwrap_or(0);
+        rest /= 8;
+    }
+    CStr::from_bytes_with_nul(&room[first..]).map_err(|_| Errno::INVAL)
+}
+
+/// Copies into a tmpfs all that is in the folder it hides (`tmpcopyup`).
+fn copy_up(filesystem: &Filesystem, mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<()> {
     let is_read_only = filesystem.attributes.contains(Attributes::RDONLY);
     let writable = Change::attributes(Attributes::empty(), Attributes::RDONLY);
     if is_read_only {
         mount::set_attributes(mount, c"", false, &writable)?;
     }
-    if !has_mode {
-        let mode = fs::fstat(place)?.st_mode & 0o7777;
-        let root = fs::openat(mount, c".", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        fs::fchmod(&root, Mode::from_raw_mode(mode))?;
-    }
-    if filesystem.copy_up {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let from = fs::openat(place, c".", flags, Mode::empty())?;
-        let to = fs::openat(mount, c".", flags, Mode::empty())?;
-        atoll_sys::copy::copy_tree(from.as_fd(), to.as_fd())?;
-    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let from = fs::openat(place, c".", flags, Mode::empty())?;
+    let to = fs::openat(mount, c".", flags, Mode::empty())?;
+    atoll_sys::copy::copy_tree(from.as_fd(), to.as_fd())?;
     if is_read_only {
         let read_only = Change::attributes(Attributes::RDONLY, Attributes::empty());
         mount::set_attributes(mount, c"", false, &read_only)?;
@@ -304,5 +323,17 @@ fn relative(path: &CStr) -> &CStr {
     match bytes {
         [b'/', rest @ ..] => CStr::from_bytes_with_nul(rest).unwrap_or(path),
         _ => path,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_are_octal_digits() {
+        for (mode, text) in [(0o755, c"755"), (0o1777, c"1777"), (0, c"0"), (0o7, c"7")] {
+            assert_eq!(octal(mode, &mut [0; 8]).unwrap(), text);
+        }
     }
 }

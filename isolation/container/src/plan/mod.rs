@@ -182,7 +182,10 @@ pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<C
     let cgroup = cgroup::plan(linux, request, &facts.hierarchies)?;
     let (folders, links) = cgroup::views(&cgroup, &facts.hierarchies);
     let own_map = (&linux.uid_mappings[..], &linux.gid_mappings[..]);
-    let mounts = mounts::plan(&spec.mounts, &request.bundle, &folders, &links, own_map)?;
+    let root = spec.root.as_ref();
+    let rootfs = root.map_or_else(PathBuf::new, |root| request.bundle.join(&root.path));
+    let starts = (request.bundle.as_path(), rootfs.as_path());
+    let mounts = mounts::plan(&spec.mounts, starts, &folders, &links, own_map)?;
     let is_in_userns = namespaces.has(NamespaceKind::User);
     let available = if is_in_userns {
         Set(u64::MAX)
@@ -199,7 +202,6 @@ pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<C
         StdioRequest::Fds { .. } => process.terminal = false,
         StdioRequest::Inherit => {}
     }
-    let root = spec.root.as_ref();
     let fills_dev = devices::fills_dev(&mounts);
     Ok(ContainerPlan {
         is_rootless,
@@ -207,7 +209,7 @@ pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<C
         may_lack_cgroups: is_rootless || facts.is_in_user_namespace,
         uid_mappings: linux.uid_mappings.clone(),
         gid_mappings: linux.gid_mappings.clone(),
-        rootfs: root.map_or_else(PathBuf::new, |root| request.bundle.join(&root.path)),
+        rootfs,
         root_is_readonly: root.is_some_and(|root| root.readonly),
         root_propagation: root_propagation(linux),
         devices: if fills_dev {
