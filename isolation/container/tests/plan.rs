@@ -85,6 +85,11 @@ fn what_can_not_be_is_refused_by_field() {
     let expected =
         "linux.sysctl: sysctl \"net.core.somaxconn\" is not allowed in the hosts net namespace";
     assert_eq!(host_net, expected);
+    let label = fault(|spec| {
+        let linux = spec.linux.as_mut().unwrap();
+        linux.mount_label = Some("system_u:object_r:x:s0".to_owned());
+    });
+    assert!(label.starts_with("linux.mountLabel: selinux"), "{label}");
     let unmapped = fault(|spec| {
         spec.linux.as_mut().unwrap().namespaces.push(Namespace {
             kind: NamespaceKind::User,

@@ -149,6 +149,16 @@ pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<C
             "selinux label is specified in config, but selinux is disabled or not supported",
         );
     }
+    if linux
+        .mount_label
+        .as_ref()
+        .is_some_and(|label| !label.is_empty())
+    {
+        return fault(
+            "linux.mountLabel",
+            "selinux mount label is specified in config, but selinux is disabled or not supported",
+        );
+    }
     if linux.intel_rdt.is_some() {
         return fault(
             "linux.intelRdt",
