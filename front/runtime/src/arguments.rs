@@ -16,6 +16,8 @@ pub(crate) const DEFAULT_ROOT: &str = "/run/atoll-runtime";
 /// Runs containers as the OCI runtime specification describes them.
 #[derive(Debug, Parser)]
 #[command(name = "atoll-runtime", version = version(), about, disable_help_subcommand = true)]
+// Podman says some twice, which runc takes.
+#[command(args_override_self = true)]
 pub(crate) struct Arguments {
     /// Folder of container states; gone after a reboot. Default is /run/atoll-runtime, of users without privilege
     /// atoll-runtime in XDG_RUNTIME_DIR
@@ -421,6 +423,39 @@ mod tests {
             };
             assert_eq!((create.id.as_str(), create.bundle), ("x", "/b".into()));
         }
+    }
+
+    #[test]
+    fn what_is_said_twice_counts_once_but_lists_grow() {
+        let line = [
+            "r",
+            "--debug",
+            "--debug",
+            "checkpoint",
+            "--leave-running",
+            "--leave-running",
+            "x",
+            "--image-path",
+            "/a",
+            "--image-path",
+            "/b",
+        ];
+        let arguments = Arguments::try_parse_from(line).unwrap();
+        let Command::Checkpoint(checkpoint) = arguments.command else {
+            panic!("{line:?}")
+        };
+        assert!(checkpoint.leave_running);
+        assert_eq!(checkpoint.criu.image_path, PathBuf::from("/b"));
+        let line = [
+            "r", "exec", "-e", "A=1", "--env", "B=2", "-g", "1", "-g", "2", "x", "ls",
+        ];
+        let arguments = Arguments::try_parse_from(line).unwrap();
+        let Command::Exec(exec) = arguments.command else {
+            panic!("{line:?}")
+        };
+        assert_eq!(exec.env, ["A=1", "B=2"]);
+        assert_eq!(exec.additional_gids, [1, 2]);
+        assert_eq!(exec.command, ["ls"]);
     }
 
     #[test]
