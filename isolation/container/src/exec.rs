@@ -119,7 +119,7 @@ pub(crate) fn exec(
     }
     steps.extend(record.personality.map(Op::Personality));
     if let Some(policy) = &record.memory_policy {
-        steps.extend(plan_memory_policy(policy)?.map(Op::MemoryPolicy));
+        steps.push(Op::MemoryPolicy(plan_memory_policy(policy)?));
     }
     steps.extend(compile::apparmor(&plan));
     if plan.terminal {

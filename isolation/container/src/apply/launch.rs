@@ -95,6 +95,9 @@ fn try_launch(
     }
     umask(Mode::from_raw_mode(launch.umask));
     process::reset_signals();
+    if !matches!(launch.start, Start::AtOnce) {
+        process::end_when_asked();
+    }
     let path = find(&launch.candidates).map_err(at(LaunchStep::Lookup))?;
 
     // A filter with a listener comes early: whoever made us hands its descriptor over, and may be gone at the start.

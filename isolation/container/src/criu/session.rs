@@ -6,6 +6,7 @@ use std::io::{Read as _, Seek as _};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use atoll_cgroup::Cgroup;
 use atoll_sys::process::StringArray;
@@ -32,6 +33,10 @@ const MOST_ANSWER_BYTES: usize = 40 * 1024;
 
 /// How much of what it says is read.
 const MOST_SAID_BYTES: u64 = 64 * 1024;
+
+/// How long and how often it is looked whether CRIU is ending.
+const ENDING_PAUSE: Duration = Duration::from_millis(5);
+const ENDING_TRIES: u32 = 20;
 
 /// How CRIU is started.
 #[derive(Debug)]
@@ -145,10 +150,14 @@ impl Session {
 
     /// What went wrong with its process: `error`, unless it has ended.
     pub(super) fn ended_or(&self, error: Error) -> Error {
-        match process::start_time(self.child.pid) {
-            Ok(time) if !time.is_zombie => error,
-            _ => self.failed(&self.last_words()),
+        // One that is ending has lost its files already, and is not a zombie yet.
+        for _ in 0..ENDING_TRIES {
+            match process::start_time(self.child.pid) {
+                Ok(time) if !time.is_zombie => std::thread::sleep(ENDING_PAUSE),
+                _ => return self.failed(&self.last_words()),
+            }
         }
+        error
     }
 
     /// Makes a request and hears CRIU until it answers.

@@ -235,10 +235,11 @@ pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<C
         hostname: name("hostname", spec.hostname.as_deref())?,
         domainname: name("domainname", spec.domainname.as_deref())?,
         personality: personality(linux)?,
-        memory_policy: match &linux.memory_policy {
-            Some(policy) => scheduling::memory_policy(policy)?,
-            None => None,
-        },
+        memory_policy: linux
+            .memory_policy
+            .as_ref()
+            .map(scheduling::memory_policy)
+            .transpose()?,
         mounts,
         namespaces,
         cgroup,
