@@ -69,13 +69,13 @@ impl HostFacts {
     }
 }
 
-/// Whether ids are mapped otherwise than one to one. Kernel: user_namespaces(7).
+/// Kernel: include/linux/proc_ns.h, `PROC_USER_INIT_INO`.
+const HOSTS_USER_NAMESPACE: u64 = 0xEFFF_FFFD;
+
+/// A kernel without user namespaces has no such file.
 fn is_in_user_namespace() -> bool {
-    let text = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    let mut words = text.split_whitespace();
-    // A kernel without user namespaces has no such file.
-    !text.is_empty()
-        && (words.next(), words.next(), words.next()) != (Some("0"), Some("0"), Some("4294967295"))
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata("/proc/self/ns/user").is_ok_and(|found| found.ino() != HOSTS_USER_NAMESPACE)
 }
 
 /// Everything that will be done for a container.
