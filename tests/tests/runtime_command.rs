@@ -1,11 +1,14 @@
 //! Issue line 7: `atoll-runtime` has runc's command line.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::fs;
+use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use atoll_tests::bundle::Bundle;
-use atoll_tests::{Ran, programs};
+use atoll_tests::{Ran, programs, waiting};
 use serde_json::{Value, json};
 
 #[test]
@@ -27,6 +30,23 @@ fn a_terminal_passes_line_ends_on_as_they_are() {
         let ran = bundle.runtime(&["run", name]);
         assert_eq!((ran.stdout.as_str(), ran.code), ("at once\n", 0));
     }
+    bundle.change(|spec| {
+        spec["process"]["terminal"] = json!(false);
+        spec["process"]["args"] = json!(["sleep", "100"]);
+    });
+    bundle.detached(&["run", "-d", "d"]);
+    for _ in 0..5 {
+        let ran = bundle.runtime(&["exec", "-t", "d", "echo", "at once"]);
+        assert_eq!((ran.stdout.as_str(), ran.code), ("at once\n", 0));
+    }
+    // The terminal's end is not the program's.
+    let ran = bundle.runtime(&["exec", "-t", "d", "nosuch"]);
+    assert_eq!(ran.code, 255);
+    assert!(
+        ran.stderr.contains("executable file not found"),
+        "{}",
+        ran.stderr
+    );
 }
 
 #[test]
@@ -214,4 +234,90 @@ fn features_and_version_name_the_specification() {
     let features: Value = serde_json::from_str(&bundle.runtime(&["features"]).ok()).unwrap();
     assert_eq!(features["ociVersionMax"], "1.3.0");
     assert!(bundle.runtime(&["--version"]).ok().contains("spec: 1.3.0"));
+}
+
+/// Sends `message` to the socket that the container `id` has for its words to the service manager.
+fn say(bundle: &Bundle, id: &str, message: &[u8]) {
+    let state: Value = serde_json::from_str(&bundle.runtime(&["state", id]).ok()).unwrap();
+    let path = format!("/proc/{}/root/run/notify/notify.sock", state["pid"]);
+    let socket = UnixDatagram::unbound().unwrap();
+    waiting::until("the container has its socket", || {
+        socket.connect(&path).is_ok()
+    });
+    socket.send(message).unwrap();
+}
+
+fn told(manager: &UnixDatagram) -> String {
+    let mut room = [0; 100];
+    let count = manager.recv(&mut room).unwrap();
+    String::from_utf8_lossy(&room[..count]).into_owned()
+}
+
+#[test]
+fn a_service_says_that_it_is_ready() {
+    let bundle = Bundle::new(&["sh", "-c", "test -S $NOTIFY_SOCKET && exec sleep 100"]);
+    let address = bundle.folder.path().join("manager");
+    let manager = UnixDatagram::bind(&address).unwrap();
+    let limit = std::time::Duration::from_secs(10);
+    manager.set_read_timeout(Some(limit)).unwrap();
+    let service = |arguments: &[&str]| {
+        let mut command = bundle.command(arguments);
+        command.env("NOTIFY_SOCKET", &address);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    };
+    for (id, arguments) in [("a", ["run", "-d", "a"].as_slice()), ("b", &["start", "b"])] {
+        if arguments == ["start", "b"] {
+            assert!(service(&["create", "b"]).status().unwrap().success());
+        }
+        let mut command = service(arguments).spawn().unwrap();
+        waiting::until("the container runs", || {
+            let ran = bundle.runtime(&["state", id]);
+            ran.code == 0 && ran.stdout.contains("\"running\"")
+        });
+        say(&bundle, id, b"STATUS=nearly\n");
+        say(&bundle, id, b"READY=1\nSTATUS=yes");
+        let state: Value = serde_json::from_str(&bundle.runtime(&["state", id]).ok()).unwrap();
+        assert_eq!(told(&manager), "READY=1\n");
+        assert_eq!(told(&manager), format!("MAINPID={}\n", state["pid"]));
+        // Its descriptor is closed with it.
+        assert_eq!(told(&manager), "BARRIER=1");
+        assert!(command.wait().unwrap().success());
+        bundle.runtime(&["delete", "--force", id]).ok();
+    }
+    // One that ends without a word is waited for no longer.
+    bundle.change(|spec| spec["process"]["args"] = json!(["true"]));
+    assert!(service(&["run", "-d", "c"]).status().unwrap().success());
+}
+
+#[test]
+fn sockets_of_the_service_manager_reach_the_container() {
+    let bundle = Bundle::new(&["sh", "-c", "echo $LISTEN_FDS $LISTEN_PID; cat <&3; cat <&4"]);
+    for name in ["one", "two"] {
+        fs::write(bundle.folder.path().join(name), format!("{name}\n")).unwrap();
+    }
+    let run = |preserved: &str| {
+        let script = format!(
+            "exec 3<one 4<two; export LISTEN_FDS=1 LISTEN_PID=$$; exec {} --root state run --preserve-fds {preserved} a",
+            programs::ours("atoll-runtime").display()
+        );
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", &script])
+            .current_dir(bundle.folder.path());
+        Ran::of(&mut shell)
+    };
+    assert_eq!(run("1").ok(), "1 1\none\ntwo");
+    let refused = run("2");
+    assert!(
+        refused
+            .stderr
+            .contains("unable to stat preserved-fd 1 (of 2)"),
+        "{}",
+        refused.stderr
+    );
+    // Those for another process are left alone.
+    let mut command = bundle.command(&["run", "a"]);
+    command.env("LISTEN_FDS", "1").env("LISTEN_PID", "1");
+    assert!(Ran::of(&mut command).stdout.starts_with("\n"));
 }

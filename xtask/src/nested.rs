@@ -9,6 +9,7 @@
 //! ```
 
 mod archive;
+mod checkpoint;
 mod machine;
 mod restoring;
 
@@ -23,13 +24,14 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::shell;
 use archive::Archive;
+pub(crate) use checkpoint::checkpoint;
 pub(crate) use machine::boot_machine;
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 const BUSYBOX: &str = "/bin/busybox";
-/// Modules to load, in this order, below the kernel's folder.
-const MODULES: [&str; 3] = [
+/// Modules of KVM, in this order, below the kernel's folder.
+const KVM_MODULES: [&str; 3] = [
     "virt/lib/irqbypass.ko",
     "arch/x86/kvm/kvm.ko",
     "arch/x86/kvm/kvm-amd.ko",
@@ -50,6 +52,7 @@ pub(crate) fn kvm_tests() -> Result<()> {
     archive.program("payload", &read(&build(&arguments, "kvm")?)?);
     let payload = Payload {
         archive,
+        modules: &KVM_MODULES,
         command: "/payload --test-threads=2 --nocapture",
         proof: "test result: ok",
     };
@@ -61,6 +64,8 @@ pub(crate) fn kvm_tests() -> Result<()> {
 struct Payload {
     /// Its files.
     archive: Archive,
+    /// Modules it needs, in this order, below the kernel's folder.
+    modules: &'static [&'static str],
     /// A shell's line that runs it.
     command: &'static str,
     /// What the console must have said besides the verdict.
@@ -72,7 +77,10 @@ fn prove(kernel: &Kernel, payload: Payload) -> Result<String> {
     let folder = folder()?;
     let initrd = folder.join("initramfs");
     let (command, proof) = (payload.command, payload.proof);
-    write(&initrd, &initramfs(kernel, payload.archive, command)?)?;
+    write(
+        &initrd,
+        &initramfs(kernel, payload.archive, payload.modules, command)?,
+    )?;
     let start = Instant::now();
     let console = boot(&kernel.image, &initrd, &folder.join("console"))?;
     print!("{console}");
@@ -183,7 +191,12 @@ impl Kernel {
 }
 
 /// The outer machine's root: busybox, modules, what is in `archive`, and an init that runs `command`.
-fn initramfs(kernel: &Kernel, mut archive: Archive, command: &str) -> Result<Vec<u8>> {
+fn initramfs(
+    kernel: &Kernel,
+    mut archive: Archive,
+    modules: &[&str],
+    command: &str,
+) -> Result<Vec<u8>> {
     for folder in ["bin", "dev", "proc", "sys", "tmp", "modules"] {
         archive.folder(folder);
     }
@@ -195,7 +208,7 @@ fn initramfs(kernel: &Kernel, mut archive: Archive, command: &str) -> Result<Vec
          busybox mount -t proc proc /proc\n\
          busybox mount -t sysfs sys /sys\n",
     );
-    for module in MODULES {
+    for module in modules {
         let name = Path::new(module).file_name().and_then(OsStr::to_str);
         let name = name.context("modules have names")?;
         archive.file(&format!("modules/{name}"), &kernel.module(module)?);

@@ -1,8 +1,12 @@
 //! The command line, option by option as runc has it.
 
+mod criu;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+
+pub(crate) use criu::{CheckpointArguments, RestoreArguments};
 
 use crate::report::Log;
 
@@ -12,10 +16,13 @@ pub(crate) const DEFAULT_ROOT: &str = "/run/atoll-runtime";
 /// Runs containers as the OCI runtime specification describes them.
 #[derive(Debug, Parser)]
 #[command(name = "atoll-runtime", version = version(), about, disable_help_subcommand = true)]
+// Podman says some twice, which runc takes.
+#[command(args_override_self = true)]
 pub(crate) struct Arguments {
-    /// Folder of container states; gone after a reboot
-    #[arg(long, default_value = DEFAULT_ROOT)]
-    pub(crate) root: PathBuf,
+    /// Folder of container states; gone after a reboot. Default is /run/atoll-runtime, of users without privilege
+    /// atoll-runtime in XDG_RUNTIME_DIR
+    #[arg(long)]
+    root: Option<PathBuf>,
     /// File to append failures to
     #[arg(long)]
     log: Option<PathBuf>,
@@ -31,14 +38,26 @@ pub(crate) struct Arguments {
     /// Accepted for runc's callers
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     rootless: Option<String>,
-    /// Accepted for runc's callers
+    /// The program CRIU, if not that in PATH
     #[arg(long, hide = true)]
-    criu: Option<PathBuf>,
+    pub(crate) criu: Option<PathBuf>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
 impl Arguments {
+    /// Folder of container states.
+    pub(crate) fn root(&self) -> PathBuf {
+        let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty());
+        match (&self.root, own) {
+            (Some(root), _) => root.clone(),
+            (None, Some(folder)) if !rustix::process::geteuid().is_root() => {
+                PathBuf::from(folder).join("atoll-runtime")
+            }
+            (None, _) => DEFAULT_ROOT.into(),
+        }
+    }
+
     /// Where failures are logged besides standard error.
     pub(crate) fn log(&self) -> Option<Log> {
         let path = self
@@ -86,6 +105,10 @@ pub(crate) enum Command {
     Resume(Id),
     /// Change a container's limits
     Update(UpdateArguments),
+    /// Write a running container into files
+    Checkpoint(CheckpointArguments),
+    /// Make a container of the files of a checkpoint
+    Restore(RestoreArguments),
     /// Print what a container uses as JSON
     Events(EventsArguments),
     /// Print what this runtime can do as JSON
@@ -400,6 +423,39 @@ mod tests {
             };
             assert_eq!((create.id.as_str(), create.bundle), ("x", "/b".into()));
         }
+    }
+
+    #[test]
+    fn what_is_said_twice_counts_once_but_lists_grow() {
+        let line = [
+            "r",
+            "--debug",
+            "--debug",
+            "checkpoint",
+            "--leave-running",
+            "--leave-running",
+            "x",
+            "--image-path",
+            "/a",
+            "--image-path",
+            "/b",
+        ];
+        let arguments = Arguments::try_parse_from(line).unwrap();
+        let Command::Checkpoint(checkpoint) = arguments.command else {
+            panic!("{line:?}")
+        };
+        assert!(checkpoint.leave_running);
+        assert_eq!(checkpoint.criu.image_path, PathBuf::from("/b"));
+        let line = [
+            "r", "exec", "-e", "A=1", "--env", "B=2", "-g", "1", "-g", "2", "x", "ls",
+        ];
+        let arguments = Arguments::try_parse_from(line).unwrap();
+        let Command::Exec(exec) = arguments.command else {
+            panic!("{line:?}")
+        };
+        assert_eq!(exec.env, ["A=1", "B=2"]);
+        assert_eq!(exec.additional_gids, [1, 2]);
+        assert_eq!(exec.command, ["ls"]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
 
-use rustix::termios::{self, OptionalActions, OutputModes, Termios};
+use rustix::termios::{self, OptionalActions, Termios};
 use signal_hook::consts::signal;
 use signal_hook::iterator::Signals;
 
@@ -125,11 +125,8 @@ fn failed(error: &dyn std::fmt::Display) -> Failure {
 
 /// Has a terminal pass line ends on as they are: whoever shows them adds the carriage return, once.
 pub(crate) fn keep_line_ends(master: &OwnedFd) {
-    if let Ok(mut modes) = termios::tcgetattr(master) {
-        modes.output_modes.remove(OutputModes::ONLCR);
-        // A terminal that keeps them only looks odd.
-        let _ = termios::tcsetattr(master, OptionalActions::Now, &modes);
-    }
+    // A terminal that keeps them only looks odd.
+    let _ = atoll_sys::terminal::keep_line_ends(master);
 }
 
 /// Copies standard input to the terminal and the terminal to standard output, each in a thread;

@@ -7,13 +7,14 @@
 //! ```
 //!
 //! One thread until a container exists; a foreground `run` or `exec` then has one more for
-//! signals and, with a terminal, one for input. Nothing outlives the command but the container.
+//! signals, with a terminal one for input, and as a service one that waits until it is ready. Nothing outlives the command but the container.
 
 #![forbid(unsafe_code)]
 
 mod arguments;
 mod commands;
 mod foreground;
+mod notify;
 mod report;
 
 use std::path::Path;

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use atoll_cgroup::{Cgroup, Hierarchies, Stats};
@@ -149,6 +149,16 @@ impl Container {
         Ok((record.created, record.rootfs))
     }
 
+    /// The user who made it.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn owner(&self) -> Result<u32> {
+        let found = fs::metadata(&self.folder);
+        let found = found.map_err(|source| state::file("look at", &self.folder, source))?;
+        Ok(found.uid())
+    }
+
     pub(crate) fn status_of(&self, record: &Record) -> Status {
         if !is_alive(record) {
             return Status::Stopped;
@@ -278,10 +288,10 @@ impl Container {
 
     fn kill_all(&self, record: &Record, signal: i32) -> Result<()> {
         let cgroup = Cgroup::open(record.cgroup.clone());
-        if signal == libc::SIGKILL {
+        if signal == libc::SIGKILL && !record.cgroup.is_empty() {
             return Ok(cgroup.kill_all()?);
         }
-        for pid in cgroup.pids()? {
+        for pid in pids_of(record)? {
             let sent =
                 process::open(pid).and_then(|pidfd| process::send_signal(pidfd.as_fd(), signal));
             match sent {
@@ -357,7 +367,7 @@ impl Container {
     /// # Errors
     /// [`Error::Cgroup`].
     pub fn pids(&self) -> Result<Vec<u32>> {
-        Ok(self.cgroup()?.pids()?)
+        pids_of(&self.record()?)
     }
 
     /// Freezes every process.
@@ -426,6 +436,27 @@ impl Container {
         }
         Ok(Cgroup::open(record.cgroup).stats())
     }
+}
+
+/// Process ids of every process; without control groups of its own, those of its PID namespace.
+fn pids_of(record: &Record) -> Result<Vec<u32>> {
+    if !record.cgroup.is_empty() {
+        return Ok(Cgroup::open(record.cgroup.clone()).pids()?);
+    }
+    if !is_alive(record) {
+        return Ok(Vec::new());
+    }
+    if !record.namespaces.contains(&NamespaceKind::Pid) {
+        return Ok(vec![record.pid]);
+    }
+    let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    let own = namespace(record.pid);
+    let path = Path::new("/proc");
+    let entries = fs::read_dir(path).map_err(|source| state::file("read", path, source))?;
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    Ok(pids
+        .filter(|pid| own.is_some() && namespace(*pid) == own)
+        .collect())
 }
 
 /// The program's name as the configuration has it, for errors.

@@ -1,5 +1,6 @@
 //! Making a container.
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -25,7 +26,7 @@ use crate::container::{Container, Created, InitProcess, await_end};
 use crate::error::{Error, Result, kernel};
 use crate::plan::{ContainerPlan, HostFacts, clone_flag, map_text};
 use crate::state::{self, Folder, Record};
-use crate::{CreateRequest, StartBy, hook};
+use crate::{CreateRequest, StartBy, StdioRequest, hook, rootless};
 
 /// Makes a container: when this returns, everything is set up but its program isn't executed.
 ///
@@ -39,13 +40,24 @@ pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
     let facts = HostFacts::detect()?;
     let plan = crate::plan(spec, &request, &facts)?;
     (request.warn)(&plan.process.warnings);
+    if let Some(seccomp) = &plan.process.seccomp {
+        (request.debug)(&format!("seccomp filter flags: {}", seccomp.flags));
+    }
     let hooks = spec.hooks.clone().unwrap_or_default();
 
     let id = request.id.clone();
     let state_root = request.state_root.clone();
     let start_by = request.start_by;
     let folder = Folder::make(&state_root, &id)?;
-    let root = rootfs::open(&plan, &request.rootfs_mounts)?;
+    if request.has_notify_folder {
+        let path = CreateRequest::notify_folder(&state_root, &id);
+        fs::create_dir(&path).map_err(|source| state::file("make", &path, source))?;
+    }
+    let root = if plan.is_rootless {
+        rootless::open_folder(&plan.rootfs)?
+    } else {
+        rootfs::open(&plan, &request.rootfs_mounts)?
+    };
     let mut record = new_record(&plan, &request, spec, &hooks);
     if !plan.namespaces.makes(NamespaceKind::Mount) {
         let id = mount::id(root.as_fd(), c"");
@@ -60,7 +72,11 @@ pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
     if let Some(seccomp) = &plan.process.seccomp {
         state::write_seccomp(folder.path(), seccomp)?;
     }
-    let cgroup = NewCgroup(Some(Cgroup::create(&plan.cgroup)?));
+    let cgroup = NewCgroup::create(&plan.cgroup, may_lack_cgroups(&plan, spec))?;
+    if cgroup.get()?.paths().is_empty() && !record.cgroup.is_empty() {
+        record.cgroup.clear();
+        state::write(folder.path(), &record)?;
+    }
     let start = prepare_start(folder.path(), request.start_by)?;
     let (inner, tellers) = inner_hooks(&hooks, &plan, &request, root.as_fd())?;
     let mut child = start_child(&plan, request, &cgroup, start, inner, root)?;
@@ -74,6 +90,7 @@ pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
         map_ids(&plan, child.pid)?;
         control::tell(child.control(), Go::Mapped);
     }
+    move_devices(&plan, child.pid)?;
     for (teller, status) in tellers {
         let mut state = oci_state(&record, status);
         state.pid = Some(pid_inside(record.pid)?);
@@ -116,7 +133,12 @@ pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
     Ok(Created { container, init })
 }
 
-fn new_record(plan: &ContainerPlan, request: &CreateRequest, spec: &Spec, hooks: &Hooks) -> Record {
+pub(crate) fn new_record(
+    plan: &ContainerPlan,
+    request: &CreateRequest,
+    spec: &Spec,
+    hooks: &Hooks,
+) -> Record {
     let mut record = Record::new(&request.id);
     record.oci_version.clone_from(&spec.oci_version);
     record.bundle.clone_from(&request.bundle);
@@ -133,9 +155,28 @@ fn new_record(plan: &ContainerPlan, request: &CreateRequest, spec: &Spec, hooks:
     let linux = spec.linux.as_ref();
     record.memory_policy = linux.and_then(|linux| linux.memory_policy.clone());
     record.annotations.clone_from(&spec.annotations);
+    record.streams = streams_of(&request.stdio, plan.process.terminal);
     record.poststart.clone_from(&hooks.poststart);
     record.poststop.clone_from(&hooks.poststop);
     record
+}
+
+/// What the standard streams are, for a checkpoint to know pipes by; nothing with a terminal of the container's own.
+pub(crate) fn streams_of(stdio: &StdioRequest, has_terminal: bool) -> Vec<String> {
+    let numbers = match stdio {
+        StdioRequest::Fds {
+            stdin,
+            stdout,
+            stderr,
+        } => [stdin, stdout, stderr].map(AsRawFd::as_raw_fd),
+        _ if has_terminal => return Vec::new(),
+        _ => [0, 1, 2],
+    };
+    let name = |number| {
+        let link = fs::read_link(format!("/proc/self/fd/{number}")).unwrap_or_default();
+        link.to_string_lossy().into_owned()
+    };
+    numbers.map(name).into()
 }
 
 fn start_child(
@@ -146,9 +187,7 @@ fn start_child(
     hooks: InnerHooks,
     root: OwnedFd,
 ) -> Result<Child> {
-    let Some(cgroup) = &cgroup.0 else {
-        return Err(Error::Vanished);
-    };
+    let cgroup = cgroup.get()?;
     let (ours, theirs) =
         control::pair().map_err(|errno| kernel("make the control socket", errno))?;
     let program = compile::init(plan, request, cgroup, theirs, start, hooks, root)?;
@@ -156,6 +195,18 @@ fn start_child(
     let mut new = plan.namespaces.new.clone();
     new.retain(|kind| *kind != NamespaceKind::Cgroup);
     let mut before = Vec::new();
+    for (kind, path) in &plan.namespaces.joined {
+        // Those that belong to another user namespace can't be entered any more from within the container's.
+        if plan.namespaces.has(NamespaceKind::User)
+            && !plan.is_rootless
+            && !matches!(kind, NamespaceKind::Pid | NamespaceKind::User)
+        {
+            let file = File::open(path);
+            let fd = file.map_err(|error| state::file("open namespace", path, error))?;
+            let fd = fd.into();
+            before.push(EntryStep::TryEnter { kind: *kind, fd });
+        }
+    }
     for (kind, path) in &plan.namespaces.joined {
         // Others are entered by the process itself, which these two would make a stranger in its own.
         if matches!(kind, NamespaceKind::Pid | NamespaceKind::User) {
@@ -187,6 +238,30 @@ fn start_child(
         &|pid| map_ids(plan, pid),
         ours,
     )
+}
+
+/// Moves the host's network devices into the network namespace the container has, that of process `pid` if it is new.
+fn move_devices(plan: &ContainerPlan, pid: u32) -> Result<()> {
+    if plan.net_devices.is_empty() {
+        return Ok(());
+    }
+    let mut joined = plan.namespaces.joined.iter();
+    let joined = joined.find(|(kind, _)| *kind == NamespaceKind::Network);
+    let path = joined.map_or_else(
+        || PathBuf::from(format!("/proc/{pid}/ns/net")),
+        |(_, path)| path.clone(),
+    );
+    let target = File::open(&path);
+    let target = target.map_err(|source| state::file("open namespace", &path, source))?;
+    for device in &plan.net_devices {
+        atoll_netlink::route::move_link(&device.outside, &device.inside, target.as_fd()).map_err(
+            |source| Error::NetDevice {
+                name: device.outside.clone(),
+                source,
+            },
+        )?;
+    }
+    Ok(())
 }
 
 /// The hooks that the first process runs, and the handles to tell them the container's state with.
@@ -250,6 +325,9 @@ fn prepare_start(folder: &Path, start_by: StartBy) -> Result<Start> {
 }
 
 fn map_ids(plan: &ContainerPlan, pid: u32) -> Result<()> {
+    if plan.is_rootless {
+        return rootless::map_ids(plan, pid);
+    }
     for (name, mappings) in [
         ("uid_map", &plan.uid_mappings),
         ("gid_map", &plan.gid_mappings),
@@ -259,6 +337,13 @@ fn map_ids(plan: &ContainerPlan, pid: u32) -> Result<()> {
             .map_err(|source| state::file("write", &path, source))?;
     }
     Ok(())
+}
+
+/// Whether the container may do without control groups: as long as it asks for nothing that takes them.
+fn may_lack_cgroups(plan: &ContainerPlan, spec: &Spec) -> bool {
+    let linux = spec.linux.as_ref();
+    let resources = linux.and_then(|linux| linux.resources.as_ref());
+    plan.may_lack_cgroups && resources.is_none_or(rootless::limits_nothing)
 }
 
 /// What hooks and `state` are told.
@@ -306,10 +391,34 @@ impl InitProcess {
 }
 
 /// A cgroup that is removed unless kept.
-struct NewCgroup(Option<Cgroup>);
+pub(crate) struct NewCgroup(Option<Cgroup>);
 
 impl NewCgroup {
-    fn keep(mut self) {
+    /// Makes it.
+    ///
+    /// * `may_lack`: whether one that may not be made is left out.
+    ///
+    /// # Errors
+    /// [`Error::Cgroup`].
+    pub(crate) fn create(plan: &atoll_cgroup::Plan, may_lack: bool) -> Result<Self> {
+        match Cgroup::create(plan) {
+            Err(error) if may_lack && rootless::is_refused(&error) => {
+                Ok(Self(Some(Cgroup::open(BTreeMap::new()))))
+            }
+            created => Ok(Self(Some(created?))),
+        }
+    }
+
+    /// The cgroup.
+    ///
+    /// # Errors
+    /// None: it is there until it is kept.
+    pub(crate) fn get(&self) -> Result<&Cgroup> {
+        self.0.as_ref().ok_or(Error::Vanished)
+    }
+
+    /// Leaves it there.
+    pub(crate) fn keep(mut self) {
         self.0 = None;
     }
 }

@@ -108,6 +108,32 @@ pub enum Error {
         /// What happened.
         reason: String,
     },
+    /// A network device can't be moved.
+    #[error("cannot move network device {name} into the container")]
+    NetDevice {
+        /// Its name outside.
+        name: String,
+        /// The step that failed.
+        source: atoll_netlink::Error,
+    },
+    /// Ids can't be mapped without privilege.
+    #[error("{program} cannot map ids: {reason}")]
+    Rootless {
+        /// `newuidmap` or `newgidmap`.
+        program: String,
+        /// In its words.
+        reason: String,
+    },
+    /// CRIU can't checkpoint or restore the container.
+    #[error("criu cannot {action} the container: {reason}")]
+    Criu {
+        /// `checkpoint` or `restore`.
+        action: &'static str,
+        /// In its words.
+        reason: String,
+        /// Where it says more.
+        log: Option<PathBuf>,
+    },
     /// The container's first process ended before a program was executed.
     #[error("the container's first process ended before the program was executed")]
     Vanished,
@@ -129,6 +155,8 @@ pub enum ErrorKind {
     WrongStatus,
     /// The request or configuration is wrong.
     InvalidArgument,
+    /// CRIU fails.
+    Criu,
     /// Everything else.
     Other,
 }
@@ -147,6 +175,7 @@ impl Error {
             | Self::NotRunning(_)
             | Self::NotStopped { .. } => ErrorKind::WrongStatus,
             Self::InvalidId(_) | Self::Spec(_) | Self::Plan { .. } => ErrorKind::InvalidArgument,
+            Self::Criu { .. } => ErrorKind::Criu,
             _ => ErrorKind::Other,
         }
     }
@@ -164,6 +193,10 @@ impl Error {
             )),
             Self::Spec(error) => error.hint(),
             Self::Cgroup(error) => error.hint(),
+            Self::Criu { log: None, .. } => {
+                Some("is criu installed, and does `criu check` say that it looks good?".to_owned())
+            }
+            Self::Criu { log: Some(log), .. } => Some(format!("see {}", log.display())),
             Self::Kernel { step, .. } if step.starts_with("set the AppArmor profile") => {
                 Some("is AppArmor enabled and the profile loaded? see aa-status".to_owned())
             }

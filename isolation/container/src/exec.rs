@@ -12,7 +12,7 @@ use atoll_sys::process;
 use atoll_sys::scheduling::NumberSet;
 
 use crate::apply::entry::EntryStep;
-use crate::apply::program::{Op, Program, Start};
+use crate::apply::program::{Launch, Op, Program, Start};
 use crate::apply::spawn::spawn;
 use crate::apply::{compile, control, passwd};
 use crate::container::{Container, ExecProcess};
@@ -48,12 +48,14 @@ pub(crate) fn exec(
         return Err(wrong(Status::Stopped));
     };
     let has_userns = record.namespaces.contains(&NamespaceKind::User);
+    let own = capability::current().map_err(|errno| kernel("capget", errno))?;
     let available = if has_userns {
         capability::Set(u64::MAX)
     } else {
-        let sets = capability::current().map_err(|errno| kernel("capget", errno))?;
-        sets.permitted
+        own.permitted
     };
+    // Without privilege, only in that namespace there is the right to enter the others.
+    let enters_user_first = has_userns && !own.permitted.holds(capability::SYS_ADMIN);
     let seccomp = record.seccomp_flags.map(|flags| {
         let listener = record.seccomp_listener.clone();
         state::read_seccomp(container.folder(), flags, listener)
@@ -77,7 +79,16 @@ pub(crate) fn exec(
         let name = std::ffi::CString::new(format!("_ses.{}", record.id)).unwrap_or_default();
         steps.push(Op::Keyring(name));
     }
-    steps.push(Op::JoinCgroup(cgroup.join_handles()?));
+    let handles = cgroup.join_handles();
+    let handles = handles.map_err(|error| match (request.cgroups.is_empty(), error) {
+        (false, atoll_cgroup::Error::Read { path, source }) => Error::File {
+            action: "run in the sub cgroup: error adding pid to",
+            path,
+            source,
+        },
+        (_, error) => error.into(),
+    })?;
+    steps.push(Op::JoinCgroup(handles));
     let affinity = &plan.exec_affinity;
     steps.extend(match (&affinity.initial, &affinity.last) {
         (_, Some(cpus)) => Some(Op::Affinity(cpus.clone())),
@@ -88,7 +99,8 @@ pub(crate) fn exec(
     let others = record
         .namespaces
         .iter()
-        .filter(|kind| **kind != NamespaceKind::Pid);
+        .filter(|kind| **kind != NamespaceKind::Pid)
+        .filter(|kind| **kind != NamespaceKind::User || !enters_user_first);
     let flags = others.fold(0, |flags, kind| flags | clone_flag(*kind));
     let pidfd = init.try_clone().map_err(|source| Error::File {
         action: "duplicate",
@@ -107,7 +119,7 @@ pub(crate) fn exec(
     }
     steps.extend(record.personality.map(Op::Personality));
     if let Some(policy) = &record.memory_policy {
-        steps.extend(plan_memory_policy(policy)?.map(Op::MemoryPolicy));
+        steps.push(Op::MemoryPolicy(plan_memory_policy(policy)?));
     }
     steps.extend(compile::apparmor(&plan));
     if plan.terminal {
@@ -116,6 +128,7 @@ pub(crate) fn exec(
     let (ours, theirs) =
         control::pair().map_err(|errno| kernel("make the control socket", errno))?;
     let home = home(record.pid, plan.uid);
+    let keeps_line_ends = request.keeps_line_ends;
     let launch = compile::launch(
         &plan,
         request.stdio,
@@ -123,13 +136,26 @@ pub(crate) fn exec(
         Start::AtOnce,
         home,
     );
+    let launch = Launch {
+        keeps_line_ends,
+        ..launch
+    };
     let program = Program {
         steps,
         root: None,
+        is_rootless: false,
         control: theirs,
         launch,
     };
     let mut before = Vec::new();
+    if enters_user_first {
+        before.push(EntryStep::Enter {
+            kind: NamespaceKind::User,
+            fd: init
+                .try_clone()
+                .map_err(|source| state::file("duplicate", Path::new("pidfd"), source))?,
+        });
+    }
     if record.namespaces.contains(&NamespaceKind::Pid) {
         before.push(EntryStep::Enter {
             kind: NamespaceKind::Pid,

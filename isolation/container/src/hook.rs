@@ -17,9 +17,12 @@ use crate::error::{Error, Result};
 /// Whether the first process waits for hooks between the making of namespaces and pivot_root; it also does when it runs
 /// some of its own then, whose input it must not read too early.
 pub(crate) fn run_before_start(hooks: &Hooks) -> bool {
-    !hooks.prestart.is_empty()
-        || !hooks.create_runtime.is_empty()
-        || !hooks.create_container.is_empty()
+    run_outside(hooks) || !hooks.create_container.is_empty()
+}
+
+/// Whether there are hooks that the runtime runs in its own namespaces before pivot_root.
+pub(crate) fn run_outside(hooks: &Hooks) -> bool {
+    !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty()
 }
 
 /// Runs hooks in order with the container's state on their standard input.

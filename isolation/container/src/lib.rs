@@ -12,10 +12,10 @@
 //!
 //! [`create`] makes a container whose program waits; [`InitProcess::start`] (same process) or
 //! [`Container::start`] (any process) executes it. [`Container`] is a handle on the state folder:
-//! exec, kill, pause, update, delete. What is kept there: docs/formats/runtime-state.md.
+//! exec, kill, pause, update, checkpoint, delete; [`restore`] makes a container of a checkpoint. What is kept there: docs/formats/runtime-state.md.
 //!
 //! **Threads and signals.** Works from any thread of a multi-threaded process; takes no signals and
-//! starts no threads (but for overlay mounts on kernels before 6.5). Children are reaped by the
+//! starts no threads that outlive a call (but one for overlay mounts on kernels before 6.5). Children are reaped by the
 //! caller through their pidfd. When the maker dies before the start, a [`StartBy::Caller`] container
 //! ends by itself; afterwards nothing of ours is in the container.
 //!
@@ -29,6 +29,7 @@
 mod apply;
 mod container;
 mod create;
+mod criu;
 mod error;
 mod exec;
 mod hook;
@@ -36,12 +37,14 @@ mod id;
 mod monitored;
 pub mod plan;
 mod request;
+mod rootless;
 mod state;
 
 pub use apply::rootfs::open_rootfs;
 pub use atoll_cgroup::{IoEntry, Stats};
 pub use container::{Container, Created, ExecProcess, InitProcess};
 pub use create::create;
+pub use criu::{CgroupsMode, CheckpointRequest, CriuRequest, PageServer, RestoreRequest, restore};
 pub use error::{Error, ErrorKind, Result};
 pub use id::ContainerId;
 pub use monitored::Monitored;

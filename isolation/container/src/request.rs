@@ -1,9 +1,9 @@
 //! What callers ask for.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use atoll_spec::Process;
+use atoll_spec::{Mount, Process};
 
 use crate::ContainerId;
 
@@ -31,10 +31,14 @@ pub struct CreateRequest {
     pub systemd_cgroup: bool,
     /// Signal number the first process gets when the thread that made it ends.
     pub death_signal: Option<i32>,
+    /// Whether there is a folder [`CreateRequest::notify_folder`], for a mount of the configuration's.
+    pub has_notify_folder: bool,
     /// Who starts the program.
     pub start_by: StartBy,
     /// Told once of what is left out, in words for people, before anything is done.
     pub warn: fn(&[String]),
+    /// Told of what is going on.
+    pub debug: fn(&str),
 }
 
 impl CreateRequest {
@@ -52,8 +56,31 @@ impl CreateRequest {
             no_new_keyring: false,
             systemd_cgroup: false,
             death_signal: None,
+            has_notify_folder: false,
             start_by: StartBy::Caller,
             warn: |_| (),
+            debug: |_| (),
+        }
+    }
+}
+
+impl CreateRequest {
+    /// The folder for a socket at which the container says that it is ready; in its state folder, and gone with it.
+    #[must_use]
+    pub fn notify_folder(state_root: &Path, id: &ContainerId) -> PathBuf {
+        crate::state::folder_of(state_root, id).join("notify")
+    }
+
+    /// The mount by which the container has that folder, `/run/notify`.
+    #[must_use]
+    pub fn notify_mount(folder: PathBuf) -> Mount {
+        Mount {
+            destination: "/run/notify".into(),
+            source: Some(folder),
+            options: ["bind", "nosuid", "noexec", "nodev", "ro"]
+                .map(str::to_owned)
+                .into(),
+            ..Mount::default()
         }
     }
 }
@@ -114,6 +141,8 @@ pub struct ExecRequest {
     pub preserve_fds: u32,
     /// Whether the process keeps the caller's session keyring.
     pub no_new_keyring: bool,
+    /// Whether its terminal passes line ends on as the program wrote them: whoever shows them adds the carriage return.
+    pub keeps_line_ends: bool,
     /// Whether it may run in a paused container; it waits there until that is resumed.
     pub ignore_paused: bool,
     /// Folders below the container's cgroup to run in, `[controllers:]folder`; they exist already.
@@ -131,6 +160,7 @@ impl ExecRequest {
             stdio: StdioRequest::Inherit,
             preserve_fds: 0,
             no_new_keyring: false,
+            keeps_line_ends: false,
             ignore_paused: false,
             cgroups: Vec::new(),
             warn: |_| (),

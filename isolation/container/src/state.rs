@@ -60,6 +60,9 @@ pub(crate) struct Record {
     /// Memory policy, of later processes too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) memory_policy: Option<MemoryPolicy>,
+    /// What the first process' standard streams are, as `/proc/<pid>/fd` says; empty with a terminal.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) streams: Vec<String>,
     /// Annotations of the configuration.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) annotations: BTreeMap<String, String>,
@@ -91,6 +94,7 @@ impl Record {
             seccomp_listener: None,
             personality: None,
             memory_policy: None,
+            streams: Vec::new(),
             annotations: BTreeMap::new(),
             poststart: Vec::new(),
             poststop: Vec::new(),

@@ -27,6 +27,7 @@ fn printed(spec: &Spec, (mountinfo, cgroup): (&str, &str)) -> String {
     let facts = HostFacts {
         capabilities: Set(u64::MAX >> 23),
         hierarchies: Hierarchies::from_parts(mountinfo, cgroup).unwrap(),
+        is_in_user_namespace: false,
     };
     plan(spec, &request, &facts).unwrap().to_string()
 }
@@ -67,6 +68,7 @@ fn what_can_not_be_is_refused_by_field() {
         let facts = HostFacts {
             capabilities: Set(u64::MAX),
             hierarchies: Hierarchies::from_parts(V2.0, V2.1).unwrap(),
+            is_in_user_namespace: false,
         };
         plan(&spec, &request, &facts).unwrap_err().to_string()
     };
@@ -83,6 +85,11 @@ fn what_can_not_be_is_refused_by_field() {
     let expected =
         "linux.sysctl: sysctl \"net.core.somaxconn\" is not allowed in the hosts net namespace";
     assert_eq!(host_net, expected);
+    let label = fault(|spec| {
+        let linux = spec.linux.as_mut().unwrap();
+        linux.mount_label = Some("system_u:object_r:x:s0".to_owned());
+    });
+    assert!(label.starts_with("linux.mountLabel: selinux"), "{label}");
     let unmapped = fault(|spec| {
         spec.linux.as_mut().unwrap().namespaces.push(Namespace {
             kind: NamespaceKind::User,

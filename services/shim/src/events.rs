@@ -67,6 +67,19 @@ impl Events {
         }
     }
 
+    pub(crate) fn checkpointed(&mut self, container: &str, path: &str) {
+        let event = message::TaskCheckpointed {
+            container_id: container.to_owned(),
+            checkpoint: path.to_owned(),
+            ..Default::default()
+        };
+        self.publish(
+            topics::TASK_CHECKPOINTED_EVENT_TOPIC,
+            "TaskCheckpointed",
+            &event,
+        );
+    }
+
     pub(crate) fn exec_added(&mut self, container: &str, exec_id: &str) {
         let event = message::TaskExecAdded {
             container_id: container.to_owned(),

@@ -27,6 +27,7 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod checkpoint;
 mod clock;
 mod command;
 mod connection;

@@ -35,10 +35,7 @@ pub(crate) fn dispatch(shim: &mut Shim, from: Waiter, request: &ttrpc::Request) 
         (true, "Pids") => pids(shim, from, body),
         (true, "Pause") => pause(shim, body),
         (true, "Resume") => resume(shim, body),
-        (true, "Checkpoint") => Err(Failure::new(
-            Code::UNIMPLEMENTED,
-            "checkpoint is not supported",
-        )),
+        (true, "Checkpoint") => checkpoint(shim, body),
         (true, "Kill") => kill(shim, from, body),
         (true, "Exec") => exec(shim, from, body),
         (true, "ResizePty") => resize(shim, from, body),
@@ -272,6 +269,14 @@ fn resume(shim: &mut Shim, body: &[u8]) -> Answer {
     let (task, machine) = housed(shim, &request.id)?;
     task.resume(machine.as_deref())?;
     shim.events.resumed(&request.id);
+    empty()
+}
+
+fn checkpoint(shim: &mut Shim, body: &[u8]) -> Answer {
+    let request: api::CheckpointTaskRequest = decode(body)?;
+    let asked = crate::checkpoint::checkpoint(&request)?;
+    task(shim, &request.id)?.checkpoint(asked)?;
+    shim.events.checkpointed(&request.id, &request.path);
     empty()
 }
 

@@ -4,13 +4,17 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use atoll_cgroup::{Cgroup, OomNotifier};
-use atoll_container::{Container, CreateRequest, ExecRequest, InitProcess, StdioRequest};
+use atoll_container::{
+    CheckpointRequest, Container, CreateRequest, Created, ExecRequest, InitProcess, RestoreRequest,
+    StdioRequest,
+};
 use atoll_guest::protocol::Streams;
 use atoll_shim_protocol::{ExitRecord, spawn};
 use atoll_spec::{NamespaceKind, Resources, Spec};
 use containerd_shim_protos::api;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 
+use crate::checkpoint;
 use crate::failure::Failure;
 use crate::machine::{self, Machine};
 use crate::pod::{self, Role};
@@ -46,6 +50,8 @@ pub(crate) struct Task {
 enum Wall {
     /// Namespaces: its first process.
     Namespaces(InitProcess),
+    /// Nothing yet: the start restores it from a checkpoint. Empty once that was tried.
+    Checkpoint(Option<Box<(CreateRequest, Spec, RestoreRequest)>>),
     /// A machine that was made for it.
     Machine,
     /// The machine of its pod, where its files have this name.
@@ -91,12 +97,7 @@ impl Task {
         machine: &mut Option<Box<Machine>>,
         sent: Vec<OwnedFd>,
     ) -> Result<Self, Failure> {
-        if !request.checkpoint.is_empty() {
-            return Err(Failure::new(
-                ttrpc::Code::UNIMPLEMENTED,
-                "restoring from a checkpoint is not supported",
-            ));
-        }
+        let from = checkpoint::restore(request)?;
         let bundle = PathBuf::from(&request.bundle);
         let spec = Spec::load(&bundle.join("config.json")).map_err(atoll_container::Error::from)?;
         let io = IoNames {
@@ -118,6 +119,12 @@ impl Task {
             return Err(Failure::invalid(format!(
                 "a container of a pod is in a machine only if its sandbox is, and {sandbox} is in none"
             )));
+        }
+        if let (Some(_), true) = (&from, backend.is_some() || is_pods) {
+            return Err(Failure::new(
+                ttrpc::Code::UNIMPLEMENTED,
+                "a container in a machine cannot be restored from a checkpoint",
+            ));
         }
         if backend.is_some() || is_pods {
             let (ours, stdin) = stdio::open_remote(&io, false, sent)?;
@@ -147,6 +154,15 @@ impl Task {
         }
         let Opened { process, mut ours } = stdio::open(&io, false)?;
         create.stdio = process;
+        let has_own_pids = spec.linux.as_ref().is_some_and(|linux| {
+            let mut kinds = linux.namespaces.iter();
+            kinds.any(|namespace| namespace.kind == NamespaceKind::Pid)
+        });
+        if let Some(from) = from {
+            let init = Process::new(String::new(), io, ours);
+            let wall = Wall::Checkpoint(Some(Box::new((create, spec, from))));
+            return Ok(Self::new(request, key, None, wall, init, has_own_pids));
+        }
         let created = atoll_container::create(create, &spec)?;
         let mut init_handle = created.init;
         if let Some(master) = init_handle.terminal.take() {
@@ -154,12 +170,6 @@ impl Task {
         }
         let mut init = Process::new(String::new(), io, ours);
         init.pid = init_handle.pid;
-        let has_own_pids = spec.linux.as_ref().is_some_and(|linux| {
-            let kinds = linux.namespaces.iter();
-            kinds
-                .clone()
-                .any(|namespace| namespace.kind == NamespaceKind::Pid)
-        });
         let wall = Wall::Namespaces(init_handle);
         let host = Some(Host::of(created.container)?);
         Ok(Self::new(request, key, host, wall, init, has_own_pids))
@@ -193,14 +203,14 @@ impl Task {
 
     /// Whether it lives in the shim's machine.
     pub(crate) fn is_in_machine(&self) -> bool {
-        !matches!(self.wall, Wall::Namespaces(_))
+        matches!(self.wall, Wall::Machine | Wall::Pod(_))
     }
 
     /// The name of its files in the share, if it was added to the machine of its pod.
     pub(crate) fn folder(&self) -> Option<&str> {
         match &self.wall {
             Wall::Pod(folder) => Some(folder),
-            Wall::Namespaces(_) | Wall::Machine => None,
+            Wall::Namespaces(_) | Wall::Checkpoint(_) | Wall::Machine => None,
         }
     }
 
@@ -212,7 +222,12 @@ impl Task {
     }
 
     fn host(&self) -> Result<&Host, Failure> {
-        let missing = || Failure::unknown("the container is in the machine of its pod");
+        let missing = || match self.wall {
+            Wall::Checkpoint(_) => Failure::precondition(
+                "the container is not restored from its checkpoint before it is started",
+            ),
+            _ => Failure::unknown("the container is in the machine of its pod"),
+        };
         self.host.as_ref().ok_or_else(missing)
     }
 
@@ -226,11 +241,15 @@ impl Task {
         if let Some((rows, columns)) = self.init.size.take() {
             let _ = self.init.resize(rows, columns);
         }
-        let Wall::Namespaces(init_handle) = &mut self.wall else {
-            return Err(Failure::unknown("its machine starts it"));
+        let outcome = match &mut self.wall {
+            Wall::Namespaces(init_handle) => init_handle.start().map_err(Failure::from),
+            Wall::Checkpoint(from) => from
+                .take()
+                .ok_or_else(|| Failure::precondition("the restore has failed already"))
+                .and_then(|from| self.restore(*from)),
+            Wall::Machine | Wall::Pod(_) => return Err(Failure::unknown("its machine starts it")),
         };
-        if let Err(error) = init_handle.start() {
-            let failure = Failure::from(error);
+        if let Err(failure) = outcome {
             self.init.never_ran(&failure);
             return Err(failure);
         }
@@ -240,6 +259,33 @@ impl Task {
         let host = self.host.as_ref();
         self.oom = host.and_then(|host| host.cgroup.oom_notifier().ok());
         Ok(self.init.pid)
+    }
+
+    /// Makes the container of its checkpoint; its processes go on at once.
+    fn restore(&mut self, from: (CreateRequest, Spec, RestoreRequest)) -> Result<(), Failure> {
+        let (create, spec, from) = from;
+        let Created {
+            container,
+            mut init,
+        } = atoll_container::restore(create, &spec, &from)?;
+        if let Some(master) = init.terminal.take() {
+            self.init.stdio.set_terminal(master);
+        }
+        self.init.pid = init.pid;
+        self.wall = Wall::Namespaces(init);
+        self.host = Some(Host::of(container)?);
+        Ok(())
+    }
+
+    /// Writes the container into files; the processes it has are ended unless they are to go on.
+    pub(crate) fn checkpoint(&mut self, request: CheckpointRequest) -> Result<(), Failure> {
+        if self.is_in_machine() {
+            return Err(Failure::new(
+                ttrpc::Code::UNIMPLEMENTED,
+                "a container in a machine cannot be checkpointed by CRIU",
+            ));
+        }
+        Ok(self.host()?.container.checkpoint(request)?)
     }
 
     /// Announces an exec.
@@ -438,7 +484,7 @@ impl Task {
     pub(crate) fn update(&mut self, resources: &[u8]) -> Result<(), Failure> {
         let resources = self::resources(resources)?;
         let resources = match self.wall {
-            Wall::Namespaces(_) => resources,
+            Wall::Namespaces(_) | Wall::Checkpoint(_) => resources,
             Wall::Machine | Wall::Pod(_) => machine::outer(resources)?,
         };
         let container = self.host()?.container.clone();

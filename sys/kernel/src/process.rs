@@ -230,6 +230,19 @@ pub fn set_dumpable(dumpable: bool) -> Result<()> {
     Ok(())
 }
 
+/// Has this process end, with 128 and its number, by a signal that asks for it: the first process of a PID namespace gets
+/// none whose effect is the default. Until execve(2). Child-safe.
+pub fn end_when_asked() {
+    extern "C" fn end(signal: libc::c_int) {
+        exit_now(128 + signal)
+    }
+    let handler: extern "C" fn(libc::c_int) = end;
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
+        // SAFETY: signal(3) only enters the handler, which calls nothing but _exit(2); it has the type the kernel calls.
+        unsafe { libc::signal(signal, handler as libc::sighandler_t) };
+    }
+}
+
 /// Makes all signals have their default effect and blocks none. Child-safe.
 ///
 /// What the caller ignored (`SIGPIPE` in Rust programs) would otherwise be ignored by the program

@@ -105,6 +105,12 @@ impl NumberSet {
         }
     }
 
+    /// How many numbers there are.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.words.iter().map(|word| word.count_ones()).sum()
+    }
+
     /// The first 64 numbers as a mask.
     #[must_use]
     pub fn first_word(&self) -> u64 {

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::pty::OpenptFlags;
-use rustix::termios::Winsize;
+use rustix::termios::{OptionalActions, OutputModes, Winsize};
 
 use crate::{Errno, Result, inside};
 
@@ -84,6 +84,16 @@ pub fn resize(terminal: impl AsFd, rows: u16, columns: u16) -> Result<()> {
     )
 }
 
+/// Has a terminal pass line ends on as programs write them, without a carriage return. Child-safe.
+///
+/// # Errors
+/// The kernel's.
+pub fn keep_line_ends(terminal: impl AsFd) -> Result<()> {
+    let mut modes = rustix::termios::tcgetattr(&terminal)?;
+    modes.output_modes.remove(OutputModes::ONLCR);
+    rustix::termios::tcsetattr(&terminal, OptionalActions::Now, &modes)
+}
+
 fn from_master(master: OwnedFd) -> Result<Terminal> {
     rustix::pty::unlockpt(&master)?;
     let slave = rustix::pty::ioctl_tiocgptpeer(
@@ -104,5 +114,10 @@ mod tests {
         let size = rustix::termios::tcgetwinsize(&terminal.slave).unwrap();
         assert_eq!((size.ws_row, size.ws_col), (33, 77));
         assert!(is_devpts(terminal.slave.as_fd()));
+        keep_line_ends(&terminal.slave).unwrap();
+        rustix::io::write(&terminal.slave, b"a\nb").unwrap();
+        let mut room = [0; 8];
+        let count = rustix::io::read(&terminal.master, &mut room).unwrap();
+        assert_eq!(&room[..count], b"a\nb");
     }
 }

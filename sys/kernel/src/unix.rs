@@ -5,7 +5,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
@@ -24,6 +24,15 @@ use rustix::net::{
 pub fn bind_at(path: &Path) -> io::Result<UnixListener> {
     let (_folder, short) = shorten(path)?;
     UnixListener::bind(short)
+}
+
+/// Receives datagrams at `path`, however long it is.
+///
+/// # Errors
+/// As [`bind_at`].
+pub fn bind_datagram_at(path: &Path) -> io::Result<UnixDatagram> {
+    let (_folder, short) = shorten(path)?;
+    UnixDatagram::bind(short)
 }
 
 /// Listens at `path`, however long it is; a socket there that nobody listens at, as a killed process leaves, is replaced.
@@ -149,6 +158,8 @@ mod tests {
         let path = deep.join("a.sock");
         let listener = bind_at(&path).unwrap();
         assert!(bind_at(&path).is_err());
+        bind_datagram_at(&deep.join("d.sock")).unwrap();
+        assert!(deep.join("d.sock").exists());
         let mut client = connect_at(&path).unwrap();
         client.write_all(b"hi").unwrap();
         drop(client);

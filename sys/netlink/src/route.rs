@@ -17,7 +17,10 @@ use crate::{Error, MacAddr};
 
 mod decode;
 mod encode;
+mod moving;
 mod tc;
+
+pub use moving::{AnyAddress, move_link};
 
 /// Longest name of a link: `IFNAMSIZ` without its terminating zero.
 pub const NAME_MAX: usize = 15;
@@ -59,6 +62,20 @@ pub enum Request<'fd> {
         /// Name of the link.
         name: String,
     },
+    /// Takes the link with this name down.
+    SetDown {
+        /// Name of the link.
+        name: String,
+    },
+    /// Moves a link into another network namespace and renames it, in one step.
+    Move {
+        /// Index of the link.
+        index: u32,
+        /// Its name there.
+        name: String,
+        /// Where.
+        netns: BorrowedFd<'fd>,
+    },
     /// Gives a link another address or largest packet, or makes it a port of a bridge. What is `None` stays.
     Configure {
         /// Name of the link.
@@ -83,6 +100,13 @@ pub enum Request<'fd> {
         address: Ipv4Addr,
         /// Bits of the subnet, 0–32.
         prefix_len: u8,
+    },
+    /// Gives a link an address of either family.
+    AddAnyAddress {
+        /// Index of the link.
+        index: u32,
+        /// The address.
+        address: AnyAddress,
     },
     /// Gives a link an IPv4 address and no route.
     AddAddressOnly {
@@ -149,6 +173,13 @@ impl fmt::Display for Request<'_> {
                  peer {peer_name} address {peer_mac} in its netns"
             ),
             Self::SetUp { name } => write!(f, "link set {name} up"),
+            Self::SetDown { name } => write!(f, "link set {name} down"),
+            Self::Move { index, name, .. } => {
+                write!(f, "link move #{index} to its netns as {name}")
+            }
+            Self::AddAnyAddress { index, address } => {
+                write!(f, "address add {address} dev #{index}")
+            }
             Self::Configure {
                 name,
                 mac,

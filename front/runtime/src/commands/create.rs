@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use atoll_container::{
-    Container, CreateRequest, InitProcess, StartBy, StdioRequest, create as create_container,
+    Container, CreateRequest, Created, InitProcess, StartBy, StdioRequest,
+    create as create_container,
 };
 use atoll_shim::keeper::{self, Keeper};
 use atoll_spec::Spec;
@@ -13,6 +14,7 @@ use atoll_spec::Spec;
 use crate::arguments::{CreateArguments, RunArguments};
 use crate::commands::machine;
 use crate::foreground::{self, HostTerminal};
+use crate::notify::{self, Manager, Relay};
 use crate::report::{self, Failure, Outcome};
 
 /// A container that was made, behind whichever wall.
@@ -33,6 +35,19 @@ pub(super) enum Starter {
 }
 
 impl Made {
+    /// One that is behind no other wall.
+    pub(super) fn of(created: Created) -> Outcome<Self> {
+        let mut init = created.init;
+        let pidfd = init.pidfd.try_clone();
+        Ok(Self {
+            pid: init.pid,
+            pidfd: pidfd.map_err(|error| Failure::io("cannot keep the pidfd", &error))?,
+            terminal: init.terminal.take(),
+            container: created.container,
+            starter: Starter::Init(init),
+        })
+    }
+
     fn start(&mut self) -> Outcome<()> {
         match &mut self.starter {
             Starter::Init(init) => Ok(init.start()?),
@@ -43,20 +58,22 @@ impl Made {
 
 /// Makes a container whose program waits for `start`.
 pub(crate) fn create(root: &Path, systemd: bool, arguments: &CreateArguments) -> Outcome<()> {
-    let spec = load(&arguments.bundle)?;
+    let mut spec = load(&arguments.bundle)?;
     if wants_terminal(&spec) && arguments.console_socket.is_none() {
         return Err(Failure::new(
             "cannot allocate tty if runc will detach without setting console socket",
         )
         .with_hint("give --console-socket PATH, or use `run` without --detach"));
     }
+    let manager = manager_for(&spec)?;
+    prepare(root, arguments, &mut spec, manager.is_some())?;
     let made = make(root, systemd, arguments, &spec, StartBy::Anyone)?;
     hand_over(&made, arguments).map_err(|failure| undo(&made, failure))
 }
 
 /// Makes a container, runs its program, and, unless detached, waits for it and cleans up.
 pub(crate) fn run(root: &Path, systemd: bool, arguments: &RunArguments) -> Outcome<ExitCode> {
-    let spec = load(&arguments.create.bundle)?;
+    let mut spec = load(&arguments.create.bundle)?;
     let has_socket = arguments.create.console_socket.is_some();
     if wants_terminal(&spec) && arguments.detach && !has_socket {
         return Err(Failure::new(
@@ -64,13 +81,17 @@ pub(crate) fn run(root: &Path, systemd: bool, arguments: &RunArguments) -> Outco
         )
         .with_hint("give --console-socket PATH, or leave out --detach"));
     }
+    let manager = manager_for(&spec)?;
+    prepare(root, &arguments.create, &mut spec, manager.is_some())?;
     let mut made = make(root, systemd, &arguments.create, &spec, StartBy::Caller)?;
-    hand_over(&made, &arguments.create).map_err(|failure| undo(&made, failure))?;
-    let terminal = if has_socket {
-        None
-    } else {
-        made.terminal.take()
-    };
+    let relay = hand_over(&made, &arguments.create).and_then(|()| {
+        let folder = CreateRequest::notify_folder(root, made.container.id());
+        manager
+            .map(|manager| Relay::listen(manager, &folder))
+            .transpose()
+    });
+    let relay = relay.map_err(|failure| undo(&made, failure))?;
+    let terminal = made.terminal.take().filter(|_| !has_socket);
     let host = HostTerminal::raw_if(terminal.is_some());
     // Before the program can write.
     terminal.iter().for_each(foreground::keep_line_ends);
@@ -79,18 +100,69 @@ pub(crate) fn run(root: &Path, systemd: bool, arguments: &RunArguments) -> Outco
         return Err(undo(&made, failure));
     }
     if arguments.detach {
+        if let Some(relay) = relay {
+            relay.pass_on(made.pidfd.as_fd(), made.pid);
+        }
         return Ok(ExitCode::SUCCESS);
     }
-    let code = foreground::wait(made.pidfd.as_fd(), terminal).map_err(|error| undo(&made, error));
+    if let Some(relay) = relay
+        && let Ok(pidfd) = made.pidfd.try_clone()
+    {
+        // The manager watches who waits for the container.
+        std::thread::spawn(move || relay.pass_on(pidfd.as_fd(), std::process::id()));
+    }
+    finish(&made, terminal, host, arguments.keep)
+}
+
+/// The service manager whom the container is to tell that it is ready; a machine's kernel keeps it from that.
+fn manager_for(spec: &Spec) -> Outcome<Option<Manager>> {
+    let is_in_machine = keeper::wants_machine(spec)?;
+    Ok(Manager::of_environment().filter(|_| !is_in_machine))
+}
+
+/// Gives the container what a service manager gave us: a socket to say that it is ready, and sockets to listen at.
+fn prepare(
+    root: &Path,
+    arguments: &CreateArguments,
+    spec: &mut Spec,
+    has_manager: bool,
+) -> Outcome<()> {
+    if keeper::wants_machine(spec)? {
+        return Ok(());
+    }
+    let listening = notify::listen_fds();
+    notify::check_fds(3 + listening, arguments.preserve_fds)?;
+    if let Some(process) = &mut spec.process {
+        notify::add_listen_fds(process, listening);
+    }
+    if has_manager {
+        let root = std::path::absolute(root);
+        let root = root.map_err(|error| Failure::io("cannot find the state root", &error))?;
+        let folder = CreateRequest::notify_folder(&root, &arguments.id.parse()?);
+        notify::add_to(spec, folder);
+    }
+    Ok(())
+}
+
+/// Waits for a container whose program runs, and removes it unless `keep`.
+///
+/// * `terminal`: passed through.
+pub(super) fn finish(
+    made: &Made,
+    terminal: Option<OwnedFd>,
+    host: HostTerminal,
+    keep: bool,
+) -> Outcome<ExitCode> {
+    let code = foreground::wait(made.pidfd.as_fd(), terminal).map_err(|error| undo(made, error));
     drop(host);
     let code = code?;
-    if !arguments.keep {
+    if !keep {
         made.container.delete(true)?;
     }
     Ok(code)
 }
 
-fn load(bundle: &Path) -> Outcome<Spec> {
+pub(super) fn load(bundle: &Path) -> Outcome<Spec> {
     Ok(Spec::load(&bundle.join("config.json"))?)
 }
 
@@ -118,12 +190,14 @@ fn make(
         } else {
             StdioRequest::Inherit
         },
-        preserve_fds: arguments.preserve_fds,
+        preserve_fds: arguments.preserve_fds.saturating_add(notify::listen_fds()),
+        has_notify_folder: Manager::of_environment().is_some(),
         no_pivot: arguments.no_pivot,
         no_new_keyring: arguments.no_new_keyring,
         systemd_cgroup,
         start_by,
         warn: report::warn,
+        debug: report::debug,
         ..CreateRequest::new(
             arguments.id.parse()?,
             root.to_owned(),
@@ -132,16 +206,8 @@ fn make(
     };
     report::debug(&format!("making container {}", request.id));
     let created = create_container(request, spec)?;
-    let mut init = created.init;
-    report::debug(&format!("its first process is {}", init.pid));
-    let pidfd = init.pidfd.try_clone();
-    Ok(Made {
-        pid: init.pid,
-        pidfd: pidfd.map_err(|error| Failure::io("cannot keep the pidfd", &error))?,
-        terminal: init.terminal.take(),
-        container: created.container,
-        starter: Starter::Init(init),
-    })
+    report::debug(&format!("its first process is {}", created.init.pid));
+    Made::of(created)
 }
 
 pub(super) fn absolute(path: &Path) -> Outcome<PathBuf> {
@@ -170,7 +236,7 @@ pub(crate) fn write_pid(path: &Path, pid: u32) -> Outcome<()> {
 }
 
 /// Removes what was made so far; `failure` stays what is reported.
-fn undo(made: &Made, failure: Failure) -> Failure {
+pub(super) fn undo(made: &Made, failure: Failure) -> Failure {
     match made.container.delete(true) {
         Ok(()) => failure,
         Err(error) => failure.with_hint(format!(

@@ -12,6 +12,7 @@ use crate::arguments::ExecArguments;
 use crate::commands::create::write_pid;
 use crate::commands::{machine, machine_exec};
 use crate::foreground::{self, HostTerminal};
+use crate::notify;
 use crate::report::{self, Failure, Outcome};
 
 /// runc's exit code when `exec` itself fails.
@@ -32,6 +33,7 @@ pub(crate) fn exec(root: &Path, arguments: ExecArguments) -> Outcome<ExitCode> {
 
 fn run(container: &Container, arguments: ExecArguments) -> Outcome<ExitCode> {
     let process = process(container, &arguments)?;
+    notify::check_fds(3, arguments.preserve_fds)?;
     let wants_terminal = process.terminal;
     refuse_lone_terminal(wants_terminal, &arguments)?;
     report::debug(&format!("running a process in container {}", arguments.id));
@@ -44,6 +46,7 @@ fn run(container: &Container, arguments: ExecArguments) -> Outcome<ExitCode> {
             StdioRequest::Inherit
         },
         preserve_fds: arguments.preserve_fds,
+        keeps_line_ends: arguments.console_socket.is_none(),
         ignore_paused: arguments.ignore_paused,
         cgroups: arguments.cgroup.clone(),
         warn: report::warn,

@@ -1,21 +1,37 @@
 //! `start`, `kill`, `pause`, `resume`, `delete`.
 
+use std::os::fd::AsFd as _;
 use std::path::Path;
 
-use atoll_container::{Container, Error, ErrorKind};
+use atoll_container::{Container, CreateRequest, Error, ErrorKind};
 use atoll_shim::keeper::KeeperError;
 use atoll_spec::Status;
 
 use crate::arguments::{DeleteArguments, KillArguments};
 use crate::commands::machine;
+use crate::notify::{Manager, Relay};
 use crate::report::{Failure, Outcome};
 
-/// Executes the program of a created container.
+/// Executes the program of a created container; as a service, waits until it is ready.
 pub(crate) fn start(root: &Path, container: &Container) -> Outcome<()> {
-    match machine::keeper_of(root, container)? {
-        Some(mut keeper) => Ok(keeper.start("")?),
-        None => Ok(container.start()?),
+    if let Some(mut keeper) = machine::keeper_of(root, container)? {
+        return Ok(keeper.start("")?);
     }
+    let folder = CreateRequest::notify_folder(root, container.id());
+    // Without the folder the container was made by somebody who is no service.
+    let manager = Manager::of_environment().filter(|_| folder.is_dir());
+    let Some(manager) = manager else {
+        return Ok(container.start()?);
+    };
+    let pid = container.state()?.pid.unwrap_or(0);
+    let pidfd = atoll_sys::process::open(pid);
+    let relay = Relay::listen(manager, &folder)?;
+    container.start()?;
+    // One that has ended already says nothing any more.
+    if let Ok(pidfd) = pidfd {
+        relay.pass_on(pidfd.as_fd(), pid);
+    }
+    Ok(())
 }
 
 /// Freezes a container.

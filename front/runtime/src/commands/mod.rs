@@ -1,6 +1,7 @@
 //! One function a command.
 
 mod create;
+mod criu;
 mod events;
 mod exec;
 mod lifecycle;
@@ -20,9 +21,10 @@ use crate::report::{Failure, Outcome};
 
 /// Carries out `arguments`; the exit code is the program's for `run` and `exec`.
 pub(crate) fn run(arguments: Arguments) -> Outcome<ExitCode> {
+    let root = arguments.root();
     let Arguments {
-        root,
         systemd_cgroup,
+        criu,
         command,
         ..
     } = arguments;
@@ -41,6 +43,12 @@ pub(crate) fn run(arguments: Arguments) -> Outcome<ExitCode> {
         Command::Resume(id) => lifecycle::resume(&root, &find(&root, &id.id)?),
         Command::Update(update) => update::update(&root, &find(&root, &update.id)?, &update),
         Command::Events(events) => events::print(&find(&root, &events.id)?, &events),
+        Command::Checkpoint(arguments) => {
+            criu::checkpoint(&root, &find(&root, &arguments.id)?, criu, arguments)
+        }
+        Command::Restore(restore) => {
+            return criu::restore(&root, systemd_cgroup, criu, restore);
+        }
         Command::Features => spec::print_features(),
     };
     done.map(|()| ExitCode::SUCCESS)

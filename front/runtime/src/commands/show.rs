@@ -43,9 +43,23 @@ impl Shown {
             rootfs,
             created,
             annotations: state.annotations,
-            owner: "root".to_owned(),
+            owner: user_name(container.owner()?),
         })
     }
+}
+
+/// The name of a user, `#` and the number without one.
+fn user_name(uid: u32) -> String {
+    if uid == 0 {
+        return "root".to_owned();
+    }
+    let text = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let number = uid.to_string();
+    let line = text
+        .lines()
+        .find(|line| line.split(':').nth(2) == Some(&number));
+    let name = line.and_then(|line| line.split(':').next());
+    name.map_or_else(|| format!("#{uid}"), str::to_owned)
 }
 
 /// Prints a container's state as JSON.

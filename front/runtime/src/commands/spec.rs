@@ -13,6 +13,9 @@ use crate::arguments::SpecArguments;
 use crate::commands::print_json;
 use crate::report::{Failure, Outcome};
 
+/// The annotation by which runc tells its callers that it has `checkpoint` and `restore`.
+const CHECKPOINTS: &str = "org.opencontainers.runc.checkpoint.enabled";
+
 /// Writes an example config.json; never over an existing one.
 pub(crate) fn write_example(arguments: &SpecArguments) -> Outcome<()> {
     let path = arguments.bundle.join("config.json");
@@ -101,6 +104,7 @@ pub(crate) fn print_features() -> Outcome<()> {
             },
             apparmor: Enabled { enabled: true },
             memory_policy: MemoryPolicyFeatures { modes, flags },
+            net_devices: Enabled { enabled: true },
             mount_extensions: MountExtensions {
                 idmap: Enabled { enabled: true },
             },
@@ -115,12 +119,19 @@ pub(crate) fn print_features() -> Outcome<()> {
             },
             ..LinuxFeatures::default()
         },
-        // The specification has no field for the vm object.
-        annotations: [(
-            "io.atoll.isolation".to_owned(),
-            "process,vm,vm:kvm,vm:soft".to_owned(),
-        )]
+        annotations: [
+            (CHECKPOINTS.to_owned(), "true".to_owned()),
+            // The specification has no field for the vm object.
+            (
+                "io.atoll.isolation".to_owned(),
+                "process,vm,vm:kvm,vm:soft".to_owned(),
+            ),
+        ]
         .into(),
-        potentially_unsafe_config_annotations: words(&["bundle", "io.atoll.isolation"]),
+        potentially_unsafe_config_annotations: words(&[
+            "bundle",
+            "io.atoll.isolation",
+            "org.criu.config",
+        ]),
     })
 }

@@ -3,8 +3,9 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use atoll_spec::NamespaceKind;
 use atoll_sys::mount::{self, Attributes, Change, Propagation, Setting};
-use atoll_sys::rustix::fs::{CWD, Mode, OFlags};
+use atoll_sys::rustix::fs::{AtFlags, CWD, Mode, OFlags, fstat, statat};
 use atoll_sys::rustix::mount::{UnmountFlags, unmount};
 use atoll_sys::rustix::process::{self as rustix_process, fchdir, pivot_root};
 use atoll_sys::terminal::Terminal;
@@ -25,13 +26,19 @@ pub(super) struct Scene<'a> {
     pub(super) terminal: Option<Terminal>,
     /// The tmpfs that hides masked folders.
     pub(super) hider: Option<OwnedFd>,
+    /// The root directory, when the process itself opened it.
+    pub(super) opened: Option<OwnedFd>,
+    /// The root file system as it was kept.
+    pub(super) kept: Option<OwnedFd>,
 }
 
 /// Executes the operations, then launches the program; never returns.
 pub(super) fn run(program: &Program) -> ! {
     // Those in the container must not look into us, also after we gave our capabilities up
     // (CVE-2016-9962). execve(2) ends it. A kernel that refuses has other checks.
-    let _ = process::set_dumpable(false);
+    if !program.is_rootless {
+        let _ = process::set_dumpable(false);
+    }
     // Modes given are meant exactly.
     rustix_process::umask(Mode::empty());
     let mut scene = Scene {
@@ -39,6 +46,8 @@ pub(super) fn run(program: &Program) -> ! {
         proc: None,
         terminal: None,
         hider: None,
+        opened: None,
+        kept: None,
     };
     for (step, op) in (0_u32..).zip(&program.steps) {
         if let Op::RunHooks(list) = op {
@@ -51,6 +60,8 @@ pub(super) fn run(program: &Program) -> ! {
     }
     scene.proc = None;
     scene.hider = None;
+    scene.opened = None;
+    scene.kept = None;
     let terminal = scene.terminal.take();
     let (step, errno) = launch::launch(program, terminal);
     launch::report_failure(program, step, errno);
@@ -75,11 +86,8 @@ fn fail(control: BorrowedFd<'_>, step: u32, errno: Errno) -> ! {
 impl Scene<'_> {
     /// The container's root directory.
     pub(super) fn root(&self) -> Result<BorrowedFd<'_>> {
-        self.program
-            .root
-            .as_ref()
-            .map(AsFd::as_fd)
-            .ok_or(Errno::BADF)
+        let root = self.opened.as_ref().or(self.program.root.as_ref());
+        root.map(AsFd::as_fd).ok_or(Errno::BADF)
     }
 
     fn execute(&mut self, op: &Op) -> Result<()> {
@@ -91,10 +99,17 @@ impl Scene<'_> {
                 .join_self()
                 .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)),
             Op::NewCgroupNamespace => namespace::unshare(libc::CLONE_NEWCGROUP),
-            Op::Enter { kind, fd } => namespace::enter(fd.as_fd(), crate::plan::clone_flag(*kind)),
+            Op::Enter { kind, fd } => {
+                match namespace::enter(fd.as_fd(), crate::plan::clone_flag(*kind)) {
+                    // Entered by a go-between that had the right.
+                    Err(Errno::PERM) if is_in(*kind, fd.as_fd()) => Ok(()),
+                    outcome => outcome,
+                }
+            }
             Op::EnterProcess { pidfd, flags } => namespace::enter(pidfd.as_fd(), *flags),
             Op::AwaitMappings => {
                 control::await_go(self.program.control.as_fd())?;
+                let _ = process::set_dumpable(false);
                 task::become_user(0, 0, &[])
             }
             Op::BecomeRoot => task::become_user(0, 0, &[]),
@@ -103,6 +118,12 @@ impl Scene<'_> {
             Op::RootPropagation(change) => mount::set_attributes(CWD, c"/", false, change),
             Op::PrivateRoot => {
                 mount::set_attributes(CWD, c"/", false, &Change::propagation(Propagation::Private))
+            }
+            Op::OpenRoot(path, change) => {
+                let root = mount::clone_tree(CWD, path, true, false)?;
+                mount::set_attributes(root.as_fd(), c"", true, change)?;
+                self.opened = Some(root);
+                Ok(())
             }
             Op::AttachRoot => mount::attach_at(self.root()?, c"/"),
             Op::AttachRootAt(path) => mount::attach_at(self.root()?, path),
@@ -154,10 +175,23 @@ impl Scene<'_> {
             }
             // Executed by the caller, which says more of their failures.
             Op::RunHooks(_) => Ok(()),
+            Op::Place { target, missing } => {
+                inside::open_or_make(self.root()?, target, *missing).map(|_| ())
+            }
+            Op::KeepRoot(path) => {
+                self.kept = Some(mount::clone_tree(CWD, path, true, false)?);
+                Ok(())
+            }
+            Op::RenewRoot(path) => {
+                unmount(path.as_c_str(), UnmountFlags::DETACH)?;
+                let kept = self.kept.take().ok_or(Errno::BADF)?;
+                mount::attach_at(kept.as_fd(), path)
+            }
             Op::PivotRoot { shared } => self.pivot(*shared),
             Op::MoveRoot => change_root(self.root()?),
             Op::HideHost(places) => places.iter().try_for_each(|place| hide(place)),
             Op::BindInside(bind) => mounting::bind_inside(self, bind),
+            Op::BindOutside(bind) => mounting::bind_outside(self, bind),
             Op::EnterRoot(root) => change_root(root.as_fd()),
             Op::Hostname(name) => task::set_hostname(name),
             Op::Domainname(name) => task::set_domainname(name),
@@ -192,6 +226,24 @@ impl Scene<'_> {
     }
 }
 
+/// Whether this process is in the namespace behind `fd`.
+fn is_in(kind: NamespaceKind, fd: BorrowedFd<'_>) -> bool {
+    let path = match kind {
+        NamespaceKind::Network => c"/proc/self/ns/net",
+        NamespaceKind::Ipc => c"/proc/self/ns/ipc",
+        NamespaceKind::Uts => c"/proc/self/ns/uts",
+        NamespaceKind::Cgroup => c"/proc/self/ns/cgroup",
+        NamespaceKind::Time => c"/proc/self/ns/time",
+        NamespaceKind::Mount => c"/proc/self/ns/mnt",
+        NamespaceKind::Pid | NamespaceKind::User => return false,
+    };
+    let own = statat(CWD, path, AtFlags::empty());
+    let wanted = fstat(fd);
+    own.is_ok_and(|own| {
+        wanted.is_ok_and(|wanted| (own.st_dev, own.st_ino) == (wanted.st_dev, wanted.st_ino))
+    })
+}
+
 /// Unmounts `place`, or where that is not allowed hides it below an empty file system.
 fn hide(place: &CStr) -> Result<()> {
     match unmount(place, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
@@ -216,8 +268,12 @@ fn change_root(root: BorrowedFd<'_>) -> Result<()> {
 /// that is a little more likely to be killed beats none.
 fn write_oom_score(value: &[u8]) -> Result<()> {
     let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-    let file =
-        atoll_sys::rustix::fs::openat(CWD, c"/proc/self/oom_score_adj", flags, Mode::empty())?;
+    let path = c"/proc/self/oom_score_adj";
+    let file = match atoll_sys::rustix::fs::openat(CWD, path, flags, Mode::empty()) {
+        // Its files are the superuser's while nobody may look into it.
+        Err(Errno::ACCESS) => return Ok(()),
+        outcome => outcome?,
+    };
     match atoll_sys::rustix::io::write(&file, value) {
         Ok(_) | Err(Errno::ACCESS | Errno::PERM) => Ok(()),
         Err(error) => Err(error),

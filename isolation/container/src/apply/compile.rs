@@ -61,13 +61,26 @@ pub(crate) fn init(
         if is_shared {
             steps.push(Op::PrivateRoot);
         }
+        if plan.is_rootless {
+            let place = plan.rootfs.as_os_str().as_bytes();
+            let change = Change::propagation(plan.rootfs_propagation());
+            steps.push(Op::OpenRoot(
+                CString::new(place).unwrap_or_default(),
+                change,
+            ));
+        }
         steps.push(Op::AttachRoot);
     } else {
         let place = plan.rootfs.as_os_str().as_bytes();
         steps.push(Op::AttachRootAt(CString::new(place).unwrap_or_default()));
     }
     let mut readonly_dev = false;
+    let lacks_cgroups = cgroup.paths().is_empty();
     for mount in &plan.mounts {
+        if lacks_cgroups && matches!(mount.source, MountSource::Cgroup { .. }) {
+            // There are none of its own to be shown.
+            continue;
+        }
         readonly_dev |= push_mount(plan, mount, &mut steps)?;
     }
     push_devices(plan, &mut steps)?;
@@ -125,11 +138,13 @@ pub(crate) fn init(
     );
     let launch = Launch {
         hooks: hooks.start,
+        own_null: plan.fills_dev,
         ..launch
     };
     Ok(Program {
         steps,
         root: Some(root),
+        is_rootless: plan.is_rootless,
         control,
         launch,
     })
@@ -207,6 +222,11 @@ pub(crate) fn launch(
 ) -> Launch {
     let env = with_home(&process.env, home);
     Launch {
+        new_session: true,
+        streams_uid: process.uid,
+        own_null: false,
+        keeps_line_ends: false,
+        extra: Vec::new(),
         stdio: match stdio {
             StdioRequest::Fds {
                 stdin,
@@ -242,7 +262,7 @@ pub(crate) fn launch(
 }
 
 /// Streams that are themselves 0, 1 or 2 would be overwritten while the others are placed.
-fn above_streams(fds: [OwnedFd; 3]) -> [OwnedFd; 3] {
+pub(crate) fn above_streams(fds: [OwnedFd; 3]) -> [OwnedFd; 3] {
     use std::os::fd::AsRawFd;
     fds.map(|fd| {
         if fd.as_raw_fd() > 2 {
@@ -266,6 +286,25 @@ fn push_mount(plan: &ContainerPlan, mount: &MountPlan, steps: &mut Vec<Op>) -> R
                         .as_ref()
                         .map(|map| id_map(mount, map))
                         .transpose()?,
+                    target: mount.destination.clone(),
+                }));
+                return Ok(false);
+            }
+            if plan.is_rootless {
+                if mount.id_map.is_some() {
+                    return Err(kernel(
+                        format!(
+                            "idmap the mount for {}",
+                            mount.destination.to_string_lossy()
+                        ),
+                        Errno::PERM,
+                    ));
+                }
+                steps.push(Op::BindOutside(BindInside {
+                    source: path.clone(),
+                    recursive: *recursive,
+                    changes: bind_changes(plan, mount),
+                    id_map: None,
                     target: mount.destination.clone(),
                 }));
                 return Ok(false);
@@ -406,12 +445,12 @@ fn revealing_mounts() -> Result<Vec<CString>> {
     Ok(places)
 }
 
-fn bind_error(source: &CStr, destination: &CStr, errno: Errno) -> Error {
+pub(crate) fn bind_error(source: &CStr, destination: &CStr, errno: Errno) -> Error {
     let (source, destination) = (source.to_string_lossy(), destination.to_string_lossy());
     kernel(format!("mount {source} → {destination}"), errno)
 }
 
-fn missing_like(mount: BorrowedFd<'_>) -> Missing {
+pub(crate) fn missing_like(mount: BorrowedFd<'_>) -> Missing {
     let is_folder = atoll_sys::rustix::fs::fstat(mount)
         .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
     if is_folder {
@@ -426,7 +465,15 @@ fn push_devices(plan: &ContainerPlan, steps: &mut Vec<Op>) -> Result<()> {
         return Ok(());
     }
     for device in &plan.devices {
-        if plan.binds_devices {
+        if plan.binds_devices && plan.is_rootless {
+            steps.push(Op::BindOutside(BindInside {
+                source: device.path.clone(),
+                recursive: false,
+                changes: Vec::new(),
+                id_map: None,
+                target: device.path.clone(),
+            }));
+        } else if plan.binds_devices {
             let mount = mount::clone_tree(CWD, &device.path, false, false)
                 .map_err(|errno| bind_error(&device.path, &device.path, errno))?;
             steps.push(Op::Attach {

@@ -32,6 +32,8 @@ use crate::state;
 pub(crate) enum EntryStep {
     /// Enters a namespace; a pidfd stands for that of its process.
     Enter { kind: NamespaceKind, fd: OwnedFd },
+    /// Enters a namespace unless that takes a right that the process has only later.
+    TryEnter { kind: NamespaceKind, fd: OwnedFd },
     /// Makes a user namespace, whose ids the runtime then maps.
     NewUser,
     /// Makes a time namespace with clocks set forward: the lines of `timens_offsets`.
@@ -41,7 +43,9 @@ pub(crate) enum EntryStep {
 impl EntryStep {
     fn describe(&self) -> String {
         match self {
-            Self::Enter { kind, .. } => format!("join the {} namespace", file_name(*kind)),
+            Self::Enter { kind, .. } | Self::TryEnter { kind, .. } => {
+                format!("join the {} namespace", file_name(*kind))
+            }
             Self::NewUser => "make a user namespace".to_owned(),
             Self::NewTime(_) => "make a time namespace with these linux.timeOffsets".to_owned(),
         }
@@ -56,6 +60,10 @@ impl EntryStep {
                 control::await_go(control)
             }
             Self::Enter { kind, fd } => namespace::enter(fd.as_fd(), clone_flag(*kind)),
+            Self::TryEnter { kind, fd } => match namespace::enter(fd.as_fd(), clone_flag(*kind)) {
+                Err(Errno::PERM) => Ok(()),
+                outcome => outcome,
+            },
             Self::NewTime(offsets) => {
                 namespace::unshare(clone_flag(NamespaceKind::Time))?;
                 let flags = OFlags::WRONLY | OFlags::CLOEXEC;
@@ -79,7 +87,7 @@ pub(super) fn clone(
 ) -> Result<(u32, OwnedFd)> {
     let is_visit = |step: &EntryStep| match step {
         EntryStep::Enter { kind, .. } => *kind == NamespaceKind::Pid,
-        EntryStep::NewUser | EntryStep::NewTime(_) => false,
+        EntryStep::TryEnter { .. } | EntryStep::NewUser | EntryStep::NewTime(_) => false,
     };
     if before.len() > 1 || !before.iter().all(is_visit) {
         return by_go_between(program, flags, cgroup, before, map_ids);

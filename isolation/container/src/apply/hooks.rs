@@ -270,7 +270,7 @@ impl Failure {
             How::Kernel(errno) => atoll_sys::describe(errno),
             How::NotExecuted => "exit status 127 (its program could not be executed?)".to_owned(),
             How::Code(code) => format!("exit status {code}"),
-            How::Signal(signal) => format!("signal {signal}"),
+            How::Signal(signal) => signal_words(signal),
             How::Timeout => "did not end in time".to_owned(),
         };
         match said.trim() {
@@ -278,6 +278,22 @@ impl Failure {
             said => format!("{how}, stderr: {said}"),
         }
     }
+}
+
+/// How a signal ended a program, as Go says it.
+fn signal_words(signal: i32) -> String {
+    let words = match signal {
+        libc::SIGABRT => "aborted",
+        libc::SIGHUP => "hangup",
+        libc::SIGINT => "interrupt",
+        libc::SIGKILL => "killed",
+        libc::SIGPIPE => "broken pipe",
+        libc::SIGSEGV => "segmentation fault",
+        libc::SIGSYS => "bad system call",
+        libc::SIGTERM => "terminated",
+        other => return format!("signal {other}"),
+    };
+    format!("signal: {words}")
 }
 
 /// What follows a message in its packet or file, read by whoever hears of the failure.

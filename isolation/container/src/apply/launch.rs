@@ -2,7 +2,7 @@
 //! capabilities, then the program. Child-safe throughout.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use atoll_sys::capability::{self, SYS_ADMIN, Set, Sets};
 use atoll_sys::rustix::fs::{self, Access, AtFlags, CWD, FileType, Mode, OFlags};
@@ -19,8 +19,13 @@ type Failed = (LaunchStep, i32);
 
 /// Launches the program; returns only what failed.
 pub(super) fn launch(program: &Program, terminal: Option<Terminal>) -> Failed {
-    match try_launch(program, terminal) {
-        Err(failure) => failure,
+    let mut master = None;
+    match try_launch(program, terminal, &mut master) {
+        Err(failure) => {
+            // Closing the last one would hang the terminal up, and with it us before the failure is told.
+            std::mem::forget(master);
+            failure
+        }
         Ok(never) => match never {},
     }
 }
@@ -49,14 +54,16 @@ pub(super) fn report_failure(program: &Program, step: LaunchStep, errno: i32) {
 fn try_launch(
     program: &Program,
     terminal: Option<Terminal>,
+    master: &mut Option<OwnedFd>,
 ) -> std::result::Result<std::convert::Infallible, Failed> {
     let at = |step: LaunchStep| move |errno: Errno| (step, errno.raw_os_error());
     let launch = &program.launch;
-    setsid().map_err(at(LaunchStep::Session))?;
-    let master = match terminal {
-        Some(terminal) => Some(take_terminal(launch, terminal).map_err(at(LaunchStep::Terminal))?),
-        None => None,
-    };
+    if launch.new_session {
+        setsid().map_err(at(LaunchStep::Session))?;
+    }
+    if let Some(terminal) = terminal {
+        take_terminal(launch, terminal, master).map_err(at(LaunchStep::Terminal))?;
+    }
     set_streams(launch).map_err(at(LaunchStep::Streams))?;
     for limit in &launch.rlimits {
         task::set_limit(limit.resource, limit.soft, limit.hard).map_err(at(LaunchStep::Limits))?;
@@ -88,6 +95,9 @@ fn try_launch(
     }
     umask(Mode::from_raw_mode(launch.umask));
     process::reset_signals();
+    if !matches!(launch.start, Start::AtOnce) {
+        process::end_when_asked();
+    }
     let path = find(&launch.candidates).map_err(at(LaunchStep::Lookup))?;
 
     // A filter with a listener comes early: whoever made us hands its descriptor over, and may be gone at the start.
@@ -98,7 +108,7 @@ fn try_launch(
     if is_early {
         install_filter(program)?;
     }
-    await_start(program, master).map_err(at(LaunchStep::Start))?;
+    await_start(program, master.take()).map_err(at(LaunchStep::Start))?;
 
     if let Some(list) = &launch.hooks {
         list.run(&|| if is_early { Ok(()) } else { confine(launch) })
@@ -156,17 +166,21 @@ fn needs_admin(launch: &Launch) -> bool {
     launch.seccomp.is_some() && !launch.no_new_privileges
 }
 
-/// Makes the terminal the session's and the standard streams; returns its master.
-fn take_terminal(launch: &Launch, terminal: Terminal) -> Result<std::os::fd::OwnedFd> {
+/// Makes the terminal the session's and the standard streams; its master stays in `kept`.
+fn take_terminal(launch: &Launch, terminal: Terminal, kept: &mut Option<OwnedFd>) -> Result<()> {
     let Terminal { master, slave } = terminal;
+    *kept = Some(master);
     if let Some((rows, columns)) = launch.terminal_size {
         atoll_sys::terminal::resize(&slave, rows, columns)?;
+    }
+    if launch.keeps_line_ends {
+        atoll_sys::terminal::keep_line_ends(&slave)?;
     }
     ioctl_tiocsctty(&slave)?;
     for number in 0..3 {
         place(slave.as_fd(), number)?;
     }
-    Ok(master)
+    Ok(())
 }
 
 fn set_streams(launch: &Launch) -> Result<()> {
@@ -174,6 +188,9 @@ fn set_streams(launch: &Launch) -> Result<()> {
         for (fd, number) in fds.iter().zip(0..) {
             place(fd.as_fd(), number)?;
         }
+    }
+    for (fd, number) in launch.extra.iter().zip(3..) {
+        place(fd.as_fd(), number)?;
     }
     // The user must be able to open /dev/stdout again.
     for number in 0..3 {
@@ -183,12 +200,14 @@ fn set_streams(launch: &Launch) -> Result<()> {
         let Ok(stat) = fs::fstat(stream) else {
             continue;
         };
-        let is_null = stat.st_rdev == fs::makedev(1, 3)
-            && FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
-        if stat.st_uid == launch.uid || is_null {
+        let is_null = is_null_device(&stat);
+        if is_null && launch.own_null {
+            take_own_null(number)?;
+        }
+        if stat.st_uid == launch.streams_uid || is_null {
             continue;
         }
-        match fs::fchown(stream, Some(fs::Uid::from_raw(launch.uid)), None) {
+        match fs::fchown(stream, Some(fs::Uid::from_raw(launch.streams_uid)), None) {
             Ok(()) | Err(Errno::INVAL | Errno::PERM | Errno::ROFS) => {}
             Err(error) => return Err(error),
         }
@@ -196,8 +215,27 @@ fn set_streams(launch: &Launch) -> Result<()> {
     Ok(())
 }
 
+fn is_null_device(stat: &fs::Stat) -> bool {
+    stat.st_rdev == fs::makedev(1, 3)
+        && FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+}
+
+/// Has stream `number` be the container's null device instead of the host's, which is a file outside of it; unless the
+/// container's is none.
+fn take_own_null(number: RawFd) -> Result<()> {
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let Ok(null) = fs::openat(CWD, c"/dev/null", flags, Mode::empty()) else {
+        return Ok(());
+    };
+    if !is_null_device(&fs::fstat(&null)?) {
+        return Ok(());
+    }
+    place(null.as_fd(), number)
+}
+
 fn place(fd: std::os::fd::BorrowedFd<'_>, number: RawFd) -> Result<()> {
-    // SAFETY: 0, 1 and 2 are the standard streams, which no owned descriptor of the child is.
+    // SAFETY: 0, 1 and 2 are the standard streams, which no owned descriptor of the child is, and
+    // the extra ones' numbers are below that of any owned descriptor (`Launch::extra`).
     unsafe { descriptors::place(fd, number, false) }
 }
 
@@ -287,7 +325,7 @@ fn check(path: &CStr) -> Result<()> {
     }
 }
 
-fn await_start(program: &Program, master: Option<std::os::fd::OwnedFd>) -> Result<()> {
+fn await_start(program: &Program, master: Option<OwnedFd>) -> Result<()> {
     let control = program.control.as_fd();
     match &program.launch.start {
         Start::AtOnce => {

@@ -55,7 +55,9 @@ pub(crate) fn hand_over(
     let failed = |action| move |source| state::file(action, path, source);
     let text = serde_json::to_vec(&message).map_err(std::io::Error::from);
     let text = text.map_err(failed("write to"))?;
-    let socket = connect(path).map_err(failed("connect to seccomp listener"))?;
+    let socket = connect(path).map_err(failed(
+        "deliver the filter: failed to connect with seccomp agent at",
+    ))?;
     unix::send_fds(&socket, &text, &[fd.as_fd()]).map_err(failed("send to seccomp listener"))?;
     Ok(())
 }

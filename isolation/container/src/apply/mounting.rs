@@ -14,24 +14,34 @@ use crate::plan::DevicePlan;
 
 /// Makes a superblock and attaches it.
 pub(super) fn filesystem(scene: &mut Scene<'_>, filesystem: &Filesystem) -> Result<()> {
+    let is_tmpfs = filesystem.kind.as_c_str() == c"tmpfs";
+    let hidden = match inside::open(scene.root()?, &filesystem.target, OFlags::PATH) {
+        Ok(folder) if is_tmpfs => Some(folder),
+        _ => None,
+    };
+    let mut room = [0; 8];
+    let mode = match &hidden {
+        Some(folder) if !has_mode(filesystem) => {
+            Some(octal(fs::fstat(folder)?.st_mode & 0o7777, &mut room)?)
+        }
+        _ => None,
+    };
     let settings = filesystem.settings.iter().map(|(key, value)| match value {
         Some(value) => Setting::Value(key, value),
         None => Setting::Flag(key),
     });
+    let settings = settings.chain(mode.map(|mode| Setting::Value(c"mode", mode)));
     let mount = mount::new_filesystem(&filesystem.kind, settings, filesystem.attributes)?;
     for change in &filesystem.changes {
         mount::set_attributes(mount.as_fd(), c"", true, change)?;
     }
-    let is_tmpfs = filesystem.kind.as_c_str() == c"tmpfs";
-    let hides_folder =
-        is_tmpfs && inside::open(scene.root()?, &filesystem.target, OFlags::PATH).is_ok();
     let place = if filesystem.kind.as_c_str() == c"proc" || filesystem.kind.as_c_str() == c"sysfs" {
         exact_place(scene.root()?, &filesystem.target)?
     } else {
         inside::open_or_make(scene.root()?, &filesystem.target, Missing::Folder)?
     };
-    if hides_folder {
-        fill_tmpfs(filesystem, mount.as_fd(), place.as_fd())?;
+    if let (Some(folder), true) = (hidden, filesystem.copy_up) {
+        copy_up(filesystem, mount.as_fd(), folder.as_fd())?;
     }
     mount::attach(mount.as_fd(), place.as_fd())?;
     if filesystem.kind.as_c_str() == c"proc" && scene.proc.is_none() {
@@ -43,14 +53,25 @@ pub(super) fn filesystem(scene: &mut Scene<'_>, filesystem: &Filesystem) -> Resu
 /// Binds a part of the container's own file tree.
 pub(super) fn bind_inside(scene: &Scene<'_>, bind: &BindInside) -> Result<()> {
     let source = inside::open(scene.root()?, &bind.source, OFlags::PATH)?;
-    let is_folder = FileType::from_raw_mode(fs::fstat(&source)?.st_mode) == FileType::Directory;
     let copy = mount::clone_tree(source.as_fd(), c"", bind.recursive, false)?;
+    attach_copy(scene, bind, copy.as_fd())
+}
+
+/// Binds a part of the host's file tree, which is still the one seen.
+pub(super) fn bind_outside(scene: &Scene<'_>, bind: &BindInside) -> Result<()> {
+    let copy = mount::clone_tree(CWD, &bind.source, bind.recursive, false)?;
+    attach_copy(scene, bind, copy.as_fd())
+}
+
+/// Attaches a detached copy of a bind mount's source.
+fn attach_copy(scene: &Scene<'_>, bind: &BindInside, copy: BorrowedFd<'_>) -> Result<()> {
+    let is_folder = FileType::from_raw_mode(fs::fstat(copy)?.st_mode) == FileType::Directory;
     if let Some((namespace, recursive)) = &bind.id_map {
         let change = Change::idmap(namespace.as_fd());
-        mount::set_attributes(copy.as_fd(), c"", *recursive, &change)?;
+        mount::set_attributes(copy, c"", *recursive, &change)?;
     }
     for (change, recursive) in &bind.changes {
-        mount::set_attributes(copy.as_fd(), c"", *recursive, change)?;
+        mount::set_attributes(copy, c"", *recursive, change)?;
     }
     let missing = if is_folder {
         Missing::Folder
@@ -58,31 +79,40 @@ pub(super) fn bind_inside(scene: &Scene<'_>, bind: &BindInside) -> Result<()> {
         Missing::File
     };
     let place = inside::open_or_make(scene.root()?, &bind.target, missing)?;
-    mount::attach(copy.as_fd(), place.as_fd())
+    mount::attach(copy, place.as_fd())
 }
 
-/// Gives a tmpfs the mode of the folder it hides, unless it has one of its own, and with `tmpcopyup` all that is in there.
-fn fill_tmpfs(filesystem: &Filesystem, mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<()> {
-    let has_mode = filesystem
-        .settings
-        .iter()
-        .any(|(key, _)| key.as_c_str() == c"mode");
+/// Whether a tmpfs has a mode of its own; one without takes that of the folder it hides.
+fn has_mode(filesystem: &Filesystem) -> bool {
+    let mut keys = filesystem.settings.iter();
+    keys.any(|(key, _)| key.as_c_str() == c"mode")
+}
+
+/// `mode` as octal digits written into `room`.
+fn octal(mode: u32, room: &mut [u8; 8]) -> Result<&CStr> {
+    let mut rest = mode;
+    let mut first = room.len() - 1;
+    room[first] = 0;
+    while first > 0 && (rest > 0 || first == room.len() - 1) {
+        first -= 1;
+        // A remainder by eight fits a byte.
+        room[first] = b'0' + u8::try_from(rest % 8).unwrap_or(0);
+        rest /= 8;
+    }
+    CStr::from_bytes_with_nul(&room[first..]).map_err(|_| Errno::INVAL)
+}
+
+/// Copies into a tmpfs all that is in the folder it hides (`tmpcopyup`).
+fn copy_up(filesystem: &Filesystem, mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<()> {
     let is_read_only = filesystem.attributes.contains(Attributes::RDONLY);
     let writable = Change::attributes(Attributes::empty(), Attributes::RDONLY);
     if is_read_only {
         mount::set_attributes(mount, c"", false, &writable)?;
     }
-    if !has_mode {
-        let mode = fs::fstat(place)?.st_mode & 0o7777;
-        let root = fs::openat(mount, c".", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        fs::fchmod(&root, Mode::from_raw_mode(mode))?;
-    }
-    if filesystem.copy_up {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let from = fs::openat(place, c".", flags, Mode::empty())?;
-        let to = fs::openat(mount, c".", flags, Mode::empty())?;
-        atoll_sys::copy::copy_tree(from.as_fd(), to.as_fd())?;
-    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let from = fs::openat(place, c".", flags, Mode::empty())?;
+    let to = fs::openat(mount, c".", flags, Mode::empty())?;
+    atoll_sys::copy::copy_tree(from.as_fd(), to.as_fd())?;
     if is_read_only {
         let read_only = Change::attributes(Attributes::RDONLY, Attributes::empty());
         mount::set_attributes(mount, c"", false, &read_only)?;
@@ -293,5 +323,17 @@ fn relative(path: &CStr) -> &CStr {
     match bytes {
         [b'/', rest @ ..] => CStr::from_bytes_with_nul(rest).unwrap_or(path),
         _ => path,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_are_octal_digits() {
+        for (mode, text) in [(0o755, c"755"), (0o1777, c"1777"), (0, c"0"), (0o7, c"7")] {
+            assert_eq!(octal(mode, &mut [0; 8]).unwrap(), text);
+        }
     }
 }

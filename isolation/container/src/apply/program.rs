@@ -25,8 +25,10 @@ use crate::plan::{
 pub(crate) struct Program {
     /// Operations in order.
     pub(crate) steps: Vec<Op>,
-    /// Root directory of the container's file system; absent for processes that join one.
+    /// Root directory of the container's file system, or of a rootless one just its folder; absent for processes that join one.
     pub(crate) root: Option<OwnedFd>,
+    /// Whether others may look into the process until it has its mappings: those who write them have no privilege.
+    pub(crate) is_rootless: bool,
     /// The child's end of the control socket.
     pub(crate) control: OwnedFd,
     /// How the program is launched at last.
@@ -60,6 +62,8 @@ pub(crate) enum Op {
     Propagate(Change),
     /// Keeps a root mount from travelling to shared parents.
     PrivateRoot,
+    /// Opens the root file system, a folder, as a detached mount with this propagation.
+    OpenRoot(CString, Change),
     /// Attaches the root file system.
     AttachRoot,
     /// Attaches the root file system at a place of a mount namespace that others use too.
@@ -105,6 +109,12 @@ pub(crate) enum Op {
     AwaitHooks,
     /// Runs hooks of our own.
     RunHooks(HookList),
+    /// Makes a place for a mount that comes later.
+    Place { target: CString, missing: Missing },
+    /// Keeps the root file system at a place as it is now.
+    KeepRoot(CString),
+    /// Puts the kept root file system into the place of what was mounted there since.
+    RenewRoot(CString),
     /// Changes the root.
     PivotRoot { shared: bool },
     /// Changes the root where pivot_root(2) can't.
@@ -113,6 +123,8 @@ pub(crate) enum Op {
     HideHost(Vec<CString>),
     /// Binds a part of the container's own file tree, which earlier mounts may have made.
     BindInside(BindInside),
+    /// Binds a part of the host's file tree, seen by the process in its own user namespace.
+    BindOutside(BindInside),
     /// Changes the root to that of the container's first process.
     EnterRoot(OwnedFd),
     /// Sets the propagation of the new root.
@@ -141,10 +153,10 @@ pub(crate) struct Filesystem {
     pub(crate) target: CString,
 }
 
-/// A bind mount whose source is in the container.
+/// A bind mount whose source is opened by the process.
 #[derive(Debug)]
 pub(crate) struct BindInside {
-    /// Inside the root.
+    /// Inside the root, or in the host's file tree.
     pub(crate) source: CString,
     pub(crate) recursive: bool,
     /// And whether they are of mounts below too.
@@ -157,11 +169,21 @@ pub(crate) struct BindInside {
 /// How the program is launched.
 #[derive(Debug)]
 pub(crate) struct Launch {
+    /// Whether the program leads a session of its own.
+    pub(crate) new_session: bool,
     /// Where standard streams lead.
     pub(crate) stdio: Stdio,
+    /// User who is to own the standard streams.
+    pub(crate) streams_uid: u32,
+    /// Whether streams that are the host's null device become the container's.
+    pub(crate) own_null: bool,
+    /// Descriptors that become 3 and so on; their own numbers are higher than all of these.
+    pub(crate) extra: Vec<OwnedFd>,
+    /// Whether the terminal passes line ends on as they are.
+    pub(crate) keeps_line_ends: bool,
     /// Rows and columns.
     pub(crate) terminal_size: Option<(u16, u16)>,
-    /// How many descriptors from 3 on the program gets.
+    /// How many descriptors from 3 on the program gets, those of `extra` included.
     pub(crate) preserve_fds: u32,
     pub(crate) rlimits: Vec<RlimitPlan>,
     pub(crate) io_priority: Option<i32>,
@@ -315,10 +337,13 @@ impl Op {
             Self::RootReadOnly => "make the root read-only".to_owned(),
             Self::AwaitHooks => "wait for hooks".to_owned(),
             Self::RunHooks(list) => format!("run {} hooks", list.kind()),
+            Self::Place { target, .. } => format!("make mountpoint {}", text(target)),
+            Self::KeepRoot(_) | Self::RenewRoot(_) => "mount the rootfs again".to_owned(),
             Self::PivotRoot { .. } => "pivot_root".to_owned(),
             Self::MoveRoot => "move the root".to_owned(),
             Self::HideHost(_) => "hide the host's proc and sysfs".to_owned(),
-            Self::BindInside(bind) => {
+            Self::OpenRoot(path, _) => format!("open rootfs {}", text(path)),
+            Self::BindInside(bind) | Self::BindOutside(bind) => {
                 format!("mount {} → {}", text(&bind.source), text(&bind.target))
             }
             Self::EnterRoot(_) => "change the root to the container's".to_owned(),

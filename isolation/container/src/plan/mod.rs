@@ -5,6 +5,7 @@ mod cgroup;
 mod devices;
 mod mounts;
 mod namespaces;
+mod network;
 mod options;
 mod process;
 mod scheduling;
@@ -27,6 +28,7 @@ pub(crate) use mounts::map_text;
 pub use mounts::{IdMapPlan, MountPlan, MountSource};
 pub use namespaces::NamespacePlan;
 pub(crate) use namespaces::{clone_flag, file_name};
+pub use network::NetDevicePlan;
 pub(crate) use options::Options as MountOptions;
 pub use options::known_mount_options;
 pub(crate) use process::plan as plan_process;
@@ -45,6 +47,8 @@ pub struct HostFacts {
     pub capabilities: Set,
     /// Control group hierarchies.
     pub hierarchies: Hierarchies,
+    /// Whether the runtime is in a user namespace that isn't the host's.
+    pub is_in_user_namespace: bool,
 }
 
 impl HostFacts {
@@ -60,15 +64,31 @@ impl HostFacts {
         Ok(Self {
             capabilities: sets.permitted,
             hierarchies: Hierarchies::detect()?,
+            is_in_user_namespace: is_in_user_namespace(),
         })
     }
+}
+
+/// Kernel: include/linux/proc_ns.h, `PROC_USER_INIT_INO`.
+const HOSTS_USER_NAMESPACE: u64 = 0xEFFF_FFFD;
+
+/// A kernel without user namespaces has no such file.
+fn is_in_user_namespace() -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata("/proc/self/ns/user").is_ok_and(|found| found.ino() != HOSTS_USER_NAMESPACE)
 }
 
 /// Everything that will be done for a container.
 #[derive(Debug, Clone)]
 pub struct ContainerPlan {
+    /// Whether it is made without privilege: what needs some is done in its user namespace, by its first process.
+    pub is_rootless: bool,
+    /// Whether control groups that may not be made are left out.
+    pub may_lack_cgroups: bool,
     /// Namespaces.
     pub namespaces: NamespacePlan,
+    /// The host's network devices that move into the container.
+    pub net_devices: Vec<NetDevicePlan>,
     /// User ids of a new user namespace.
     pub uid_mappings: Vec<IdMapping>,
     /// Group ids of a new user namespace.
@@ -129,6 +149,16 @@ pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<C
             "selinux label is specified in config, but selinux is disabled or not supported",
         );
     }
+    if linux
+        .mount_label
+        .as_ref()
+        .is_some_and(|label| !label.is_empty())
+    {
+        return fault(
+            "linux.mountLabel",
+            "selinux mount label is specified in config, but selinux is disabled or not supported",
+        );
+    }
     if linux.intel_rdt.is_some() {
         return fault(
             "linux.intelRdt",
@@ -140,9 +170,6 @@ pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<C
     {
         return fault("linux.resources.rdma", "is not supported yet");
     }
-    if !linux.net_devices.is_empty() {
-        return fault("linux.netDevices", "is not supported yet");
-    }
     let namespaces = namespaces::plan(linux)?;
     let has_userns = namespaces.makes(NamespaceKind::User);
     if has_userns && (linux.uid_mappings.is_empty() || linux.gid_mappings.is_empty()) {
@@ -150,6 +177,10 @@ pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<C
             "linux.uidMappings",
             "a new user namespace needs uid and gid mappings",
         );
+    }
+    let is_rootless = !facts.capabilities.holds(capability::SYS_ADMIN);
+    if is_rootless {
+        check_rootless(&namespaces, request)?;
     }
     let hides = !linux.masked_paths.is_empty() || !linux.readonly_paths.is_empty();
     if hides && !namespaces.has(NamespaceKind::Mount) {
@@ -161,7 +192,10 @@ pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<C
     let cgroup = cgroup::plan(linux, request, &facts.hierarchies)?;
     let (folders, links) = cgroup::views(&cgroup, &facts.hierarchies);
     let own_map = (&linux.uid_mappings[..], &linux.gid_mappings[..]);
-    let mounts = mounts::plan(&spec.mounts, &request.bundle, &folders, &links, own_map)?;
+    let root = spec.root.as_ref();
+    let rootfs = root.map_or_else(PathBuf::new, |root| request.bundle.join(&root.path));
+    let starts = (request.bundle.as_path(), rootfs.as_path());
+    let mounts = mounts::plan(&spec.mounts, starts, &folders, &links, own_map)?;
     let is_in_userns = namespaces.has(NamespaceKind::User);
     let available = if is_in_userns {
         Set(u64::MAX)
@@ -178,12 +212,14 @@ pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<C
         StdioRequest::Fds { .. } => process.terminal = false,
         StdioRequest::Inherit => {}
     }
-    let root = spec.root.as_ref();
     let fills_dev = devices::fills_dev(&mounts);
     Ok(ContainerPlan {
+        is_rootless,
+        net_devices: network::plan(linux, &namespaces, is_rootless)?,
+        may_lack_cgroups: is_rootless || facts.is_in_user_namespace,
         uid_mappings: linux.uid_mappings.clone(),
         gid_mappings: linux.gid_mappings.clone(),
-        rootfs: root.map_or_else(PathBuf::new, |root| request.bundle.join(&root.path)),
+        rootfs,
         root_is_readonly: root.is_some_and(|root| root.readonly),
         root_propagation: root_propagation(linux),
         devices: if fills_dev {
@@ -192,22 +228,37 @@ pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<C
             Vec::new()
         },
         fills_dev,
-        binds_devices: is_in_userns || !facts.capabilities.holds(27), // CAP_MKNOD
+        binds_devices: is_in_userns || facts.is_in_user_namespace || !facts.capabilities.holds(27), // CAP_MKNOD
         sysctls: sysctls(linux, &namespaces)?,
         masked_paths: paths("linux.maskedPaths", &linux.masked_paths)?,
         readonly_paths: paths("linux.readonlyPaths", &linux.readonly_paths)?,
         hostname: name("hostname", spec.hostname.as_deref())?,
         domainname: name("domainname", spec.domainname.as_deref())?,
         personality: personality(linux)?,
-        memory_policy: match &linux.memory_policy {
-            Some(policy) => scheduling::memory_policy(policy)?,
-            None => None,
-        },
+        memory_policy: linux
+            .memory_policy
+            .as_ref()
+            .map(scheduling::memory_policy)
+            .transpose()?,
         mounts,
         namespaces,
         cgroup,
         process,
     })
+}
+
+/// Refuses what takes privilege.
+fn check_rootless(namespaces: &NamespacePlan, request: &CreateRequest) -> Result<()> {
+    if !namespaces.makes(NamespaceKind::User) || !namespaces.makes(NamespaceKind::Mount) {
+        return fault(
+            "linux.namespaces",
+            "rootless container requires user namespaces and a mount namespace of its own",
+        );
+    }
+    if !request.rootfs_mounts.is_empty() {
+        return fault("rootfs", "cannot be mounted without privilege");
+    }
+    Ok(())
 }
 
 impl ContainerPlan {
@@ -338,6 +389,9 @@ fn fault<T>(field: &str, reason: impl Into<String>) -> Result<T> {
 impl fmt::Display for ContainerPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.namespaces)?;
+        for device in &self.net_devices {
+            writeln!(f, "move {} to {}", device.outside, device.inside)?;
+        }
         for (kind, mappings) in [("uid", &self.uid_mappings), ("gid", &self.gid_mappings)] {
             for map in mappings {
                 writeln!(

@@ -75,6 +75,7 @@ pub enum MountSource {
 /// The mounts of `list`.
 ///
 /// * `bundle`: absolute; relative bind sources start there.
+/// * `rootfs`: absolute; a destination below it is meant from there on, as runc has it.
 /// * `own_map`: user and group ids of the container's new user namespace.
 /// * `cgroup_folders`: what a mount of type `cgroup` shows, see [`MountSource::Cgroup`].
 ///
@@ -82,7 +83,7 @@ pub enum MountSource {
 /// [`crate::Error::Plan`] for what can't be mounted.
 pub(super) fn plan(
     list: &[Mount],
-    bundle: &Path,
+    (bundle, rootfs): (&Path, &Path),
     cgroup_folders: &[(CString, CString)],
     cgroup_links: &[(CString, CString)],
     own_map: (&[IdMapping], &[IdMapping]),
@@ -112,7 +113,7 @@ pub(super) fn plan(
         }
         plans.push(MountPlan {
             id_map,
-            destination: clean(&field, &mount.destination)?,
+            destination: clean(&field, below(rootfs, &mount.destination))?,
             source,
             set: options.set,
             clear: options.clear,
@@ -122,6 +123,15 @@ pub(super) fn plan(
         });
     }
     Ok(plans)
+}
+
+/// `destination` without `rootfs` in front.
+fn below<'a>(rootfs: &Path, destination: &'a Path) -> &'a Path {
+    let is_root = rootfs.parent().is_none();
+    match destination.strip_prefix(rootfs) {
+        Ok(below) if !is_root => below,
+        _ => destination,
+    }
 }
 
 /// Its own mappings, or for mounts that only ask to be shifted the container's.
@@ -289,13 +299,22 @@ mod tests {
     }
 
     #[test]
+    fn destinations_below_the_rootfs_begin_there() {
+        let of = |rootfs: &str, path: &'static str| below(Path::new(rootfs), Path::new(path));
+        assert_eq!(of("/b/rootfs", "/b/rootfs/a/b"), Path::new("a/b"));
+        assert_eq!(of("/b/rootfs", "/b/rootfs2"), Path::new("/b/rootfs2"));
+        assert_eq!(of("/", "/a"), Path::new("/a"));
+    }
+
+    #[test]
     fn bind_without_source_is_refused() {
         let mount = Mount {
             destination: "/x".into(),
             kind: Some("bind".to_owned()),
             ..Mount::default()
         };
-        let error = plan(&[mount], Path::new("/b"), &[], &[], (&[], &[])).unwrap_err();
+        let paths = (Path::new("/b"), Path::new("/b/rootfs"));
+        let error = plan(&[mount], paths, &[], &[], (&[], &[])).unwrap_err();
         assert_eq!(
             error.to_string(),
             "mounts[0].source: a bind mount needs one"

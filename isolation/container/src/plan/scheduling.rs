@@ -160,35 +160,35 @@ fn numbers(field: &str, list: &str) -> Result<Option<NumberSet>> {
     }
 }
 
-/// The arguments of set_mempolicy(2); none for a policy without a mode.
-pub(crate) fn memory_policy(policy: &MemoryPolicy) -> Result<Option<MemoryPolicyPlan>> {
+/// The arguments of set_mempolicy(2).
+pub(crate) fn memory_policy(policy: &MemoryPolicy) -> Result<MemoryPolicyPlan> {
     let field = "linux.memoryPolicy";
-    if policy.mode.is_empty() {
-        return Ok(None);
-    }
-    let mode = number(MEMORY_MODES, &format!("{field}.mode"), &policy.mode)?;
-    let nodes = numbers(&format!("{field}.nodes"), &policy.nodes)?;
+    // Container managers look for runc's words.
+    let place = |part: &str| format!("invalid memory policy {part}: {field}.{part}");
+    let mode = number(MEMORY_MODES, &place("mode"), &policy.mode)?;
+    let nodes = numbers(&place("nodes"), &policy.nodes)?;
     let (wants, forbids) = (matches!(mode, 2 | 3 | 5 | 6), matches!(mode, 0 | 4));
     if wants && nodes.is_none() {
         return fault(
-            &format!("{field}.nodes"),
-            format!("{} needs at least one node", policy.mode),
+            &place("nodes"),
+            format!("{} mode requires at least 1 node but got 0", policy.mode),
         );
     }
-    if forbids && nodes.is_some() {
+    if let (true, Some(nodes)) = (forbids, &nodes) {
+        let count = nodes.count();
         return fault(
-            &format!("{field}.nodes"),
-            format!("{} has no nodes", policy.mode),
+            &place("nodes"),
+            format!("{} mode requires 0 nodes but got {count}", policy.mode),
         );
     }
     let mut flags = 0;
     for word in &policy.flags {
-        flags |= number(MEMORY_FLAGS, &format!("{field}.flags"), word)?;
+        flags |= number(MEMORY_FLAGS, &place("flags"), word)?;
     }
-    Ok(Some(MemoryPolicyPlan {
+    Ok(MemoryPolicyPlan {
         mode: mode | flags,
         nodes: nodes.unwrap_or_default(),
-    }))
+    })
 }
 
 #[cfg(test)]
@@ -228,11 +228,11 @@ mod tests {
             })
         };
         let plan = policy("MPOL_BIND", "0", &["MPOL_F_STATIC_NODES"]);
-        assert_eq!(plan.unwrap().unwrap().mode, 2 | 1 << 15);
-        assert_eq!(policy("", "0", &[]).unwrap(), None);
+        assert_eq!(plan.unwrap().mode, 2 | 1 << 15);
         for (mode, nodes) in [
             ("MPOL_BIND", ""),
             ("MPOL_DEFAULT", "0"),
+            ("", "0"),
             ("X", "0"),
             ("MPOL_BIND", "z"),
         ] {

@@ -379,3 +379,19 @@ fn what_a_killed_maker_leaves_is_deleted() {
     Container::delete_unrecorded(&bundle.state_root(), &bundle.id).unwrap();
     bundle.assert_clean();
 }
+
+#[test]
+fn a_created_container_ends_when_it_is_asked_to() {
+    let mut bundle = Bundle::new();
+    bundle.args(&["true"]);
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        let mut request = bundle.request();
+        request.start_by = StartBy::Anyone;
+        let created = create(request, &bundle.spec).unwrap();
+        created.container.kill(signal, false).unwrap();
+        let exit = process::wait(created.init.pidfd.as_fd()).unwrap();
+        assert_eq!(exit, Exit::Code(128 + signal));
+        created.container.delete(false).unwrap();
+        bundle.assert_clean();
+    }
+}

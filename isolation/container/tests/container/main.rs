@@ -1,6 +1,7 @@
 //! Containers on the real kernel. Needs root, and busybox linked statically.
 
 mod attacks;
+mod checkpoint;
 mod exec;
 mod failing;
 mod hooks;
@@ -8,6 +9,7 @@ mod inside;
 mod life;
 mod mounts;
 mod namespaces;
+mod network;
 mod races;
 mod scheduling;
 mod seccomp;

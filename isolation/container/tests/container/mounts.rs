@@ -157,3 +157,36 @@ fn a_bind_of_the_roots_own_shows_what_earlier_mounts_put_there() {
     );
     bundle.assert_clean();
 }
+
+#[test]
+fn a_tmpfs_tells_the_mode_it_took() {
+    let mut bundle = Bundle::new();
+    let folder = bundle.rootfs().join("hidden");
+    fs::create_dir(&folder).unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o710)).unwrap();
+    bundle
+        .spec
+        .mounts
+        .push(mount("tmpfs", "tmpfs", "/hidden", &["nosuid"]));
+    let out = bundle.output_of("stat -c %a /hidden; grep ' /hidden ' /proc/self/mounts");
+    assert!(
+        out.starts_with("710\n") && out.contains("mode=710"),
+        "{out}"
+    );
+}
+
+#[test]
+fn a_destination_below_the_root_file_systems_folder_begins_there() {
+    let mut bundle = Bundle::new();
+    fs::create_dir_all(bundle.path().join("volume")).unwrap();
+    fs::write(bundle.path().join("volume/file"), "found").unwrap();
+    let destination = bundle.rootfs().join("data");
+    let options = ["bind"];
+    bundle.spec.mounts.push(mount(
+        "bind",
+        "volume",
+        destination.to_str().unwrap(),
+        &options,
+    ));
+    assert_eq!(bundle.output_of("cat /data/file"), "found");
+}

@@ -253,3 +253,33 @@ fn chown_to(bundle: &Bundle, id: u32) {
     use std::os::unix::fs::PermissionsExt as _;
     fs::set_permissions(bundle.path(), fs::Permissions::from_mode(0o755)).unwrap();
 }
+
+#[test]
+fn a_namespace_of_the_hosts_is_joined_from_a_user_namespace_that_does_not_own_it() {
+    let host = atoll_netlink::netns::create().unwrap();
+    let number = std::os::fd::AsRawFd::as_raw_fd(&host);
+    let mut bundle = Bundle::new();
+    let map = IdMapping {
+        container_id: 0,
+        host_id: 100_000,
+        size: 65_536,
+    };
+    let linux = bundle.linux();
+    place(linux, NamespaceKind::User, None);
+    let path = format!("/proc/{}/fd/{number}", std::process::id());
+    place(linux, NamespaceKind::Network, Some(path));
+    linux.uid_mappings = vec![map.clone()];
+    linux.gid_mappings = vec![map];
+    // It takes the right over the network to mount a sysfs.
+    bundle
+        .spec
+        .mounts
+        .retain(|mount| mount.destination.as_os_str() != "/sys");
+    bundle
+        .spec
+        .mounts
+        .retain(|mount| mount.destination.as_os_str() != "/sys/fs/cgroup");
+    let out = bundle.output_of("readlink /proc/self/ns/net");
+    let own = fs::read_link(format!("/proc/self/fd/{number}")).unwrap();
+    assert_eq!(out.trim(), own.to_str().unwrap());
+}

@@ -89,7 +89,7 @@ fn a_listener_that_is_not_there_is_told() {
     notify(&mut bundle, &["mkdir"], true);
     let error = bundle.create().unwrap_err().to_string();
     assert!(
-        error.starts_with("cannot connect to seccomp listener /"),
+        error.contains("failed to connect with seccomp agent at /"),
         "{error}"
     );
     bundle.assert_clean();

@@ -1,10 +1,10 @@
 //! Answers of the kernel, read attribute by attribute; what is unknown or malformed is skipped.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use netlink_packet_core::NlasIterator;
 
-use super::{Address, Link, RouteEntry};
+use super::{Address, AnyAddress, Link, RouteEntry};
 use crate::MacAddr;
 
 const LINK_HEADER_LEN: usize = 16;
@@ -63,6 +63,29 @@ pub(super) fn address(payload: &[u8]) -> Option<Address> {
     })
 }
 
+/// Reads an `RTM_NEWADDR` payload; `None` unless it is an address of link `index` that neither expires nor counts on the link
+/// or host only.
+pub(super) fn lasting_address(payload: &[u8], index: u32) -> Option<AnyAddress> {
+    let mut flags = u32::from(*payload.get(2)?);
+    let scope = *payload.get(3)?;
+    if u32_at(payload, 4)? != index || scope != libc::RT_SCOPE_UNIVERSE {
+        return None;
+    }
+    let mut found = None;
+    for_each_attribute(payload.get(ADDRESS_HEADER_LEN..)?, |kind, value| {
+        if kind == libc::IFA_FLAGS {
+            flags = u32_at(value, 0).unwrap_or(flags);
+        }
+        if kind == libc::IFA_LOCAL || (kind == libc::IFA_ADDRESS && found.is_none()) {
+            found = ip(value).or(found);
+        }
+    });
+    (flags & libc::IFA_F_PERMANENT != 0).then_some(AnyAddress {
+        address: found?,
+        prefix_len: *payload.get(1)?,
+    })
+}
+
 /// Reads an `RTM_NEWROUTE` payload; `None` for routes to the host itself and cached ones.
 pub(super) fn route(payload: &[u8]) -> Option<RouteEntry> {
     let is_ipv4 = i32::from(*payload.first()?) == libc::AF_INET;
@@ -98,6 +121,11 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 
 fn ipv4(bytes: &[u8]) -> Option<Ipv4Addr> {
     <[u8; 4]>::try_from(bytes).ok().map(Ipv4Addr::from)
+}
+
+fn ip(bytes: &[u8]) -> Option<IpAddr> {
+    let ipv6 = <[u8; 16]>::try_from(bytes).map(IpAddr::from);
+    ipv6.ok().or_else(|| ipv4(bytes).map(IpAddr::V4))
 }
 
 fn text(bytes: &[u8]) -> String {

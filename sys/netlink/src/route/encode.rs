@@ -15,11 +15,11 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 
-use super::{Request, RouteEntry, tc};
+use super::{Request, RouteEntry, moving, tc};
 use crate::socket::{pad, push_header};
 
-const DO: u16 = NLM_F_REQUEST | NLM_F_ACK;
-const CREATE: u16 = DO | NLM_F_CREATE | NLM_F_EXCL;
+pub(super) const DO: u16 = NLM_F_REQUEST | NLM_F_ACK;
+pub(super) const CREATE: u16 = DO | NLM_F_CREATE | NLM_F_EXCL;
 
 /// Appends `request`, asking for an acknowledgement.
 pub(super) fn push(buffer: &mut Vec<u8>, request: &Request<'_>, sequence: u32) {
@@ -40,6 +40,21 @@ pub(super) fn push(buffer: &mut Vec<u8>, request: &Request<'_>, sequence: u32) {
             let message = up(link(vec![LinkAttribute::IfName(name.clone())]));
             append(buffer, libc::RTM_NEWLINK, DO, sequence, &message);
         }
+        Request::SetDown { name } => {
+            let mut message = link(vec![LinkAttribute::IfName(name.clone())]);
+            message.header.change_mask = LinkFlags::Up;
+            append(buffer, libc::RTM_NEWLINK, DO, sequence, &message);
+        }
+        Request::Move { index, name, netns } => {
+            moving::push_move(buffer, sequence, *index, name, *netns);
+        }
+        Request::AddAnyAddress { index, address } => match address.address {
+            IpAddr::V4(ipv4) => {
+                let message = address_message(*index, ipv4, address.prefix_len);
+                append(buffer, libc::RTM_NEWADDR, CREATE, sequence, &message);
+            }
+            IpAddr::V6(_) => moving::push_address(buffer, sequence, *index, *address),
+        },
         Request::Configure {
             name,
             mac,
@@ -220,7 +235,7 @@ fn address_message(index: u32, address: Ipv4Addr, prefix_len: u8) -> AddressMess
     message
 }
 
-fn link(attributes: Vec<LinkAttribute>) -> LinkMessage {
+pub(super) fn link(attributes: Vec<LinkAttribute>) -> LinkMessage {
     let mut message = LinkMessage::default();
     message.attributes = attributes;
     message
@@ -232,13 +247,19 @@ fn up(mut message: LinkMessage) -> LinkMessage {
     message
 }
 
-fn append(buffer: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, message: &impl Emitable) {
+pub(super) fn append(
+    buffer: &mut Vec<u8>,
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    message: &impl Emitable,
+) {
     push_header(buffer, kind, flags, sequence, message.buffer_len());
     buffer.extend(emitted(message));
     pad(buffer);
 }
 
-fn emitted(message: &impl Emitable) -> Vec<u8> {
+pub(super) fn emitted(message: &impl Emitable) -> Vec<u8> {
     let mut bytes = vec![0; message.buffer_len()];
     message.emit(&mut bytes);
     bytes
