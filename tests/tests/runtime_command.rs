@@ -173,30 +173,6 @@ fn bad_bundles_get_one_clear_line_and_leave_nothing() {
 }
 
 #[test]
-fn a_bundle_that_asks_for_a_machine_is_not_run_without_one() {
-    let bundle = Bundle::new(&["echo", "ran"]);
-    bundle.change(|spec| spec["annotations"] = json!({"io.atoll.isolation": "vm:soft"}));
-    for command in ["create", "run"] {
-        bundle.runtime(&[command, "a"]).complains(&[
-            "another wall (annotation io.atoll.isolation=vm:soft)",
-            "hint: a machine needs a shim",
-        ]);
-    }
-    bundle.change(|spec| spec["vm"] = json!({"kernel": {"path": "/boot/vmlinuz"}}));
-    bundle.change(|spec| spec["annotations"] = json!({}));
-    bundle
-        .runtime(&["run", "a"])
-        .complains(&["another wall (vm)"]);
-    bundle.change(|spec| spec["vm"] = json!({"kernel": {"path": "vmlinuz"}}));
-    bundle
-        .runtime(&["run", "a"])
-        .complains(&["vm.kernel.path: must be an absolute path"]);
-    bundle.change(|spec| spec["vm"] = json!(null));
-    bundle.change(|spec| spec["annotations"] = json!({"io.atoll.isolation": "process"}));
-    assert_eq!(bundle.runtime(&["run", "a"]).ok(), "ran");
-}
-
-#[test]
 fn the_runtimes_program_cannot_be_overwritten_from_inside() {
     // CVE-2019-5736: open our own program file through /proc and write to it.
     let bundle = Bundle::new(&["sleep", "1000"]);
