@@ -25,7 +25,7 @@ use crate::container::{Container, Created, InitProcess, await_end};
 use crate::error::{Error, Result, kernel};
 use crate::plan::{ContainerPlan, HostFacts, clone_flag, map_text};
 use crate::state::{self, Folder, Record};
-use crate::{CreateRequest, StartBy, hook};
+use crate::{CreateRequest, StartBy, hook, wall};
 
 /// Makes a container: when this returns, everything is set up but its program isn't executed.
 ///
@@ -37,14 +37,18 @@ use crate::{CreateRequest, StartBy, hook};
 pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
     request.bundle = absolute(&request.bundle)?;
     let facts = HostFacts::detect()?;
+    let id = request.id.clone();
+    let state_root = request.state_root.clone();
+    let host_folder = state::host_path(&state::folder_of(&absolute(&state_root)?, &id));
+    let prepared = wall::prepare(spec, id.as_str(), &host_folder, wall::os_release)?;
+    let spec = &*prepared.spec;
     let plan = crate::plan(spec, &request, &facts)?;
     (request.warn)(&plan.process.warnings);
     let hooks = spec.hooks.clone().unwrap_or_default();
 
-    let id = request.id.clone();
-    let state_root = request.state_root.clone();
     let start_by = request.start_by;
     let folder = Folder::make(&state_root, &id)?;
+    state::write_host(&host_folder, &prepared.host_files)?;
     let root = rootfs::open(&plan, &request.rootfs_mounts)?;
     let mut record = new_record(&plan, &request, spec, &hooks);
     if !plan.namespaces.makes(NamespaceKind::Mount) {
@@ -61,6 +65,9 @@ pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
         state::write_seccomp(folder.path(), seccomp)?;
     }
     let cgroup = NewCgroup(Some(Cgroup::create(&plan.cgroup)?));
+    if let (Some(made), Some((uid, gid))) = (&cgroup.0, plan.delegated) {
+        made.delegate(uid, gid)?;
+    }
     let start = prepare_start(folder.path(), request.start_by)?;
     let (inner, tellers) = inner_hooks(&hooks, &plan, &request, root.as_fd())?;
     let mut child = start_child(&plan, request, &cgroup, start, inner, root)?;

@@ -37,6 +37,7 @@ mod monitored;
 pub mod plan;
 mod request;
 mod state;
+mod wall;
 
 pub use apply::rootfs::open_rootfs;
 pub use atoll_cgroup::{IoEntry, Stats};
@@ -47,3 +48,4 @@ pub use id::ContainerId;
 pub use monitored::Monitored;
 pub use plan::{ContainerPlan, HostFacts, plan};
 pub use request::{CreateRequest, ExecRequest, RootfsMount, StartBy, StdioRequest};
+pub use wall::{ISOLATION, Wall};

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use atoll_spec::{Hook, MemoryPolicy, NamespaceKind};
@@ -176,6 +176,31 @@ pub(crate) fn fifo_path(folder: &Path) -> PathBuf {
 /// Where a container says why its program couldn't be executed after a start by fifo.
 pub(crate) fn report_path(folder: &Path) -> PathBuf {
     folder.join("exec.error")
+}
+
+/// Folder of the files a container finds below `/run/host`.
+pub(crate) fn host_path(folder: &Path) -> PathBuf {
+    folder.join("host")
+}
+
+/// Makes those files, readable for everybody; nothing without any.
+///
+/// # Errors
+/// [`Error::File`].
+pub(crate) fn write_host(folder: &Path, files: &[(&str, String)]) -> Result<()> {
+    if files.is_empty() {
+        return Ok(());
+    }
+    let made = fs::DirBuilder::new().mode(0o755).create(folder);
+    // Whatever the umask: the container's root may be nobody on the host.
+    made.and_then(|()| fs::set_permissions(folder, fs::Permissions::from_mode(0o755)))
+        .map_err(|source| file("make", folder, source))?;
+    for (name, text) in files {
+        let path = folder.join(name);
+        atoll_sys::file::replace(&path, text.as_bytes(), 0o644)
+            .map_err(|source| file("write", &path, source))?;
+    }
+    Ok(())
 }
 
 /// Replaces `state.json`. Not synced to disk: after a power failure the container is gone too.

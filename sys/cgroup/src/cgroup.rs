@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use crate::plan::{Directory, Plan};
 use crate::{
-    Error, JoinHandles, OomNotifier, Stats, bpf, device_program, files, freezer, kill, oom,
-    stats_v1, stats_v2,
+    Error, JoinHandles, OomNotifier, Stats, bpf, delegate, device_program, files, freezer, kill,
+    oom, stats_v1, stats_v2,
 };
 
 /// How long processes that were killed may take to leave.
@@ -124,6 +124,15 @@ impl Cgroup {
                 path: path.clone(),
                 source,
             })
+    }
+
+    /// Gives the user and group `uid` and `gid` (of the host) what they need to divide the cgroup further: on cgroup2, or
+    /// without one in the hierarchy that only has a name. Limits of the cgroup itself stay the caller's.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub fn delegate(&self, uid: u32, gid: u32) -> Result<(), Error> {
+        delegate::to(&self.paths, uid, gid)
     }
 
     /// Moves the process `pid` into every hierarchy, memory last.

@@ -31,6 +31,7 @@
 
 mod bpf;
 mod cgroup;
+mod delegate;
 mod device_program;
 mod devices;
 mod error;

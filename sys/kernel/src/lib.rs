@@ -18,6 +18,7 @@ pub mod capability;
 pub mod copy;
 pub mod descriptors;
 pub mod file;
+pub mod filesystem_user;
 pub mod inherited;
 pub mod inside;
 pub mod mount;

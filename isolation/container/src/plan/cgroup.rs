@@ -98,6 +98,28 @@ pub(super) fn views(plan: &atoll_cgroup::Plan, hierarchies: &Hierarchies) -> (Na
     (folders, links)
 }
 
+/// The same for a container that divides its groups further: cgroup2, which may be without controllers, and by itself, as
+/// those who only know v1 are not told of what they cannot write.
+///
+/// # Errors
+/// [`crate::Error::Plan`] when there is nothing to divide.
+pub(super) fn delegated_views(
+    plan: &atoll_cgroup::Plan,
+    hierarchies: &Hierarchies,
+) -> Result<(Names, Names)> {
+    match plan.paths.get("") {
+        Some(folder) => {
+            let folder = c_string("cgroup", folder.as_os_str())?;
+            Ok((vec![(CString::default(), folder)], Vec::new()))
+        }
+        None if plan.paths.contains_key("name=systemd") => Ok(views(plan, hierarchies)),
+        None => fault(
+            "annotations",
+            "the wall system needs cgroup2 or the hierarchy name=systemd, and this host has neither mounted",
+        ),
+    }
+}
+
 /// The configuration's limits as atoll-cgroup has them.
 ///
 /// * `is_new`: with device rules and the devices every container may use. An update leaves them as they are, as runc's

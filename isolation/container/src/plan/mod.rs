@@ -36,7 +36,7 @@ pub use scheduling::{AffinityPlan, MemoryPolicyPlan, known_memory_policies};
 pub use seccomp::{SeccompListener, SeccompPlan};
 
 use crate::error::{Error, Result};
-use crate::{CreateRequest, StdioRequest};
+use crate::{CreateRequest, StdioRequest, Wall};
 
 /// What a plan depends on besides the request.
 #[derive(Debug, Clone)]
@@ -103,6 +103,8 @@ pub struct ContainerPlan {
     pub memory_policy: Option<MemoryPolicyPlan>,
     /// Control group.
     pub cgroup: atoll_cgroup::Plan,
+    /// Who gets the control group to divide further: user and group on the host.
+    pub delegated: Option<(u32, u32)>,
     /// The first process.
     pub process: ProcessPlan,
 }
@@ -158,8 +160,15 @@ pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<C
             "unable to restrict sys entries without a private MNT namespace",
         );
     }
-    let cgroup = cgroup::plan(linux, request, &facts.hierarchies)?;
-    let (folders, links) = cgroup::views(&cgroup, &facts.hierarchies);
+    let is_delegated = Wall::of(spec)? == Wall::System;
+    // A service manager keeps its processes apart by these.
+    let tracked = is_delegated.then(|| facts.hierarchies.clone().with_tracking(true));
+    let hierarchies = tracked.as_ref().unwrap_or(&facts.hierarchies);
+    let cgroup = cgroup::plan(linux, request, hierarchies)?;
+    let (folders, links) = match is_delegated {
+        true => cgroup::delegated_views(&cgroup, hierarchies)?,
+        false => cgroup::views(&cgroup, hierarchies),
+    };
     let own_map = (&linux.uid_mappings[..], &linux.gid_mappings[..]);
     let mounts = mounts::plan(&spec.mounts, &request.bundle, &folders, &links, own_map)?;
     let is_in_userns = namespaces.has(NamespaceKind::User);
@@ -206,6 +215,13 @@ pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<C
         mounts,
         namespaces,
         cgroup,
+        delegated: is_delegated.then(|| {
+            let first = |list: &[IdMapping]| {
+                let root = list.iter().find(|map| map.container_id == 0);
+                root.map_or(0, |map| map.host_id)
+            };
+            (first(&linux.uid_mappings), first(&linux.gid_mappings))
+        }),
         process,
     })
 }
@@ -349,6 +365,9 @@ impl fmt::Display for ContainerPlan {
         }
         for line in self.cgroup.to_string().lines() {
             writeln!(f, "cgroup {line}")?;
+        }
+        if let Some((uid, gid)) = self.delegated {
+            writeln!(f, "cgroup delegate to {uid}:{gid}")?;
         }
         let propagation = format!("{:?}", self.root_propagation).to_lowercase();
         let access = if self.root_is_readonly {

@@ -22,7 +22,7 @@ use atoll_spec::Spec;
 /// # Errors
 /// A wall that there isn't, by name.
 pub fn wants_machine(spec: &Spec) -> Result<bool, KeeperError> {
-    match crate::machine::wanted(spec, None) {
+    match crate::machine::wanted(&mut spec.clone(), None) {
         Ok(backend) => Ok(backend.is_some()),
         Err(failure) => Err(KeeperError::Refused {
             is_gone: false,

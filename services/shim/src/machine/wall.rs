@@ -23,18 +23,19 @@ const OPTIONS: &str = "runtimeoptions.v1.Options";
 /// A longer file is no configuration of ours.
 const LONGEST: u64 = 64 << 10;
 
-/// The backend when the container is to live in a machine.
+/// The backend when the container is to live in a machine. A wall of the host's kernel that the options name becomes the
+/// configuration's annotation, where isolation/container looks for it.
 ///
 /// * `options`: of the request; other runtimes' are ignored, as `runc`'s are sent by many.
 ///
 /// # Errors
 /// A wall that there isn't; options that can't be read, with their file.
-pub(crate) fn wanted(spec: &Spec, options: Option<&Any>) -> Result<Option<Backend>, Failure> {
+pub(crate) fn wanted(spec: &mut Spec, options: Option<&Any>) -> Result<Option<Backend>, Failure> {
     let annotation = spec.annotations.get(ISOLATION);
     let annotation = annotation.map_or("", String::as_str);
     if let Some(wall) = Wall::named(annotation, &format!("annotation {ISOLATION}"))? {
         return match wall {
-            Wall::Process if spec.vm.is_some() => Err(Failure::invalid(format!(
+            Wall::Host(_) if spec.vm.is_some() => Err(Failure::invalid(format!(
                 "the annotation {ISOLATION}={annotation} contradicts the vm object of the same configuration"
             ))),
             wall => Ok(wall.backend()),
@@ -42,13 +43,19 @@ pub(crate) fn wanted(spec: &Spec, options: Option<&Any>) -> Result<Option<Backen
     }
     let option = options.map_or(Ok(None), from_options)?;
     let backend = option.and_then(Wall::backend);
-    Ok(backend.or(spec.vm.is_some().then_some(Backend::Auto)))
+    let backend = backend.or(spec.vm.is_some().then_some(Backend::Auto));
+    if let (None, Some(Wall::Host(name))) = (backend, option) {
+        let name = name.to_owned();
+        spec.annotations.insert(ISOLATION.to_owned(), name);
+    }
+    Ok(backend)
 }
 
 /// What can be around a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wall {
-    Process,
+    /// One of the host's own kernel, by name.
+    Host(&'static str),
     Machine(Backend),
 }
 
@@ -57,19 +64,21 @@ impl Wall {
     fn named(name: &str, place: &str) -> Result<Option<Self>, Failure> {
         match name {
             "" | "default" => Ok(None),
-            "process" => Ok(Some(Self::Process)),
+            "process" => Ok(Some(Self::Host("process"))),
+            "system" => Ok(Some(Self::Host("system"))),
+            "chroot" => Ok(Some(Self::Host("chroot"))),
             "vm" => Ok(Some(Self::Machine(Backend::Auto))),
             "vm:kvm" => Ok(Some(Self::Machine(Backend::Kvm))),
             "vm:soft" => Ok(Some(Self::Machine(Backend::Soft))),
             other => Err(Failure::invalid(format!(
-                "isolation {other:?} ({place}) is not available; vm, vm:kvm, vm:soft and process are"
+                "isolation {other:?} ({place}) is not available; process, system, chroot, vm, vm:kvm and vm:soft are"
             ))),
         }
     }
 
     fn backend(self) -> Option<Backend> {
         match self {
-            Self::Process => None,
+            Self::Host(_) => None,
             Self::Machine(backend) => Some(backend),
         }
     }
@@ -187,7 +196,7 @@ mod tests {
     fn the_bundle_wins_over_the_options() {
         let vm = options("", br#"{"isolation": "vm:soft"}"#);
         let process = options("", br#"{"isolation": "process"}"#);
-        let get = |spec: &Spec, options| wanted(spec, options).unwrap();
+        let get = |spec: &Spec, options| wanted(&mut spec.clone(), options).unwrap();
         assert_eq!(get(&bundle(None, false), None), None);
         assert_eq!(get(&bundle(None, false), Some(&vm)), Some(Backend::Soft));
         assert_eq!(
@@ -207,10 +216,28 @@ mod tests {
             get(&bundle(Some("vm:soft"), true), None),
             Some(Backend::Soft)
         );
-        let both = wanted(&bundle(Some("process"), true), None).unwrap_err();
+        let both = wanted(&mut bundle(Some("process"), true), None).unwrap_err();
         assert!(both.message.contains("contradicts the vm object"));
-        let other = wanted(&bundle(Some("hyperv"), false), Some(&vm)).unwrap_err();
+        let other = wanted(&mut bundle(Some("hyperv"), false), Some(&vm)).unwrap_err();
         assert!(other.message.contains("\"hyperv\" (annotation"), "{other}");
+    }
+
+    #[test]
+    fn a_wall_of_the_hosts_kernel_becomes_the_annotation() {
+        let system = options("", br#"{"isolation": "system"}"#);
+        let mut spec = bundle(None, false);
+        assert_eq!(wanted(&mut spec, Some(&system)).unwrap(), None);
+        assert_eq!(spec.annotations[ISOLATION], "system");
+        let mut spec = bundle(Some("chroot"), false);
+        assert_eq!(wanted(&mut spec, Some(&system)).unwrap(), None);
+        assert_eq!(spec.annotations[ISOLATION], "chroot");
+        let mut spec = bundle(None, true);
+        assert_eq!(
+            wanted(&mut spec, Some(&system)).unwrap(),
+            Some(Backend::Auto)
+        );
+        assert!(spec.annotations.is_empty());
+        assert_eq!(ISOLATION, atoll_container::ISOLATION);
     }
 
     #[test]
