@@ -2,7 +2,8 @@
 //!
 //! `cargo xtask check` holds the tree against its own rules, `dist` builds what is shipped, `fuzz` runs
 //! a fuzz target,
-//! `nested-kvm` and `nested-machine` prove the KVM backend in an emulated machine, `setup` installs what
+//! `nested-cgroups` proves the runtime on cgroup v2, `nested-kvm` and `nested-machine` the KVM backend, in an
+//! emulated machine, `setup` installs what
 //! the tests need, `test` runs all tests. Chores stop at the first failure.
 
 #![forbid(unsafe_code)]
@@ -25,15 +26,16 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
-const USAGE: &str = "usage: cargo xtask <check | dist | fuzz | nested-kvm | nested-machine | setup | test>
+const USAGE: &str = "usage: cargo xtask <check | dist | fuzz | nested-cgroups | nested-kvm | nested-machine | setup | test>
   check           arrows between layers, file sizes, documented unsafe code and dependencies
   dist            build atoll, atoll-runtime and containerd-shim-atoll-v2 into target/atoll/bin
   fuzz TARGET [SECONDS]
                   run a target of fuzz/ (devices, kernels, states) by coverage, for a minute
+  nested-cgroups  run atoll-runtime's tests of cgroup v2 in an emulated machine, under a stock kernel
   nested-kvm      run the KVM backend's tests in an emulated machine with SVM, under a stock kernel
   nested-machine  boot that kernel in atoll-vmm, on KVM, inside the same emulated machine; save and restore it
   setup           install the Debian packages the tests drive (docker CLI, containerd, …); needs root
-  test            setup, dist, every test, then nested-kvm and nested-machine; needs root";
+  test            setup, dist, every test, then nested-cgroups, nested-kvm and nested-machine; needs root";
 
 fn main() -> ExitCode {
     match run() {
@@ -68,6 +70,7 @@ fn run() -> Result<()> {
             bail!("{} fault(s):\n  {}", faults.len(), faults.join("\n  "))
         }
         Some("dist") => dist::build(),
+        Some("nested-cgroups") => nested::cgroup_tests(),
         Some("nested-kvm") => nested::kvm_tests(),
         Some("nested-machine") => nested::boot_machine(),
         Some("setup") => setup::install(),

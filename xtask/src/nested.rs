@@ -1,5 +1,5 @@
-//! Proves the KVM backend without hardware: an emulated machine whose processor has SVM runs a stock Debian kernel with
-//! its KVM modules, and that runs a static program of ours.
+//! Proves what hosts lack: an emulated machine runs a stock Debian kernel, and that a static program of ours. Its processor
+//! has SVM, so the KVM backend is proved without hardware; its control groups are version 2 alone.
 //!
 //! ```text
 //!   qemu-system-x86_64 -accel tcg -cpu max
@@ -9,6 +9,7 @@
 //! ```
 
 mod archive;
+mod cgroups;
 mod machine;
 mod restoring;
 
@@ -23,13 +24,14 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::shell;
 use archive::Archive;
+pub(crate) use cgroups::cgroup_tests;
 pub(crate) use machine::boot_machine;
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 const BUSYBOX: &str = "/bin/busybox";
-/// Modules to load, in this order, below the kernel's folder.
-const MODULES: [&str; 3] = [
+/// KVM's modules, in the order of loading, below the kernel's folder.
+const KVM: [&str; 3] = [
     "virt/lib/irqbypass.ko",
     "arch/x86/kvm/kvm.ko",
     "arch/x86/kvm/kvm-amd.ko",
@@ -50,6 +52,7 @@ pub(crate) fn kvm_tests() -> Result<()> {
     archive.program("payload", &read(&build(&arguments, "kvm")?)?);
     let payload = Payload {
         archive,
+        modules: &KVM,
         command: "/payload --test-threads=2 --nocapture",
         proof: "test result: ok",
     };
@@ -61,6 +64,8 @@ pub(crate) fn kvm_tests() -> Result<()> {
 struct Payload {
     /// Its files.
     archive: Archive,
+    /// Modules it needs, in the order of loading, below the kernel's folder.
+    modules: &'static [&'static str],
     /// A shell's line that runs it.
     command: &'static str,
     /// What the console must have said besides the verdict.
@@ -71,8 +76,8 @@ struct Payload {
 fn prove(kernel: &Kernel, payload: Payload) -> Result<String> {
     let folder = folder()?;
     let initrd = folder.join("initramfs");
-    let (command, proof) = (payload.command, payload.proof);
-    write(&initrd, &initramfs(kernel, payload.archive, command)?)?;
+    let proof = payload.proof;
+    write(&initrd, &initramfs(kernel, payload)?)?;
     let start = Instant::now();
     let console = boot(&kernel.image, &initrd, &folder.join("console"))?;
     print!("{console}");
@@ -182,8 +187,14 @@ impl Kernel {
     }
 }
 
-/// The outer machine's root: busybox, modules, what is in `archive`, and an init that runs `command`.
-fn initramfs(kernel: &Kernel, mut archive: Archive, command: &str) -> Result<Vec<u8>> {
+/// The outer machine's root: busybox, modules, the payload's files, and an init that runs its command.
+fn initramfs(kernel: &Kernel, payload: Payload) -> Result<Vec<u8>> {
+    let Payload {
+        mut archive,
+        modules,
+        command,
+        ..
+    } = payload;
     for folder in ["bin", "dev", "proc", "sys", "tmp", "modules"] {
         archive.folder(folder);
     }
@@ -195,7 +206,7 @@ fn initramfs(kernel: &Kernel, mut archive: Archive, command: &str) -> Result<Vec
          busybox mount -t proc proc /proc\n\
          busybox mount -t sysfs sys /sys\n",
     );
-    for module in MODULES {
+    for module in modules {
         let name = Path::new(module).file_name().and_then(OsStr::to_str);
         let name = name.context("modules have names")?;
         archive.file(&format!("modules/{name}"), &kernel.module(module)?);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -150,6 +150,33 @@ impl Cgroup {
             .try_for_each(|folder| put_pid(folder, pid))
     }
 
+    /// Whether its cgroup2 folder hands controllers on to cgroups below it, so that no process may be in itself.
+    ///
+    /// Kernel: Documentation/admin-guide/cgroup-v2.rst, "No Internal Process Constraint".
+    pub fn is_divided(&self) -> bool {
+        let folder = self.paths.get("");
+        let text = folder.map(|folder| files::get(&folder.join("cgroup.subtree_control")));
+        matches!(text, Some(Ok(text)) if !text.trim().is_empty())
+    }
+
+    /// The same with the cgroup2 folder that process `pid` is in, if that is one below.
+    ///
+    /// # Errors
+    /// [`Error::Detect`] when the process is gone.
+    pub fn beside(&self, pid: u32) -> Result<Self, Error> {
+        let path = PathBuf::from(format!("/proc/{pid}/cgroup"));
+        let text = fs::read_to_string(&path).map_err(|source| Error::Detect { path, source })?;
+        let mut paths = self.paths.clone();
+        let own = paths.get_mut("");
+        let place = text.lines().find_map(|line| line.strip_prefix("0::/"));
+        if let (Some(own), Some(place)) = (own, place)
+            && let Some(folder) = below(own, Path::new(place))
+        {
+            *own = folder;
+        }
+        Ok(Self { paths })
+    }
+
     /// All processes of the cgroup and of cgroups made below it, in our pid namespace's numbers.
     ///
     /// # Errors
@@ -276,6 +303,21 @@ impl Cgroup {
     }
 }
 
+/// The folder of `place`, counted from wherever the hierarchy is mounted, when it is one below `own`.
+fn below(own: &Path, place: &Path) -> Option<PathBuf> {
+    let is_plain = |part| matches!(part, Component::Normal(_));
+    if !place.components().all(is_plain) {
+        return None;
+    }
+    let mut mounts: Vec<&Path> = own.ancestors().collect();
+    mounts.reverse();
+    mounts
+        .into_iter()
+        .map(|mount| mount.join(place))
+        .find(|folder| folder.starts_with(own))
+        .filter(|folder| folder != own)
+}
+
 /// Folders to remove again, last made first.
 struct Undo(Vec<PathBuf>);
 
@@ -398,5 +440,27 @@ fn remove_folder(folder: &Path, deadline: Instant) -> Result<(), Error> {
         }
         thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_below_are_found_wherever_the_hierarchy_is_mounted() {
+        let at = |own: &str, place: &str| {
+            let found = below(Path::new(own), Path::new(place));
+            found.map(|folder| folder.display().to_string())
+        };
+        let own = "/sys/fs/cgroup/a/b";
+        assert_eq!(
+            at(own, "a/b/init.scope").unwrap(),
+            format!("{own}/init.scope")
+        );
+        // Its mount is of a part.
+        assert_eq!(at(own, "b/x/y").unwrap(), format!("{own}/x/y"));
+        assert_eq!(at(own, "a/b"), None);
+        assert_eq!(at(own, "../../x"), None);
     }
 }

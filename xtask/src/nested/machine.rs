@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use super::archive::Archive;
 use super::restoring;
-use super::{BUSYBOX, Kernel, Payload, build, folder, prove, read, write};
+use super::{BUSYBOX, KVM, Kernel, Payload, build, folder, prove, read, write};
 
 /// What the guest's init says when it runs.
 const READY: &str = "ATOLL-GUEST ready";
@@ -68,6 +68,7 @@ fn payload(kernel: &Kernel, monitor: &[u8], image: &[u8], cpus: u8) -> Result<Pa
     archive.program("script", restoring::host_script(READY).as_bytes());
     Ok(Payload {
         archive,
+        modules: &KVM,
         command: "/script",
         proof: READY,
     })
