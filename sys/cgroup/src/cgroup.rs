@@ -32,9 +32,17 @@ impl Cgroup {
     /// # Errors
     /// [`Error::InUse`], [`Error::Create`], [`Error::Write`] or [`Error::DeviceProgram`].
     pub fn create(plan: &Plan) -> Result<Self, Error> {
+        Self::create_around(plan, None)
+    }
+
+    /// The same where somebody else made folders with the process `occupant` in them.
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    pub fn create_around(plan: &Plan, occupant: Option<u32>) -> Result<Self, Error> {
         let mut undo = Undo(Vec::new());
         for directory in &plan.directories {
-            make(directory, &mut undo.0)?;
+            make(directory, occupant, &mut undo.0)?;
         }
         let cgroup = Self {
             paths: plan.paths.clone(),
@@ -64,7 +72,7 @@ impl Cgroup {
     pub fn apply(&mut self, plan: &Plan) -> Result<(), Error> {
         let mut undo = Undo(Vec::new());
         for directory in &plan.directories {
-            make(directory, &mut undo.0)?;
+            make(directory, None, &mut undo.0)?;
         }
         self.write_settings(plan)?;
         let pids = self.pids()?;
@@ -335,7 +343,11 @@ fn put_pid(folder: &Path, pid: u32) -> Result<(), Error> {
 }
 
 /// Makes `directory` with its missing parents and notes what was made.
-fn make(directory: &Directory, made: &mut Vec<PathBuf>) -> Result<(), Error> {
+fn make(
+    directory: &Directory,
+    occupant: Option<u32>,
+    made: &mut Vec<PathBuf>,
+) -> Result<(), Error> {
     let simple = !directory.inherit_cpuset && directory.enable.is_empty();
     // The usual case: the parent is there.
     if simple {
@@ -345,7 +357,7 @@ fn make(directory: &Directory, made: &mut Vec<PathBuf>) -> Result<(), Error> {
                 return Ok(());
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return taken_over(&directory.path, error),
+            Err(error) => return taken_over(&directory.path, occupant, error),
         }
     }
     let below = directory
@@ -360,7 +372,7 @@ fn make(directory: &Directory, made: &mut Vec<PathBuf>) -> Result<(), Error> {
         }
         match fs::create_dir(&path) {
             Ok(()) => made.push(path.clone()),
-            Err(error) if path == directory.path => taken_over(&path, error)?,
+            Err(error) if path == directory.path => taken_over(&path, occupant, error)?,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(source) => return Err(Error::Create { path, source }),
         }
@@ -372,8 +384,8 @@ fn make(directory: &Directory, made: &mut Vec<PathBuf>) -> Result<(), Error> {
     Ok(())
 }
 
-/// An existing folder is fine when it has no process and isn't frozen.
-fn taken_over(path: &Path, error: io::Error) -> Result<(), Error> {
+/// An existing folder is fine when it has no process but `occupant` and isn't frozen.
+fn taken_over(path: &Path, occupant: Option<u32>, error: io::Error) -> Result<(), Error> {
     let path = path.to_path_buf();
     if error.kind() != io::ErrorKind::AlreadyExists {
         return Err(Error::Create {
@@ -387,7 +399,9 @@ fn taken_over(path: &Path, error: io::Error) -> Result<(), Error> {
     if says("freezer.state", "THAWED") || says("cgroup.freeze", "0") {
         return Err(Error::Frozen { path });
     }
-    match files::get(&path.join("cgroup.procs"))?.is_empty() {
+    let text = files::get(&path.join("cgroup.procs"))?;
+    let mut pids = text.lines();
+    match pids.all(|pid| pid.parse().ok() == occupant && occupant.is_some()) {
         true => Ok(()),
         false => Err(Error::InUse { path }),
     }

@@ -21,6 +21,8 @@
 //! empty cgroup2 of a hybrid layout when systemd runs (it would else see the container's processes
 //! as part of our service).
 //!
+//! With [`systemd`] a service manager makes the folder instead: a scope, before [`Cgroup::create_around`] writes to it.
+//!
 //! It never moves the calling process, never touches a cgroup it was not pointed at, and keeps no
 //! background threads.
 
@@ -49,6 +51,7 @@ mod resources;
 mod stats;
 mod stats_v1;
 mod stats_v2;
+pub mod systemd;
 
 pub use cgroup::Cgroup;
 pub use devices::{DeviceAccess, DeviceKind, DeviceRule};

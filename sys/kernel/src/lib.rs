@@ -24,6 +24,7 @@ pub mod inside;
 pub mod mount;
 pub mod namespace;
 pub mod overlay;
+pub mod placeholder;
 pub mod process;
 pub mod random;
 pub mod scheduling;
