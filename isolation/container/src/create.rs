@@ -24,6 +24,7 @@ use crate::apply::{passwd, rootfs};
 use crate::container::{Container, Created, InitProcess, await_end};
 use crate::error::{Error, Result, kernel};
 use crate::plan::{ContainerPlan, HostFacts, clone_flag, map_text};
+use crate::scope::{self, NewScope};
 use crate::state::{self, Folder, Record};
 use crate::{CreateRequest, StartBy, hook, wall};
 
@@ -36,7 +37,7 @@ use crate::{CreateRequest, StartBy, hook, wall};
 /// [`Error`]; nothing is left behind then: each thing made is undone by a guard.
 pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
     request.bundle = absolute(&request.bundle)?;
-    let facts = HostFacts::detect()?;
+    let facts = HostFacts::detect(request.systemd_cgroup)?;
     let id = request.id.clone();
     let state_root = request.state_root.clone();
     let host_folder = state::host_path(&state::folder_of(&absolute(&state_root)?, &id));
@@ -64,7 +65,11 @@ pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
     if let Some(seccomp) = &plan.process.seccomp {
         state::write_seccomp(folder.path(), seccomp)?;
     }
-    let cgroup = NewCgroup(Some(Cgroup::create(&plan.cgroup)?));
+    // Removed last, when nobody is in it.
+    let mut cgroup = NewCgroup(None);
+    let scope = plan.scope.as_ref().map(NewScope::start).transpose()?;
+    let occupant = scope.as_ref().and_then(NewScope::occupant);
+    cgroup.0 = Some(Cgroup::create_around(&plan.cgroup, occupant)?);
     if let (Some(made), Some((uid, gid))) = (&cgroup.0, plan.delegated) {
         made.delegate(uid, gid)?;
     }
@@ -104,6 +109,10 @@ pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
     let terminal = ready.ok_or(Error::Vanished)?;
 
     folder.keep();
+    // The container is in its groups now.
+    if let Some(scope) = scope {
+        scope.keep();
+    }
     cgroup.keep();
     foreign.keep();
     let container = Container::load(&state_root, &id)?;
@@ -129,6 +138,7 @@ fn new_record(plan: &ContainerPlan, request: &CreateRequest, spec: &Spec, hooks:
     record.bundle.clone_from(&request.bundle);
     record.rootfs.clone_from(&plan.rootfs);
     record.cgroup.clone_from(&plan.cgroup.paths);
+    record.systemd_unit = plan.scope.as_ref().map(scope::unit_of);
     record.namespaces.clone_from(&plan.namespaces.new);
     record
         .namespaces

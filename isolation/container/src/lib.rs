@@ -36,6 +36,7 @@ mod id;
 mod monitored;
 pub mod plan;
 mod request;
+mod scope;
 mod state;
 mod wall;
 

@@ -40,6 +40,9 @@ pub(crate) struct Record {
     pub(crate) start_ticks: u64,
     /// Folder by controller; `""` is cgroup2.
     pub(crate) cgroup: BTreeMap<String, PathBuf>,
+    /// The unit of systemd's that it is made by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) systemd_unit: Option<SystemdUnit>,
     /// Namespaces later processes join.
     pub(crate) namespaces: Vec<NamespaceKind>,
     /// The process is the monitor of the machine it lives in, or that one's keeper.
@@ -71,6 +74,15 @@ pub(crate) struct Record {
     pub(crate) poststop: Vec<Hook>,
 }
 
+/// A unit of systemd's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SystemdUnit {
+    /// Its name.
+    pub(crate) name: String,
+    /// Whether it is the system's, not the user's.
+    pub(crate) is_system: bool,
+}
+
 impl Record {
     /// A record of a container without processes.
     pub(crate) fn new(id: &ContainerId) -> Self {
@@ -84,6 +96,7 @@ impl Record {
             pid: 0,
             start_ticks: 0,
             cgroup: BTreeMap::new(),
+            systemd_unit: None,
             namespaces: Vec::new(),
             in_machine: false,
             rootfs_mount: None,

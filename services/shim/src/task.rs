@@ -109,6 +109,7 @@ impl Task {
         let id = request.id.parse()?;
         let mut create = CreateRequest::new(id, options.state_root.clone(), bundle.clone());
         create.rootfs_mounts = machine::rootfs_mounts(&request.rootfs);
+        create.systemd_cgroup = machine::asks_systemd(request.options.as_ref())?;
         let backend = machine::wanted(&mut spec, request.options.as_ref())?;
         let role = pod::role(&spec.annotations);
         let is_pods = match (role, &machine) {

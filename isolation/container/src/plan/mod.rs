@@ -15,7 +15,7 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use atoll_cgroup::Hierarchies;
+use atoll_cgroup::{Hierarchies, systemd};
 use atoll_spec::{IdMapping, Linux, NamespaceKind, Spec};
 use atoll_sys::capability::{self, Set};
 use atoll_sys::mount::Propagation;
@@ -45,14 +45,18 @@ pub struct HostFacts {
     pub capabilities: Set,
     /// Control group hierarchies.
     pub hierarchies: Hierarchies,
+    /// The service manager that makes control groups, when it is to.
+    pub systemd: Option<systemd::Facts>,
 }
 
 impl HostFacts {
     /// Looks at the running system.
     ///
+    /// * `asks_systemd`: whether systemd makes the control groups.
+    ///
     /// # Errors
     /// [`Error::Kernel`], [`Error::Cgroup`].
-    pub fn detect() -> Result<Self> {
+    pub fn detect(asks_systemd: bool) -> Result<Self> {
         let sets = capability::current().map_err(|errno| Error::Kernel {
             step: "capget".to_owned(),
             errno,
@@ -60,8 +64,17 @@ impl HostFacts {
         Ok(Self {
             capabilities: sets.permitted,
             hierarchies: Hierarchies::detect()?,
+            systemd: match asks_systemd {
+                true => Some(systemd::detect(is_root())?),
+                false => None,
+            },
         })
     }
+}
+
+/// Whether the caller is root, whose service manager is the system's.
+pub(crate) fn is_root() -> bool {
+    atoll_sys::rustix::process::geteuid().is_root()
 }
 
 /// Everything that will be done for a container.
@@ -103,6 +116,8 @@ pub struct ContainerPlan {
     pub memory_policy: Option<MemoryPolicyPlan>,
     /// Control group.
     pub cgroup: atoll_cgroup::Plan,
+    /// The unit that systemd makes it by.
+    pub scope: Option<systemd::ScopePlan>,
     /// Who gets the control group to divide further: user and group on the host.
     pub delegated: Option<(u32, u32)>,
     /// The first process.
@@ -164,7 +179,7 @@ pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<C
     // A service manager keeps its processes apart by these.
     let tracked = is_delegated.then(|| facts.hierarchies.clone().with_tracking(true));
     let hierarchies = tracked.as_ref().unwrap_or(&facts.hierarchies);
-    let cgroup = cgroup::plan(linux, request, hierarchies)?;
+    let (cgroup, scope) = cgroup::plan(linux, request, hierarchies, facts.systemd.as_ref())?;
     let (folders, links) = match is_delegated {
         true => cgroup::delegated_views(&cgroup, hierarchies)?,
         false => cgroup::views(&cgroup, hierarchies),
@@ -215,6 +230,7 @@ pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<C
         mounts,
         namespaces,
         cgroup,
+        scope,
         delegated: is_delegated.then(|| {
             let first = |list: &[IdMapping]| {
                 let root = list.iter().find(|map| map.container_id == 0);
@@ -365,6 +381,12 @@ impl fmt::Display for ContainerPlan {
         }
         for line in self.cgroup.to_string().lines() {
             writeln!(f, "cgroup {line}")?;
+        }
+        for line in self.scope.iter().flat_map(|scope| {
+            let text = scope.to_string();
+            text.lines().map(str::to_owned).collect::<Vec<_>>()
+        }) {
+            writeln!(f, "systemd {line}")?;
         }
         if let Some((uid, gid)) = self.delegated {
             writeln!(f, "cgroup delegate to {uid}:{gid}")?;

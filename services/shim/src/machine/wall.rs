@@ -20,6 +20,10 @@ use crate::failure::Failure;
 
 /// The message of options that any runtime may have. Source: containerd 1.6, pkg/runtimeoptions/v1/api.proto.
 const OPTIONS: &str = "runtimeoptions.v1.Options";
+/// Those of runc's shim. Source: containerd 2.0, api/types/runc/options/oci.proto.
+const RUNC_OPTIONS: &str = "containerd.runc.v1.Options";
+/// Its `systemd_cgroup`.
+const SYSTEMD_CGROUP: u32 = 9;
 /// A longer file is no configuration of ours.
 const LONGEST: u64 = 64 << 10;
 
@@ -49,6 +53,38 @@ pub(crate) fn wanted(spec: &mut Spec, options: Option<&Any>) -> Result<Option<Ba
         spec.annotations.insert(ISOLATION.to_owned(), name);
     }
     Ok(backend)
+}
+
+/// Whether the options, which may be those for runc's shim, have systemd make the control groups.
+///
+/// # Errors
+/// Options that can't be read.
+pub(crate) fn asks_systemd(options: Option<&Any>) -> Result<bool, Failure> {
+    let Some(options) = options.filter(|options| is_of(options, RUNC_OPTIONS)) else {
+        return Ok(false);
+    };
+    let read = || {
+        let mut input = CodedInputStream::from_bytes(&options.value);
+        let mut asks = false;
+        while let Some(tag) = input.read_raw_tag_or_eof()? {
+            // Field number and wire type 0: a number.
+            match (tag >> 3, tag & 7) {
+                (SYSTEMD_CGROUP, 0) => asks = input.read_bool()?,
+                _ => rt::skip_field_for_tag(tag, &mut input)?,
+            }
+        }
+        Ok(asks)
+    };
+    read().map_err(|error: containerd_shim_protos::protobuf::Error| {
+        Failure::invalid(format!(
+            "bad options of the runtime ({RUNC_OPTIONS}): {error}"
+        ))
+    })
+}
+
+/// Whether it is a message of this name; newer containerds prefix it with a host.
+fn is_of(options: &Any, name: &str) -> bool {
+    options.type_url.rsplit('/').next() == Some(name)
 }
 
 /// What can be around a container.
@@ -92,8 +128,7 @@ struct Configuration {
 }
 
 fn from_options(options: &Any) -> Result<Option<Wall>, Failure> {
-    // Newer containerds prefix it with a host.
-    if options.type_url.rsplit('/').next() != Some(OPTIONS) {
+    if !is_of(options, OPTIONS) {
         return Ok(None);
     }
     let bad = |error| Failure::invalid(format!("bad options of the runtime ({OPTIONS}): {error}"));
@@ -254,6 +289,33 @@ mod tests {
             ..Any::default()
         };
         assert_eq!(from_options(&runc).unwrap(), None);
+        assert!(asks_systemd(Some(&runc)).is_err());
+    }
+
+    #[test]
+    fn runcs_options_ask_for_systemds_control_groups() {
+        let runc = |fill: &dyn Fn(&mut CodedOutputStream<'_>)| {
+            let mut value = Vec::new();
+            let mut out = CodedOutputStream::vec(&mut value);
+            fill(&mut out);
+            out.flush().unwrap();
+            drop(out);
+            let type_url = format!("types.containerd.io/{RUNC_OPTIONS}");
+            asks_systemd(Some(&Any {
+                type_url,
+                value,
+                ..Any::default()
+            }))
+            .unwrap()
+        };
+        assert!(!runc(&|_| ()));
+        assert!(runc(&|out| {
+            out.write_string(6, "runc").unwrap();
+            out.write_bool(9, true).unwrap();
+        }));
+        assert!(!runc(&|out| out.write_bool(1, true).unwrap()));
+        assert!(!asks_systemd(Some(&options("", b"{}"))).unwrap());
+        assert!(!asks_systemd(None).unwrap());
     }
 
     #[test]
