@@ -206,7 +206,9 @@ fn every_resource_is_a_control_file() {
         serde_json::from_str(&bundle.ok(&["events", "--stats", &bundle.name])).unwrap();
     let (memory, pids) = (&stats["data"]["memory"], &stats["data"]["pids"]);
     assert_eq!(memory["usage"]["limit"], 64 << 20);
-    assert_eq!(memory["swap"]["limit"], 32 << 20);
+    assert_eq!(memory["swap"]["limit"], 96 << 20);
+    assert!(memory["psi"]["some"]["total"].is_u64(), "{memory}");
+    assert!(stats["data"]["hugetlb"]["2MB"]["failcnt"] == 0, "{stats}");
     assert!(memory["usage"]["usage"].as_u64().unwrap() > 0);
     assert!(memory["raw"]["anon"].is_u64(), "{memory}");
     assert_eq!((&pids["current"], &pids["limit"]), (&json!(1), &json!(20)));

@@ -62,4 +62,4 @@ pub use oom::OomNotifier;
 pub use path::CgroupPath;
 pub use plan::{Directory, Plan, Step, Write, plan, plan_update};
 pub use resources::{DeviceRate, DeviceWeight, HugepageLimit, Resources};
-pub use stats::{CpuStats, IoEntry, MemoryStats, PidsStats, Stats};
+pub use stats::{Counter, CpuStats, IoEntry, MemoryStats, PidsStats, Pressure, Stalls, Stats};
