@@ -10,6 +10,8 @@ use crate::{
 
 /// What a container behind the wall `system` runs when neither its image nor its creator says.
 const INIT: &str = "/sbin/init";
+/// Names of programs that are stopped by [`HALT`].
+const INITS: [&str; 2] = ["init", "systemd"];
 /// Asks systemd to end what it runs and then itself. Source: systemd(1), SIGNALS.
 const HALT: &str = "SIGRTMIN+3";
 
@@ -82,7 +84,13 @@ pub(crate) fn fill_config(config: &mut ContainerConfig, host: &HostConfig) {
     if !is_set(&config.entrypoint) && !is_set(&config.cmd) {
         config.cmd = Some(vec![INIT.to_owned()]);
     }
-    if config.stop_signal.is_empty() {
+    let mut words = config.entrypoint.iter().chain(config.cmd.iter()).flatten();
+    let is_init = words.next().is_some_and(|program| {
+        let name = program.rsplit('/').next();
+        name.is_some_and(|name| INITS.contains(&name))
+    });
+    // Other programs are no service managers: they would not heed it.
+    if config.stop_signal.is_empty() && is_init {
         HALT.clone_into(&mut config.stop_signal);
     }
 }
@@ -310,6 +318,19 @@ mod tests {
         fill_config(&mut config, &host("system"));
         assert_eq!(config.cmd, Some(vec!["/sbin/init".to_owned()]));
         assert_eq!(crate::signal::parse(&config.stop_signal).unwrap(), 37);
+        for (program, signal) in [
+            ("/lib/systemd/systemd", "SIGRTMIN+3"),
+            ("init", "SIGRTMIN+3"),
+            ("/bin/sh", ""),
+            ("initdb", ""),
+        ] {
+            let mut config = ContainerConfig {
+                cmd: Some(vec![program.to_owned(), "init".to_owned()]),
+                ..ContainerConfig::default()
+            };
+            fill_config(&mut config, &host("system"));
+            assert_eq!(config.stop_signal, signal, "{program}");
+        }
         let mut given = ContainerConfig {
             entrypoint: Some(vec!["/sbin/openrc-init".to_owned()]),
             stop_signal: "SIGPWR".to_owned(),
