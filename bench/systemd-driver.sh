@@ -62,7 +62,7 @@ expect "file system" "$layout $(stat -fc %T /sys/fs/cgroup)" "$([ $layout = v2 ]
 echo "systemd $(systemctl --version | head -n 1) after $(cut -d' ' -f1 /proc/uptime) s: $(systemctl is-system-running)"
 config() {
     cat > config.json << JSON
-{"ociVersion": "1.2.0", "root": {"path": "rootfs"},
+{"ociVersion": "1.2.0", "annotations": {"org.systemd.property.TimeoutStopSec": "uint64 7"}, "root": {"path": "rootfs"},
  "process": {"cwd": "/", "user": {"uid": 0, "gid": 0}, "args": ["sh", "-c", "$1"], "env": ["PATH=/bin"],
   "capabilities": {"bounding": ["CAP_MKNOD"], "effective": ["CAP_MKNOD"], "permitted": ["CAP_MKNOD"]}},
  "mounts": [{"destination": "/proc", "type": "proc"}, {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"}],
@@ -100,7 +100,7 @@ limits_v2() {
     devices
 }
 limits() { limits_$layout "$@"; }
-expect state "$(show ActiveState) $(show Delegate) $(show Slice)" "active yes a-b.slice"
+expect state "$(show ActiveState) $(show Delegate) $(show Slice) $(show TimeoutStopUSec)" "active yes a-b.slice 7s"
 limits 67108864 "50000 100000" 20
 [ $layout = hybrid ] || expect MemoryMax "$(show MemoryMax) $(show TasksMax) $(show CPUWeight) $(show AllowedCPUs)" "67108864 20 59 0"
 systemctl daemon-reload

@@ -32,8 +32,13 @@ impl Monitored {
         let none = Linux::default();
         let linux = spec.linux.as_ref().unwrap_or(&none);
         let facts = HostFacts::detect(request.systemd_cgroup)?;
-        let (plan, scope) =
-            cgroup_plan(linux, request, &facts.hierarchies, facts.systemd.as_ref())?;
+        let (plan, scope) = cgroup_plan(
+            linux,
+            request,
+            &facts.hierarchies,
+            facts.systemd.as_ref(),
+            &spec.annotations,
+        )?;
         let folder = Folder::make(&request.state_root, &request.id)?;
         let mut record = Record::new(&request.id);
         record.oci_version.clone_from(&spec.oci_version);

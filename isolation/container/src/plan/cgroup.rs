@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::CString;
 
-use atoll_cgroup::systemd::{self, ScopePlan};
+use atoll_cgroup::systemd::{self, Property, ScopePlan, Value};
 use atoll_cgroup::{
     CgroupPath, DeviceAccess, DeviceKind, DeviceRate, DeviceRule, DeviceWeight, Hierarchies,
     HugepageLimit, Layout,
@@ -17,12 +17,18 @@ use crate::error::Result;
 /// Names below a mount of type `cgroup`, and folders or link targets.
 type Names = Vec<(CString, CString)>;
 
+/// Annotations that set properties of the unit, by name. Source: opencontainers/runc, docs/systemd.md.
+const PROPERTY: &str = "org.systemd.property.";
+
 /// The container's control group, and the unit that systemd makes it by.
+///
+/// * `annotations`: of the configuration; some of them are properties of the unit.
 pub(crate) fn plan(
     linux: &Linux,
     request: &CreateRequest,
     hierarchies: &Hierarchies,
     systemd: Option<&systemd::Facts>,
+    annotations: &BTreeMap<String, String>,
 ) -> Result<(atoll_cgroup::Plan, Option<ScopePlan>)> {
     let text = linux
         .cgroups_path
@@ -40,17 +46,53 @@ pub(crate) fn plan(
     let unit = Unit::of(text.unwrap_or(&format!(":atoll:{id}")), facts.is_system)?;
     let path: CgroupPath = format!("{}{}", facts.root, unit.path).parse()?;
     let layout = hierarchies.layout();
+    let mut properties = systemd::properties(&resources, layout, facts.version, true)?;
+    for (key, text) in annotations {
+        if let Some(name) = key.strip_prefix(PROPERTY) {
+            properties.push(property(key, name, text)?);
+        }
+    }
     let scope = ScopePlan {
         unit: unit.name,
         slice: unit.slice,
         description: format!("atoll container {id}"),
-        properties: systemd::properties(&resources, layout, facts.version, true)?,
+        properties,
         is_system: facts.is_system,
     };
     // What systemd follows, it has made.
     let hierarchies = hierarchies.clone().with_tracking(true);
     let plan = atoll_cgroup::plan(&hierarchies, &path, &resources)?;
     Ok((plan, Some(scope)))
+}
+
+/// A property as an annotation has it, in GVariant's text: `true`, `'words'`, `uint64 5`. Times may be in seconds.
+fn property(field: &str, name: &str, text: &str) -> Result<Property> {
+    let text = text.trim();
+    let quoted = |mark: char| text.strip_prefix(mark)?.strip_suffix(mark);
+    let number = || text.strip_prefix("uint64")?.trim().parse::<u64>().ok();
+    let value = match (text, quoted('\'').or_else(|| quoted('"')), number()) {
+        ("true" | "false", ..) => Value::Bool(text == "true"),
+        (_, Some(words), _) if !words.contains(['\\', '\'', '"']) => Value::Text(words.to_owned()),
+        (.., Some(number)) => Value::Number(number),
+        _ => {
+            return fault(
+                field,
+                format!("{text:?} is none of true, false, 'words' and uint64 NUMBER"),
+            );
+        }
+    };
+    let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if !is_name {
+        return fault(field, "is no property of a unit");
+    }
+    // `TimeoutStopSec` is `TimeoutStopUSec` on the bus.
+    match (name.strip_suffix("Sec"), value) {
+        (Some(stem), Value::Number(seconds)) if !stem.ends_with('U') => {
+            let micros = seconds.saturating_mul(1_000_000);
+            Ok((format!("{stem}USec"), Value::Number(micros)))
+        }
+        (_, value) => Ok((name.to_owned(), value)),
+    }
 }
 
 /// What `slice:prefix:name` means.
@@ -301,6 +343,38 @@ mod tests {
         assert_eq!(first.devices.len(), 1 + DeviceRule::defaults().len());
         let update = resources(&list, false).unwrap();
         assert_eq!((update.devices.len(), update.pids_limit), (0, Some(9)));
+    }
+
+    #[test]
+    fn annotations_are_properties() {
+        let of = |name: &str, text: &str| {
+            property("annotation", name, text).map(|(name, value)| format!("{name}={value}"))
+        };
+        let shown = |name: &str, text: &str| of(name, text).unwrap();
+        assert_eq!(shown("TimeoutStopUSec", "uint64 5"), "TimeoutStopUSec=5");
+        assert_eq!(
+            shown("TimeoutStopSec", "uint64 5"),
+            "TimeoutStopUSec=5000000"
+        );
+        assert_eq!(
+            shown("CollectMode", "'inactive-or-failed'"),
+            "CollectMode=inactive-or-failed"
+        );
+        assert_eq!(
+            shown("DefaultDependencies", "true"),
+            "DefaultDependencies=true"
+        );
+        for (name, text) in [
+            ("A", "5"),
+            ("A", ""),
+            ("A", "'"),
+            ("A", "uint64 -1"),
+            ("A", "['x']"),
+            ("A b", "true"),
+            ("", "true"),
+        ] {
+            assert!(of(name, text).is_err(), "{name} {text}");
+        }
     }
 
     #[test]

@@ -179,7 +179,13 @@ pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<C
     // A service manager keeps its processes apart by these.
     let tracked = is_delegated.then(|| facts.hierarchies.clone().with_tracking(true));
     let hierarchies = tracked.as_ref().unwrap_or(&facts.hierarchies);
-    let (cgroup, scope) = cgroup::plan(linux, request, hierarchies, facts.systemd.as_ref())?;
+    let (cgroup, scope) = cgroup::plan(
+        linux,
+        request,
+        hierarchies,
+        facts.systemd.as_ref(),
+        &spec.annotations,
+    )?;
     let (folders, links) = match is_delegated {
         true => cgroup::delegated_views(&cgroup, hierarchies)?,
         false => cgroup::views(&cgroup, hierarchies),

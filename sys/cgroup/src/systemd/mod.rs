@@ -156,7 +156,9 @@ impl ScopePlan {
                 ("TasksAccounting", Value::Bool(true)),
                 ("DefaultDependencies", Value::Bool(false)),
             ];
-            for (name, value) in &own {
+            // What the plan says wins; systemd takes the last one as well, but adds up lists.
+            let is_given = |name: &str| self.properties.iter().any(|(given, _)| given == name);
+            for (name, value) in own.iter().filter(|(name, _)| !is_given(name)) {
                 write_property(body, name, value);
             }
             for (name, value) in &self.properties {
