@@ -2,7 +2,8 @@
 //!
 //! `cargo xtask check` holds the tree against its own rules, `dist` builds what is shipped, `fuzz` runs
 //! a fuzz target,
-//! `nested-kvm` and `nested-machine` prove the KVM backend in an emulated machine and `nested-checkpoint` checkpoints, `setup` installs what
+//! `nested-cgroups` proves the runtime on cgroup v2, `nested-checkpoint` checkpoints, `nested-kvm` and `nested-machine` the
+//! KVM backend, all in an emulated machine, `setup` installs what
 //! the tests need, `test` runs all tests. Chores stop at the first failure.
 
 #![forbid(unsafe_code)]
@@ -25,11 +26,12 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
-const USAGE: &str = "usage: cargo xtask <check | dist | fuzz | nested-checkpoint | nested-kvm | nested-machine | setup | test>
+const USAGE: &str = "usage: cargo xtask <check | dist | fuzz | nested-cgroups | nested-checkpoint | nested-kvm | nested-machine | setup | test>
   check           arrows between layers, file sizes, documented unsafe code and dependencies
   dist            build atoll, atoll-runtime and containerd-shim-atoll-v2 into target/atoll/bin
   fuzz TARGET [SECONDS]
                   run a target of fuzz/ (devices, kernels, states) by coverage, for a minute
+  nested-cgroups  run atoll-runtime's tests of cgroup v2 in an emulated machine, under a stock kernel
   nested-checkpoint
                   checkpoint and restore a container with CRIU, in an emulated machine under a stock kernel
   nested-kvm      run the KVM backend's tests in an emulated machine with SVM, under a stock kernel
@@ -70,6 +72,7 @@ fn run() -> Result<()> {
             bail!("{} fault(s):\n  {}", faults.len(), faults.join("\n  "))
         }
         Some("dist") => dist::build(),
+        Some("nested-cgroups") => nested::cgroup_tests(),
         Some("nested-checkpoint") => nested::checkpoint(),
         Some("nested-kvm") => nested::kvm_tests(),
         Some("nested-machine") => nested::boot_machine(),

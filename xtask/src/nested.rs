@@ -1,5 +1,5 @@
-//! Proves the KVM backend without hardware: an emulated machine whose processor has SVM runs a stock Debian kernel with
-//! its KVM modules, and that runs a static program of ours.
+//! Proves what hosts lack: an emulated machine runs a stock Debian kernel, and that a static program of ours. Its processor
+//! has SVM, so the KVM backend is proved without hardware; its control groups are version 2 alone.
 //!
 //! ```text
 //!   qemu-system-x86_64 -accel tcg -cpu max
@@ -9,6 +9,7 @@
 //! ```
 
 mod archive;
+mod cgroups;
 mod checkpoint;
 mod machine;
 mod restoring;
@@ -24,6 +25,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::shell;
 use archive::Archive;
+pub(crate) use cgroups::cgroup_tests;
 pub(crate) use checkpoint::checkpoint;
 pub(crate) use machine::boot_machine;
 
@@ -76,11 +78,8 @@ struct Payload {
 fn prove(kernel: &Kernel, payload: Payload) -> Result<String> {
     let folder = folder()?;
     let initrd = folder.join("initramfs");
-    let (command, proof) = (payload.command, payload.proof);
-    write(
-        &initrd,
-        &initramfs(kernel, payload.archive, payload.modules, command)?,
-    )?;
+    let proof = payload.proof;
+    write(&initrd, &initramfs(kernel, payload)?)?;
     let start = Instant::now();
     let console = boot(&kernel.image, &initrd, &folder.join("console"))?;
     print!("{console}");
@@ -190,13 +189,14 @@ impl Kernel {
     }
 }
 
-/// The outer machine's root: busybox, modules, what is in `archive`, and an init that runs `command`.
-fn initramfs(
-    kernel: &Kernel,
-    mut archive: Archive,
-    modules: &[&str],
-    command: &str,
-) -> Result<Vec<u8>> {
+/// The outer machine's root: busybox, modules, the payload's files, and an init that runs its command.
+fn initramfs(kernel: &Kernel, payload: Payload) -> Result<Vec<u8>> {
+    let Payload {
+        mut archive,
+        modules,
+        command,
+        ..
+    } = payload;
     for folder in ["bin", "dev", "proc", "sys", "tmp", "modules"] {
         archive.folder(folder);
     }

@@ -1,8 +1,9 @@
-//! Which walls work on this host, found out by trying: the process wall by running a container, KVM
-//! by its probe guest, networking by making a bridge in a namespace of its own.
+//! Which walls work on this host, found out by trying: those of its own kernel by running a container,
+//! KVM by its probe guest, networking by making a bridge in a namespace of its own.
 //!
 //! Nothing here needs an engine, and nothing stays behind.
 
+mod host_wall;
 mod machine;
 mod network;
 mod process;
@@ -20,8 +21,6 @@ pub(crate) enum State {
     Works,
     /// It was tried, or what it needs was looked for, in vain.
     Fails,
-    /// Atoll does not have it yet.
-    Absent,
 }
 
 /// What was found out about one thing.
@@ -48,15 +47,6 @@ impl Finding {
             facts: Vec::new(),
             because: Vec::new(),
             hint: None,
-        }
-    }
-
-    /// One that is still to come.
-    fn absent(name: &'static str) -> Self {
-        Self {
-            state: State::Absent,
-            because: vec!["not available yet".to_owned()],
-            ..Self::works(name)
         }
     }
 
@@ -134,7 +124,6 @@ impl Report {
             let state = match finding.state {
                 State::Works => "works",
                 State::Fails => "fails",
-                State::Absent => "not available yet",
             };
             text.push_str(&format!("\n{:<9} {state}{default}\n", finding.name));
             text.push_str(&finding.details("  "));
@@ -160,14 +149,14 @@ impl Finding {
     }
 }
 
-/// The walls, the weakest of those that exist first.
+/// The walls: the default one, others of the host's kernel, machines.
 pub(crate) fn walls() -> Vec<Finding> {
     vec![
         process::finding(),
+        host_wall::system(),
+        host_wall::chroot(),
         machine::software(),
         machine::kvm(),
-        Finding::absent("system"),
-        Finding::absent("chroot"),
     ]
 }
 
@@ -187,7 +176,7 @@ mod tests {
             version: 1,
             kernel: "6.1.0".to_owned(),
             default_wall: DEFAULT_WALL,
-            findings: vec![process, Finding::absent("chroot")],
+            findings: vec![process, Finding::works("chroot")],
         }
     }
 
@@ -196,12 +185,12 @@ mod tests {
         assert_eq!(
             report(State::Works).text(),
             "kernel 6.1.0\n\nprocess   works (the default wall)\n  a container ran\n\n\
-             chroot    not available yet\n"
+             chroot    works\n"
         );
         assert_eq!(
             report(State::Fails).text(),
             "kernel 6.1.0\n\nprocess   fails (the default wall)\n  a container ran\n  \
-             because: inner\n  because: inner\n  hint: do this\n\nchroot    not available yet\n"
+             because: inner\n  because: inner\n  hint: do this\n\nchroot    works\n"
         );
     }
 
@@ -220,8 +209,8 @@ mod tests {
                 "version": 1, "kernel": "6.1.0", "default_wall": "process", "findings": [
                     {"name": "process", "state": "works", "facts": ["a container ran"],
                      "because": [], "hint": null},
-                    {"name": "chroot", "state": "absent", "facts": [],
-                     "because": ["not available yet"], "hint": null},
+                    {"name": "chroot", "state": "works", "facts": [],
+                     "because": [], "hint": null},
                 ],
             })
         );

@@ -104,6 +104,10 @@ pub(crate) fn while_running(
             pass_on(number);
         }
     });
+    // The process may close its side and open it again, as a service manager does.
+    let keeper = terminal
+        .as_ref()
+        .and_then(|master| atoll_sys::terminal::slave_of(master.as_fd()).ok());
     let output = terminal
         .map(|master| {
             keep_line_ends(&master);
@@ -112,6 +116,7 @@ pub(crate) fn while_running(
         .transpose()
         .map_err(|error| failed(&error))?;
     let code = end()?;
+    drop(keeper);
     if let Some(output) = output {
         // The master reports an end when the last process on the terminal is gone.
         let _ = output.join();

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use atoll_cgroup::{Cgroup, Hierarchies, Stats};
+use atoll_cgroup::{Cgroup, Hierarchies, Stats, systemd};
 use atoll_spec::{NamespaceKind, Resources, State, Status};
 use atoll_sys::Errno;
 use atoll_sys::process;
@@ -334,7 +334,13 @@ impl Container {
             // Its maker was killed between the clone and the record.
             cgroup.kill_all()?;
         }
+        // Also without systemd, or when it fails, nothing is to be left.
+        let stopped = record
+            .systemd_unit
+            .as_ref()
+            .map(|unit| systemd::stop(&unit.name, unit.is_system));
         cgroup.remove()?;
+        stopped.transpose()?;
         unmount_foreign(&record)?;
         state::remove(&self.folder)?;
         if !record.poststop.is_empty() {
@@ -417,6 +423,12 @@ impl Container {
         let hierarchies = Hierarchies::detect()?;
         let plan = atoll_cgroup::plan_update(&hierarchies, &record.cgroup, &resources)?;
         let mut cgroup = Cgroup::open(record.cgroup.clone());
+        if let Some(unit) = &record.systemd_unit {
+            let facts = systemd::detect(unit.is_system)?;
+            let layout = hierarchies.layout();
+            let properties = systemd::properties(&resources, layout, facts.version, false)?;
+            systemd::change(&unit.name, unit.is_system, &properties)?;
+        }
         cgroup.apply(&plan)?;
         if *cgroup.paths() != record.cgroup {
             record.cgroup.clone_from(cgroup.paths());

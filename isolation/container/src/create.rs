@@ -25,8 +25,9 @@ use crate::apply::{passwd, rootfs};
 use crate::container::{Container, Created, InitProcess, await_end};
 use crate::error::{Error, Result, kernel};
 use crate::plan::{ContainerPlan, HostFacts, clone_flag, map_text};
+use crate::scope::{self, NewScope};
 use crate::state::{self, Folder, Record};
-use crate::{CreateRequest, StartBy, StdioRequest, hook, rootless};
+use crate::{CreateRequest, StartBy, StdioRequest, hook, rootless, wall};
 
 /// Makes a container: when this returns, everything is set up but its program isn't executed.
 ///
@@ -37,7 +38,12 @@ use crate::{CreateRequest, StartBy, StdioRequest, hook, rootless};
 /// [`Error`]; nothing is left behind then: each thing made is undone by a guard.
 pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
     request.bundle = absolute(&request.bundle)?;
-    let facts = HostFacts::detect()?;
+    let facts = HostFacts::detect(request.systemd_cgroup)?;
+    let id = request.id.clone();
+    let state_root = request.state_root.clone();
+    let host_folder = state::host_path(&state::folder_of(&absolute(&state_root)?, &id));
+    let prepared = wall::prepare(spec, id.as_str(), &host_folder, wall::os_release)?;
+    let spec = &*prepared.spec;
     let plan = crate::plan(spec, &request, &facts)?;
     (request.warn)(&plan.process.warnings);
     if let Some(seccomp) = &plan.process.seccomp {
@@ -45,10 +51,9 @@ pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
     }
     let hooks = spec.hooks.clone().unwrap_or_default();
 
-    let id = request.id.clone();
-    let state_root = request.state_root.clone();
     let start_by = request.start_by;
     let folder = Folder::make(&state_root, &id)?;
+    state::write_host(&host_folder, &prepared.host_files)?;
     if request.has_notify_folder {
         let path = CreateRequest::notify_folder(&state_root, &id);
         fs::create_dir(&path).map_err(|source| state::file("make", &path, source))?;
@@ -72,10 +77,16 @@ pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
     if let Some(seccomp) = &plan.process.seccomp {
         state::write_seccomp(folder.path(), seccomp)?;
     }
-    let cgroup = NewCgroup::create(&plan.cgroup, may_lack_cgroups(&plan, spec))?;
+    // Removed last, when nobody is in it.
+    let mut cgroup = NewCgroup::none();
+    let scope = plan.scope.as_ref().map(NewScope::start).transpose()?;
+    let occupant = scope.as_ref().and_then(NewScope::occupant);
+    cgroup.make(&plan.cgroup, may_lack_cgroups(&plan, spec), occupant)?;
     if cgroup.get()?.paths().is_empty() && !record.cgroup.is_empty() {
         record.cgroup.clear();
         state::write(folder.path(), &record)?;
+    } else if let Some((uid, gid)) = plan.delegated {
+        cgroup.get()?.delegate(uid, gid)?;
     }
     let start = prepare_start(folder.path(), request.start_by)?;
     let (inner, tellers) = inner_hooks(&hooks, &plan, &request, root.as_fd())?;
@@ -114,6 +125,10 @@ pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
     let terminal = ready.ok_or(Error::Vanished)?;
 
     folder.keep();
+    // The container is in its groups now.
+    if let Some(scope) = scope {
+        scope.keep();
+    }
     cgroup.keep();
     foreign.keep();
     let container = Container::load(&state_root, &id)?;
@@ -144,6 +159,7 @@ pub(crate) fn new_record(
     record.bundle.clone_from(&request.bundle);
     record.rootfs.clone_from(&plan.rootfs);
     record.cgroup.clone_from(&plan.cgroup.paths);
+    record.systemd_unit = plan.scope.as_ref().map(scope::unit_of);
     record.namespaces.clone_from(&plan.namespaces.new);
     record
         .namespaces
@@ -401,12 +417,28 @@ impl NewCgroup {
     /// # Errors
     /// [`Error::Cgroup`].
     pub(crate) fn create(plan: &atoll_cgroup::Plan, may_lack: bool) -> Result<Self> {
-        match Cgroup::create(plan) {
-            Err(error) if may_lack && rootless::is_refused(&error) => {
-                Ok(Self(Some(Cgroup::open(BTreeMap::new()))))
-            }
-            created => Ok(Self(Some(created?))),
-        }
+        let mut new = Self::none();
+        new.make(plan, may_lack, None)?;
+        Ok(new)
+    }
+
+    /// None yet.
+    fn none() -> Self {
+        Self(None)
+    }
+
+    /// Makes it, as [`Self::create`], around a process that is there already.
+    fn make(
+        &mut self,
+        plan: &atoll_cgroup::Plan,
+        may_lack: bool,
+        occupant: Option<u32>,
+    ) -> Result<()> {
+        self.0 = Some(match Cgroup::create_around(plan, occupant) {
+            Err(error) if may_lack && rootless::is_refused(&error) => Cgroup::open(BTreeMap::new()),
+            created => created?,
+        });
+        Ok(())
     }
 
     /// The cgroup.

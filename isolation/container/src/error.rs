@@ -200,6 +200,13 @@ impl Error {
             Self::Kernel { step, .. } if step.starts_with("set the AppArmor profile") => {
                 Some("is AppArmor enabled and the profile loaded? see aa-status".to_owned())
             }
+            Self::Kernel {
+                step,
+                errno: Errno::INVAL | Errno::OPNOTSUPP,
+            } if step.starts_with("idmap ") => Some(
+                "its file system cannot show ids shifted: use another, or do without a user namespace"
+                    .to_owned(),
+            ),
             _ => None,
         }
     }

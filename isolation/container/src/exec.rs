@@ -71,7 +71,10 @@ pub(crate) fn exec(
         StdioRequest::Inherit => {}
     }
 
-    let cgroup = sub_cgroup(record, &request.cgroups)?;
+    let mut cgroup = sub_cgroup(record, &request.cgroups)?;
+    if request.cgroups.is_empty() && cgroup.is_divided() {
+        cgroup = cgroup.beside(record.pid)?;
+    }
     let mut steps = Vec::with_capacity(8);
     steps.extend(plan.exec_affinity.initial.clone().map(Op::Affinity));
     steps.extend(compile::oom_score(&plan));

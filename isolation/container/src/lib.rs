@@ -38,7 +38,9 @@ mod monitored;
 pub mod plan;
 mod request;
 mod rootless;
+mod scope;
 mod state;
+mod wall;
 
 pub use apply::rootfs::open_rootfs;
 pub use atoll_cgroup::{IoEntry, Stats};
@@ -50,3 +52,4 @@ pub use id::ContainerId;
 pub use monitored::Monitored;
 pub use plan::{ContainerPlan, HostFacts, plan};
 pub use request::{CreateRequest, ExecRequest, RootfsMount, StartBy, StdioRequest};
+pub use wall::{ISOLATION, Wall};

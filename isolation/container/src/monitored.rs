@@ -1,13 +1,14 @@
 //! Containers that live in a virtual machine: on this host there is only the machine's monitor, in their control groups.
 
-use atoll_cgroup::{Cgroup, Hierarchies};
+use atoll_cgroup::Cgroup;
 use atoll_spec::{Linux, Spec};
 use atoll_sys::process;
 
 use crate::container::Container;
 use crate::create::absolute;
 use crate::error::{Result, kernel};
-use crate::plan::cgroup_plan;
+use crate::plan::{HostFacts, cgroup_plan};
+use crate::scope::{self, NewScope};
 use crate::state::{self, Folder, Record};
 use crate::{ContainerId, CreateRequest};
 
@@ -19,6 +20,7 @@ pub struct Monitored {
     folder: Option<Folder>,
     record: Record,
     cgroup: Cgroup,
+    scope: Option<NewScope>,
 }
 
 impl Monitored {
@@ -29,7 +31,14 @@ impl Monitored {
     pub fn prepare(request: &CreateRequest, spec: &Spec) -> Result<Self> {
         let none = Linux::default();
         let linux = spec.linux.as_ref().unwrap_or(&none);
-        let plan = cgroup_plan(linux, request, &Hierarchies::detect()?)?;
+        let facts = HostFacts::detect(request.systemd_cgroup)?;
+        let (plan, scope) = cgroup_plan(
+            linux,
+            request,
+            &facts.hierarchies,
+            facts.systemd.as_ref(),
+            &spec.annotations,
+        )?;
         let folder = Folder::make(&request.state_root, &request.id)?;
         let mut record = Record::new(&request.id);
         record.oci_version.clone_from(&spec.oci_version);
@@ -38,13 +47,18 @@ impl Monitored {
         record.cgroup.clone_from(&plan.paths);
         record.annotations.clone_from(&spec.annotations);
         record.in_machine = true;
+        record.systemd_unit = scope.as_ref().map(scope::unit_of);
         state::write(folder.path(), &record)?;
+        let scope = scope.as_ref().map(NewScope::start).transpose()?;
+        let occupant = scope.as_ref().and_then(NewScope::occupant);
+        let cgroup = Cgroup::create_around(&plan, occupant)?;
         Ok(Self {
             id: request.id.clone(),
             state_root: request.state_root.clone(),
             folder: Some(folder),
             record,
-            cgroup: Cgroup::create(&plan)?,
+            cgroup,
+            scope,
         })
     }
 
@@ -60,6 +74,9 @@ impl Monitored {
     /// [`crate::Error::Cgroup`], [`crate::Error::Kernel`], [`crate::Error::File`]; the monitor is the caller's to end.
     pub fn adopt(mut self, pid: u32) -> Result<Container> {
         self.cgroup.add_pid(pid)?;
+        if let Some(scope) = &mut self.scope {
+            scope.vacate();
+        }
         self.record.pid = pid;
         self.record.start_ticks = start_ticks(pid)?;
         let Some(folder) = self.folder.take() else {
@@ -70,6 +87,9 @@ impl Monitored {
             return Err(error);
         }
         folder.keep();
+        if let Some(scope) = self.scope.take() {
+            scope.keep();
+        }
         Container::load(&self.state_root, &self.id)
     }
 }
@@ -107,6 +127,7 @@ impl Drop for Monitored {
         if self.folder.is_some() {
             // A monitor that is in there already keeps them until the caller has ended it.
             let _ = self.cgroup.kill_all();
+            self.scope = None;
             let _ = self.cgroup.remove();
         }
     }

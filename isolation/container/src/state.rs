@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use atoll_spec::{Hook, MemoryPolicy, NamespaceKind};
@@ -40,6 +40,9 @@ pub(crate) struct Record {
     pub(crate) start_ticks: u64,
     /// Folder by controller; `""` is cgroup2.
     pub(crate) cgroup: BTreeMap<String, PathBuf>,
+    /// The unit of systemd's that it is made by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) systemd_unit: Option<SystemdUnit>,
     /// Namespaces later processes join.
     pub(crate) namespaces: Vec<NamespaceKind>,
     /// The process is the monitor of the machine it lives in, or that one's keeper.
@@ -74,6 +77,15 @@ pub(crate) struct Record {
     pub(crate) poststop: Vec<Hook>,
 }
 
+/// A unit of systemd's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SystemdUnit {
+    /// Its name.
+    pub(crate) name: String,
+    /// Whether it is the system's, not the user's.
+    pub(crate) is_system: bool,
+}
+
 impl Record {
     /// A record of a container without processes.
     pub(crate) fn new(id: &ContainerId) -> Self {
@@ -87,6 +99,7 @@ impl Record {
             pid: 0,
             start_ticks: 0,
             cgroup: BTreeMap::new(),
+            systemd_unit: None,
             namespaces: Vec::new(),
             in_machine: false,
             rootfs_mount: None,
@@ -180,6 +193,31 @@ pub(crate) fn fifo_path(folder: &Path) -> PathBuf {
 /// Where a container says why its program couldn't be executed after a start by fifo.
 pub(crate) fn report_path(folder: &Path) -> PathBuf {
     folder.join("exec.error")
+}
+
+/// Folder of the files a container finds below `/run/host`.
+pub(crate) fn host_path(folder: &Path) -> PathBuf {
+    folder.join("host")
+}
+
+/// Makes those files, readable for everybody; nothing without any.
+///
+/// # Errors
+/// [`Error::File`].
+pub(crate) fn write_host(folder: &Path, files: &[(&str, String)]) -> Result<()> {
+    if files.is_empty() {
+        return Ok(());
+    }
+    let made = fs::DirBuilder::new().mode(0o755).create(folder);
+    // Whatever the umask: the container's root may be nobody on the host.
+    made.and_then(|()| fs::set_permissions(folder, fs::Permissions::from_mode(0o755)))
+        .map_err(|source| file("make", folder, source))?;
+    for (name, text) in files {
+        let path = folder.join(name);
+        atoll_sys::file::replace(&path, text.as_bytes(), 0o644)
+            .map_err(|source| file("write", &path, source))?;
+    }
+    Ok(())
 }
 
 /// Replaces `state.json`. Not synced to disk: after a power failure the container is gone too.

@@ -26,6 +26,7 @@ fn printed(spec: &Spec, (mountinfo, cgroup): (&str, &str)) -> String {
     );
     let facts = HostFacts {
         capabilities: Set(u64::MAX >> 23),
+        systemd: None,
         hierarchies: Hierarchies::from_parts(mountinfo, cgroup).unwrap(),
         is_in_user_namespace: false,
     };
@@ -67,6 +68,7 @@ fn what_can_not_be_is_refused_by_field() {
         let request = CreateRequest::new("web".parse().unwrap(), "/s".into(), "/b".into());
         let facts = HostFacts {
             capabilities: Set(u64::MAX),
+            systemd: None,
             hierarchies: Hierarchies::from_parts(V2.0, V2.1).unwrap(),
             is_in_user_namespace: false,
         };

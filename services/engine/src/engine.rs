@@ -40,6 +40,8 @@ pub(crate) struct Engine {
     pub(crate) cgroup_parent: String,
     /// An id that stays with the data root.
     pub(crate) id: String,
+    /// Locked from the choice of a container's range of ids to its record.
+    pub(crate) id_ranges: std::sync::Mutex<()>,
     /// Read-locked while an ended container's shim is put away; stopping waits for that.
     pub(crate) put_aways: Arc<RwLock<()>>,
 }

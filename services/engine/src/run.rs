@@ -137,6 +137,7 @@ async fn serve(settings: Settings, paths: Paths) -> Result<(), RunError> {
         execs: Execs::default(),
         network,
         put_aways: Arc::default(),
+        id_ranges: std::sync::Mutex::default(),
         events: EventBus::new(),
         settings,
         paths,

@@ -71,8 +71,12 @@ fn bad_requests_are_answered_and_nothing_is_left() {
         ("{}", "400"),
         ("{\"Image\":5}", "400"),
         (
-            "{\"Image\":\"host\",\"HostConfig\":{\"Isolation\":\"system\"}}",
-            "501",
+            "{\"Image\":\"host\",\"HostConfig\":{\"Isolation\":\"hyperv\"}}",
+            "400",
+        ),
+        (
+            "{\"Image\":\"host\",\"HostConfig\":{\"Isolation\":\"chroot\",\"PidMode\":\"private\"}}",
+            "400",
         ),
         (
             "{\"Image\":\"host\",\"HostConfig\":{\"NetworkMode\":\"web\"}}",

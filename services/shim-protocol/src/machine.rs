@@ -4,7 +4,8 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-/// Annotation that names the wall: `vm`, `vm:kvm` or `vm:soft`; `process` or none is the application container.
+/// Annotation that names the wall: `vm`, `vm:kvm` or `vm:soft`, `system`, `chroot`; `process` or none is the application
+/// container.
 pub const ISOLATION: &str = "io.atoll.isolation";
 
 /// Annotation with the machine's network card, a [`MachineNetwork`] as JSON. Without it the guest has only `lo`.

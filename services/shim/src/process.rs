@@ -117,6 +117,7 @@ impl Process {
 
     /// Notes its end; its output is read from now on until it is silent.
     pub(crate) fn ended(&mut self, exit: Exit) {
+        self.stdio.let_terminal_end();
         let now = Instant::now();
         self.phase = Phase::Draining {
             exit,

@@ -99,7 +99,8 @@ impl Task {
     ) -> Result<Self, Failure> {
         let from = checkpoint::restore(request)?;
         let bundle = PathBuf::from(&request.bundle);
-        let spec = Spec::load(&bundle.join("config.json")).map_err(atoll_container::Error::from)?;
+        let mut spec =
+            Spec::load(&bundle.join("config.json")).map_err(atoll_container::Error::from)?;
         let io = IoNames {
             stdin: request.stdin.clone(),
             stdout: request.stdout.clone(),
@@ -109,7 +110,8 @@ impl Task {
         let id = request.id.parse()?;
         let mut create = CreateRequest::new(id, options.state_root.clone(), bundle.clone());
         create.rootfs_mounts = machine::rootfs_mounts(&request.rootfs);
-        let backend = machine::wanted(&spec, request.options.as_ref())?;
+        create.systemd_cgroup = machine::asks_systemd(request.options.as_ref())?;
+        let backend = machine::wanted(&mut spec, request.options.as_ref())?;
         let role = pod::role(&spec.annotations);
         let is_pods = match (role, &machine) {
             (Role::Member(sandbox), Some(machine)) => machine.first == sandbox,

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::plan::{Directory, Plan};
 use crate::{
-    Error, JoinHandles, OomNotifier, Stats, bpf, device_program, files, freezer, kill, oom,
-    stats_v1, stats_v2,
+    Error, JoinHandles, OomNotifier, Stats, bpf, delegate, device_program, files, freezer, kill,
+    oom, stats_v1, stats_v2,
 };
 
 /// How long processes that were killed may take to leave.
@@ -32,9 +32,17 @@ impl Cgroup {
     /// # Errors
     /// [`Error::InUse`], [`Error::Create`], [`Error::Write`] or [`Error::DeviceProgram`].
     pub fn create(plan: &Plan) -> Result<Self, Error> {
+        Self::create_around(plan, None)
+    }
+
+    /// The same where somebody else made folders with the process `occupant` in them.
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    pub fn create_around(plan: &Plan, occupant: Option<u32>) -> Result<Self, Error> {
         let mut undo = Undo(Vec::new());
         for directory in &plan.directories {
-            make(directory, &mut undo.0)?;
+            make(directory, occupant, &mut undo.0)?;
         }
         let cgroup = Self {
             paths: plan.paths.clone(),
@@ -64,7 +72,7 @@ impl Cgroup {
     pub fn apply(&mut self, plan: &Plan) -> Result<(), Error> {
         let mut undo = Undo(Vec::new());
         for directory in &plan.directories {
-            make(directory, &mut undo.0)?;
+            make(directory, None, &mut undo.0)?;
         }
         self.write_settings(plan)?;
         let pids = self.pids()?;
@@ -126,6 +134,15 @@ impl Cgroup {
             })
     }
 
+    /// Gives the user and group `uid` and `gid` (of the host) what they need to divide the cgroup further: on cgroup2, or
+    /// without one in the hierarchy that only has a name. Limits of the cgroup itself stay the caller's.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub fn delegate(&self, uid: u32, gid: u32) -> Result<(), Error> {
+        delegate::to(&self.paths, uid, gid)
+    }
+
     /// Moves the process `pid` into every hierarchy, memory last.
     ///
     /// Slow on v1 (see the crate's head); for processes that can't do it themselves.
@@ -139,6 +156,33 @@ impl Cgroup {
         self.v1_folders()
             .into_iter()
             .try_for_each(|folder| put_pid(folder, pid))
+    }
+
+    /// Whether its cgroup2 folder hands controllers on to cgroups below it, so that no process may be in itself.
+    ///
+    /// Kernel: Documentation/admin-guide/cgroup-v2.rst, "No Internal Process Constraint".
+    pub fn is_divided(&self) -> bool {
+        let folder = self.paths.get("");
+        let text = folder.map(|folder| files::get(&folder.join("cgroup.subtree_control")));
+        matches!(text, Some(Ok(text)) if !text.trim().is_empty())
+    }
+
+    /// The same with the cgroup2 folder that process `pid` is in, if that is one below.
+    ///
+    /// # Errors
+    /// [`Error::Detect`] when the process is gone.
+    pub fn beside(&self, pid: u32) -> Result<Self, Error> {
+        let path = PathBuf::from(format!("/proc/{pid}/cgroup"));
+        let text = fs::read_to_string(&path).map_err(|source| Error::Detect { path, source })?;
+        let mut paths = self.paths.clone();
+        let own = paths.get_mut("");
+        let place = text.lines().find_map(|line| line.strip_prefix("0::/"));
+        if let (Some(own), Some(place)) = (own, place)
+            && let Some(folder) = below(own, Path::new(place))
+        {
+            *own = folder;
+        }
+        Ok(Self { paths })
     }
 
     /// All processes of the cgroup and of cgroups made below it, in our pid namespace's numbers.
@@ -267,6 +311,21 @@ impl Cgroup {
     }
 }
 
+/// The folder of `place`, counted from wherever the hierarchy is mounted, when it is one below `own`.
+fn below(own: &Path, place: &Path) -> Option<PathBuf> {
+    let is_plain = |part| matches!(part, Component::Normal(_));
+    if !place.components().all(is_plain) {
+        return None;
+    }
+    let mut mounts: Vec<&Path> = own.ancestors().collect();
+    mounts.reverse();
+    mounts
+        .into_iter()
+        .map(|mount| mount.join(place))
+        .find(|folder| folder.starts_with(own))
+        .filter(|folder| folder != own)
+}
+
 /// Folders to remove again, last made first.
 struct Undo(Vec<PathBuf>);
 
@@ -284,7 +343,11 @@ fn put_pid(folder: &Path, pid: u32) -> Result<(), Error> {
 }
 
 /// Makes `directory` with its missing parents and notes what was made.
-fn make(directory: &Directory, made: &mut Vec<PathBuf>) -> Result<(), Error> {
+fn make(
+    directory: &Directory,
+    occupant: Option<u32>,
+    made: &mut Vec<PathBuf>,
+) -> Result<(), Error> {
     let simple = !directory.inherit_cpuset && directory.enable.is_empty();
     // The usual case: the parent is there.
     if simple {
@@ -294,7 +357,7 @@ fn make(directory: &Directory, made: &mut Vec<PathBuf>) -> Result<(), Error> {
                 return Ok(());
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return taken_over(&directory.path, error),
+            Err(error) => return taken_over(&directory.path, occupant, error),
         }
     }
     let below = directory
@@ -309,7 +372,7 @@ fn make(directory: &Directory, made: &mut Vec<PathBuf>) -> Result<(), Error> {
         }
         match fs::create_dir(&path) {
             Ok(()) => made.push(path.clone()),
-            Err(error) if path == directory.path => taken_over(&path, error)?,
+            Err(error) if path == directory.path => taken_over(&path, occupant, error)?,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(source) => return Err(Error::Create { path, source }),
         }
@@ -321,8 +384,8 @@ fn make(directory: &Directory, made: &mut Vec<PathBuf>) -> Result<(), Error> {
     Ok(())
 }
 
-/// An existing folder is fine when it has no process and isn't frozen.
-fn taken_over(path: &Path, error: io::Error) -> Result<(), Error> {
+/// An existing folder is fine when it has no process but `occupant` and isn't frozen.
+fn taken_over(path: &Path, occupant: Option<u32>, error: io::Error) -> Result<(), Error> {
     let path = path.to_path_buf();
     if error.kind() != io::ErrorKind::AlreadyExists {
         return Err(Error::Create {
@@ -336,7 +399,9 @@ fn taken_over(path: &Path, error: io::Error) -> Result<(), Error> {
     if says("freezer.state", "THAWED") || says("cgroup.freeze", "0") {
         return Err(Error::Frozen { path });
     }
-    match files::get(&path.join("cgroup.procs"))?.is_empty() {
+    let text = files::get(&path.join("cgroup.procs"))?;
+    let mut pids = text.lines();
+    match pids.all(|pid| pid.parse().ok() == occupant && occupant.is_some()) {
         true => Ok(()),
         false => Err(Error::InUse { path }),
     }
@@ -389,5 +454,27 @@ fn remove_folder(folder: &Path, deadline: Instant) -> Result<(), Error> {
         }
         thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_below_are_found_wherever_the_hierarchy_is_mounted() {
+        let at = |own: &str, place: &str| {
+            let found = below(Path::new(own), Path::new(place));
+            found.map(|folder| folder.display().to_string())
+        };
+        let own = "/sys/fs/cgroup/a/b";
+        assert_eq!(
+            at(own, "a/b/init.scope").unwrap(),
+            format!("{own}/init.scope")
+        );
+        // Its mount is of a part.
+        assert_eq!(at(own, "b/x/y").unwrap(), format!("{own}/x/y"));
+        assert_eq!(at(own, "a/b"), None);
+        assert_eq!(at(own, "../../x"), None);
     }
 }

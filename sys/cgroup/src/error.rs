@@ -106,6 +106,14 @@ pub enum Error {
         /// How many are left.
         count: usize,
     },
+    /// systemd did not do what it was asked for.
+    #[error("cannot {step}: {reason}")]
+    Systemd {
+        /// What was asked.
+        step: String,
+        /// What came back.
+        reason: String,
+    },
     /// A folder of the cgroup can't be removed.
     #[error("cannot remove cgroup {path}")]
     Remove {
@@ -124,6 +132,9 @@ impl Error {
             Self::NoController { controller, .. } => Some(format!(
                 "boot the kernel with `{controller}` enabled, or leave the limit out"
             )),
+            Self::Systemd { step, .. } if step == "find systemd" => {
+                Some("leave --systemd-cgroup out: cgroups are then made as folders".into())
+            }
             Self::Frozen { .. } => Some("thaw it, or choose another cgroupsPath".into()),
             Self::InUse { .. } => {
                 Some("choose another cgroupsPath, or end the processes in it".into())
@@ -133,6 +144,15 @@ impl Error {
                     && path.ends_with("memory.limit_in_bytes") =>
             {
                 Some("the container uses more memory than the new limit".into())
+            }
+            Self::Write { path, source, .. }
+                if source.raw_os_error() == Some(libc::EBUSY)
+                    && path.ends_with("cgroup.subtree_control") =>
+            {
+                Some(
+                    "move the processes of this cgroup into one below it first: a cgroup with processes cannot hand on controllers"
+                        .into(),
+                )
             }
             Self::Create { source, .. } | Self::Write { source, .. } => {
                 match source.raw_os_error() {

@@ -21,6 +21,8 @@
 //! empty cgroup2 of a hybrid layout when systemd runs (it would else see the container's processes
 //! as part of our service).
 //!
+//! With [`systemd`] a service manager makes the folder instead: a scope, before [`Cgroup::create_around`] writes to it.
+//!
 //! It never moves the calling process, never touches a cgroup it was not pointed at, and keeps no
 //! background threads.
 
@@ -31,6 +33,7 @@
 
 mod bpf;
 mod cgroup;
+mod delegate;
 mod device_program;
 mod devices;
 mod error;
@@ -48,6 +51,7 @@ mod resources;
 mod stats;
 mod stats_v1;
 mod stats_v2;
+pub mod systemd;
 
 pub use cgroup::Cgroup;
 pub use devices::{DeviceAccess, DeviceKind, DeviceRule};
@@ -58,4 +62,4 @@ pub use oom::OomNotifier;
 pub use path::CgroupPath;
 pub use plan::{Directory, Plan, Step, Write, plan, plan_update};
 pub use resources::{DeviceRate, DeviceWeight, HugepageLimit, Resources};
-pub use stats::{CpuStats, IoEntry, MemoryStats, PidsStats, Stats};
+pub use stats::{Counter, CpuStats, IoEntry, MemoryStats, PidsStats, Pressure, Stalls, Stats};

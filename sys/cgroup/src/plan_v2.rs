@@ -165,7 +165,7 @@ fn cpu_max(steps: &mut Vec<Step>, folder: &Path, resources: &Resources, is_new: 
 /// 10^((l² + 125·l)/612 − 7/34), l = log2(shares): maps minimum, default and maximum onto each
 /// other. Source: opencontainers/cgroups since 0.0.3, crun since 1.23 (the older linear formula
 /// turned the default into 39).
-fn weight_of_shares(shares: u64) -> u64 {
+pub(crate) fn weight_of_shares(shares: u64) -> u64 {
     if shares <= 2 {
         return 1;
     }
@@ -184,7 +184,7 @@ fn weight_of_shares(shares: u64) -> u64 {
 }
 
 /// OCI counts memory and swap together, v2 swap alone.
-fn swap_alone(swap: i64, limit: Option<i64>) -> Result<i64, Error> {
+pub(crate) fn swap_alone(swap: i64, limit: Option<i64>) -> Result<i64, Error> {
     if swap < 0 {
         return Ok(-1);
     }
@@ -201,9 +201,12 @@ fn swap_alone(swap: i64, limit: Option<i64>) -> Result<i64, Error> {
     }
 }
 
+/// Weight 10..=1000 to io.weight 1..=10000; bfq takes the value as it is.
+pub(crate) fn io_weight(weight: u16) -> u32 {
+    1 + u32::from(weight).saturating_sub(10) * 9999 / 990
+}
+
 fn io(steps: &mut Vec<Step>, folder: &Path, resources: &Resources) {
-    // Weight 10..=1000 to io.weight 1..=10000; bfq takes the value as it is.
-    let io_weight = |weight: u16| 1 + (u32::from(weight).saturating_sub(10)) * 9999 / 990;
     if let Some(weight) = resources.blkio_weight.filter(|weight| *weight != 0) {
         steps.push(Step::FirstExisting(vec![
             Write::new(folder, "io.bfq.weight", weight),

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::files;
-use crate::stats::{CpuStats, IoEntry, MemoryStats, PidsStats, Stats, keyed_file, number};
+use crate::stats::{
+    Counter, CpuStats, IoEntry, MemoryStats, PidsStats, Stats, huge_page_sizes, keyed_file, number,
+};
 
 /// `cpuacct.stat` counts in `USER_HZ`, which is 100 on every Linux architecture we run on.
 const NS_A_TICK: u64 = 10_000_000;
@@ -38,6 +40,19 @@ pub(crate) fn read(paths: &BTreeMap<String, PathBuf>) -> Stats {
         stats.io_bytes = io(folder, "io_service_bytes_recursive");
         stats.io_operations = io(folder, "io_serviced_recursive");
     }
+    if let Some(folder) = paths.get("hugetlb") {
+        for size in huge_page_sizes(folder, ".usage_in_bytes") {
+            let found = counter(folder, &format!("hugetlb.{size}."));
+            stats.huge_pages.insert(size, found);
+        }
+    }
+    if let Some(folder) = paths.get("cpuset") {
+        for name in CPUSET {
+            if let Ok(text) = files::get(&folder.join(format!("cpuset.{name}"))) {
+                stats.cpuset.insert(name.to_owned(), text.trim().to_owned());
+            }
+        }
+    }
     stats
 }
 
@@ -53,6 +68,17 @@ fn cpuacct(folder: &Path, cpu: &mut CpuStats) {
     };
     cpu.user_ns = ns("user");
     cpu.system_ns = ns("system");
+    if let Ok(text) = files::get(&folder.join("cpuacct.usage_all")) {
+        // `cpu user system`, then a line for each.
+        for line in text.lines().skip(1) {
+            let mut numbers = line
+                .split_whitespace()
+                .skip(1)
+                .map(|word| word.parse().unwrap_or(0));
+            cpu.per_cpu_user_ns.push(numbers.next().unwrap_or(0));
+            cpu.per_cpu_system_ns.push(numbers.next().unwrap_or(0));
+        }
+    }
     if let Ok(text) = files::get(&folder.join("cpuacct.usage_percpu")) {
         cpu.per_cpu_ns = text
             .split_whitespace()
@@ -61,11 +87,40 @@ fn cpuacct(folder: &Path, cpu: &mut CpuStats) {
     }
 }
 
+/// Settings of a cpuset that are told.
+const CPUSET: [&str; 11] = [
+    "cpus",
+    "cpu_exclusive",
+    "mems",
+    "mem_hardwall",
+    "mem_exclusive",
+    "memory_migrate",
+    "memory_spread_page",
+    "memory_spread_slab",
+    "memory_pressure",
+    "sched_load_balance",
+    "sched_relax_domain_level",
+];
+
+fn counter(folder: &Path, prefix: &str) -> Counter {
+    let get = |name: &str| number(folder, &format!("{prefix}{name}"));
+    Counter {
+        usage: get("usage_in_bytes"),
+        max: get("max_usage_in_bytes"),
+        limit: match get("limit_in_bytes") {
+            value if value >= NO_LIMIT => u64::MAX,
+            value => value,
+        },
+        limit_hits: get("failcnt"),
+    }
+}
+
 fn memory(folder: &Path) -> MemoryStats {
     let limit = |file: &str| match number(folder, file) {
         value if value >= NO_LIMIT => u64::MAX,
         value => value,
     };
+    let details = keyed_file(folder, "memory.stat");
     MemoryStats {
         usage_bytes: number(folder, "memory.usage_in_bytes"),
         max_usage_bytes: number(folder, "memory.max_usage_in_bytes"),
@@ -73,11 +128,17 @@ fn memory(folder: &Path) -> MemoryStats {
         limit_hits: number(folder, "memory.failcnt"),
         swap_usage_bytes: number(folder, "memory.memsw.usage_in_bytes"),
         swap_limit_bytes: limit("memory.memsw.limit_in_bytes"),
+        swap_max_bytes: number(folder, "memory.memsw.max_usage_in_bytes"),
+        swap_limit_hits: number(folder, "memory.memsw.failcnt"),
         kernel_bytes: number(folder, "memory.kmem.usage_in_bytes"),
+        kernel: counter(folder, "memory.kmem."),
+        kernel_tcp: counter(folder, "memory.kmem.tcp."),
+        cache_bytes: details.get("cache").copied().unwrap_or(0),
+        pressure: None,
         oom_kills: keyed_file(folder, "memory.oom_control")
             .remove("oom_kill")
             .unwrap_or(0),
-        details: keyed_file(folder, "memory.stat"),
+        details,
     }
 }
 

@@ -1,15 +1,20 @@
 //! Counters of cgroup v2.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::files;
-use crate::stats::{CpuStats, IoEntry, MemoryStats, PidsStats, Stats, keyed_file, number};
+use crate::stats::{
+    Counter, CpuStats, IoEntry, MemoryStats, PidsStats, Stats, huge_page_sizes, keyed_file, number,
+    pressure,
+};
 
 pub(crate) fn read(folder: &Path) -> Stats {
     let (io_bytes, io_operations) =
         files::get(&folder.join("io.stat")).map_or_else(|_| Default::default(), |text| io(&text));
     let limit = number(folder, "pids.max");
     Stats {
+        is_v2: true,
         cpu: cpu(folder),
         memory: memory(folder),
         pids: PidsStats {
@@ -18,6 +23,9 @@ pub(crate) fn read(folder: &Path) -> Stats {
         },
         io_bytes,
         io_operations,
+        io_pressure: pressure(folder, "io.pressure"),
+        huge_pages: huge_pages(folder),
+        ..Stats::default()
     }
 }
 
@@ -29,10 +37,11 @@ fn cpu(folder: &Path) -> CpuStats {
         usage_ns: ns("usage_usec"),
         user_ns: ns("user_usec"),
         system_ns: ns("system_usec"),
-        per_cpu_ns: Vec::new(),
         periods: get("nr_periods"),
         throttled_periods: get("nr_throttled"),
         throttled_ns: ns("throttled_usec"),
+        pressure: pressure(folder, "cpu.pressure"),
+        ..CpuStats::default()
     }
 }
 
@@ -46,10 +55,29 @@ fn memory(folder: &Path) -> MemoryStats {
         limit_hits: events.get("max").copied().unwrap_or(0),
         swap_usage_bytes: number(folder, "memory.swap.current"),
         swap_limit_bytes: number(folder, "memory.swap.max"),
+        swap_limit_hits: keyed_file(folder, "memory.swap.events")
+            .remove("max")
+            .unwrap_or(0),
         kernel_bytes: details.get("kernel").copied().unwrap_or(0),
+        cache_bytes: details.get("file").copied().unwrap_or(0),
+        pressure: pressure(folder, "memory.pressure"),
         oom_kills: events.get("oom_kill").copied().unwrap_or(0),
         details,
+        ..MemoryStats::default()
     }
+}
+
+fn huge_pages(folder: &Path) -> BTreeMap<String, Counter> {
+    let counter = |size: &str| Counter {
+        usage: number(folder, &format!("hugetlb.{size}.current")),
+        limit: number(folder, &format!("hugetlb.{size}.max")),
+        limit_hits: keyed_file(folder, &format!("hugetlb.{size}.events"))
+            .remove("max")
+            .unwrap_or(0),
+        max: 0,
+    };
+    let sizes = huge_page_sizes(folder, ".current").into_iter();
+    sizes.map(|size| (size.clone(), counter(&size))).collect()
 }
 
 /// Lines of `8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6`: bytes, operations.

@@ -50,6 +50,25 @@ pub fn mount_detached(
     }
 }
 
+/// As [`mount_detached`], with nothing but the descriptors themselves: layers may be detached mounts, such as those whose
+/// ids are shifted, which the older ways can't take.
+///
+/// * `upper_work`: folders below one mount.
+///
+/// # Errors
+/// As [`mount_detached`]; `EINVAL` before Linux 6.5 for many layers, and before 5.19 for shifted ones.
+pub fn mount_detached_layers(
+    lowers: &[BorrowedFd<'_>],
+    upper_work: Option<(BorrowedFd<'_>, BorrowedFd<'_>)>,
+    options: Options<'_>,
+) -> Result<OwnedFd> {
+    let layers = Layers {
+        lowers: lowers.iter().map(|fd| proc_path(*fd)).collect(),
+        upper_work: upper_work.map(|(upper, work)| (proc_path(upper), proc_path(work))),
+    };
+    by_context(&layers, options)
+}
+
 struct Layers {
     lowers: Vec<String>,
     upper_work: Option<(String, String)>,

@@ -243,6 +243,13 @@ pub fn end_when_asked() {
     }
 }
 
+/// Whether they may.
+#[must_use]
+pub fn is_dumpable() -> bool {
+    // SAFETY: PR_GET_DUMPABLE takes nothing.
+    unsafe { libc::syscall(libc::SYS_prctl, libc::PR_GET_DUMPABLE, 0, 0, 0, 0) == 1 }
+}
+
 /// Makes all signals have their default effect and blocks none. Child-safe.
 ///
 /// What the caller ignored (`SIGPIPE` in Rust programs) would otherwise be ignored by the program

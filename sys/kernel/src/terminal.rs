@@ -96,11 +96,22 @@ pub fn keep_line_ends(terminal: impl AsFd) -> Result<()> {
 
 fn from_master(master: OwnedFd) -> Result<Terminal> {
     rustix::pty::unlockpt(&master)?;
-    let slave = rustix::pty::ioctl_tiocgptpeer(
-        &master,
-        OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC,
-    )?;
+    let slave = slave_of(master.as_fd())?;
     Ok(Terminal { master, slave })
+}
+
+/// The other side of an unlocked master, opened once more. Child-safe.
+///
+/// As long as it is open, the master does not report an end while programs close and open their side in turn, as a
+/// service manager does with its console.
+///
+/// # Errors
+/// The kernel's.
+pub fn slave_of(master: BorrowedFd<'_>) -> Result<OwnedFd> {
+    rustix::pty::ioctl_tiocgptpeer(
+        master,
+        OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC,
+    )
 }
 
 #[cfg(test)]
@@ -119,5 +130,17 @@ mod tests {
         let mut room = [0; 8];
         let count = rustix::io::read(&terminal.master, &mut room).unwrap();
         assert_eq!(&room[..count], b"a\nb");
+    }
+
+    #[test]
+    fn a_master_whose_other_side_is_kept_reports_no_end() {
+        let terminal = open().unwrap();
+        rustix::io::ioctl_fionbio(&terminal.master, true).unwrap();
+        let keeper = slave_of(terminal.master.as_fd()).unwrap();
+        drop(terminal.slave);
+        let read = || rustix::io::read(&terminal.master, &mut [0; 16]);
+        assert_eq!(read(), Err(Errno::AGAIN));
+        drop(keeper);
+        assert_eq!(read(), Err(Errno::IO));
     }
 }

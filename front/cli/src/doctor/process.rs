@@ -53,10 +53,21 @@ fn layout(found: &Hierarchies) -> String {
 
 /// Runs a container with every namespace, a filter of system calls and limits.
 fn run_container(finding: &mut Finding) {
+    try_container(
+        finding,
+        &configuration(),
+        "namespaces, limits, a filter of system calls, no capabilities",
+    );
+}
+
+/// Runs a container of this configuration, with the probe as its root file system and first process.
+///
+/// * `has`: what it has, for the fact.
+pub(super) fn try_container(finding: &mut Finding, configuration: &Value, has: &str) {
     let started = Instant::now();
-    match ran() {
+    match ran(configuration) {
         Ok(()) => finding.fact(format!(
-            "a container ran in {} ms: namespaces, limits, a filter of system calls, no capabilities",
+            "a container ran in {} ms: {has}",
             started.elapsed().as_millis()
         )),
         Err(Failed { because, hint }) => finding.fails_with(because, hint.or_else(root_hint)),
@@ -77,7 +88,7 @@ impl Failed {
     }
 }
 
-fn ran() -> Result<(), Failed> {
+fn ran(configuration: &Value) -> Result<(), Failed> {
     let find = |name| {
         host::program(name).map_err(|error| Failed {
             because: vec![error.to_string()],
@@ -85,7 +96,7 @@ fn ran() -> Result<(), Failed> {
         })
     };
     let (runtime, probe) = (find("atoll-runtime")?, find(PROBE)?);
-    let bundle = bundle(&probe)
+    let bundle = bundle(&probe, configuration)
         .map_err(|error| Failed::new(format!("cannot make a bundle for a container: {error}")))?;
     let id = format!("atoll-doctor-{}", std::process::id());
     let output = Command::new(&runtime)
@@ -123,28 +134,29 @@ fn explained(said: &str, status: &str) -> Failed {
     Failed { because, hint }
 }
 
-fn root_hint() -> Option<String> {
+pub(super) fn root_hint() -> Option<String> {
     let is_root = rustix::process::geteuid().is_root();
     (!is_root)
         .then(|| "run it as root: containers without privilege are not available yet".to_owned())
 }
 
 /// A bundle whose root file system is the probe alone.
-fn bundle(probe: &Path) -> io::Result<Scratch> {
+fn bundle(probe: &Path, configuration: &Value) -> io::Result<Scratch> {
     let scratch = Scratch::inside(&std::env::temp_dir())?;
     let root = scratch.path().join("rootfs");
-    for folder in [&root, &root.join("proc"), &root.join("dev")] {
-        fs::create_dir(folder)?;
+    for folder in ["proc", "dev", "run", "tmp", "sys/fs/cgroup"] {
+        fs::create_dir_all(root.join(folder))?;
     }
     fs::copy(probe, root.join(PROBE))?;
     fs::write(
         scratch.path().join("config.json"),
-        configuration().to_string(),
+        configuration.to_string(),
     )?;
     Ok(scratch)
 }
 
-fn configuration() -> Value {
+/// A container with nothing but the usual wall.
+pub(super) fn configuration() -> Value {
     let mut kinds = vec!["pid", "mount", "network", "ipc", "uts"];
     if Path::new("/proc/self/ns/cgroup").exists() {
         kinds.push("cgroup");
@@ -208,7 +220,7 @@ fn mount_overlay(finding: &mut Finding) {
 }
 
 /// The data root, or the nearest folder above it that exists.
-fn data_place() -> PathBuf {
+pub(super) fn data_place() -> PathBuf {
     let root = std::env::var_os("ATOLL_DATA_ROOT")
         .filter(|root| !root.is_empty())
         .map_or_else(|| PathBuf::from("/var/lib/atoll"), PathBuf::from);

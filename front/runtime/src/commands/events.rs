@@ -6,6 +6,7 @@ use atoll_cgroup::OomNotifier;
 use atoll_container::Container;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::statistics;
 use crate::arguments::EventsArguments;
 use crate::report::{Failure, Outcome};
 
@@ -22,7 +23,7 @@ pub(crate) fn print(container: &Container, arguments: &EventsArguments) -> Outco
             Err(error) if arguments.stats => return Err(error.into()),
             Err(_) => return Ok(()),
         };
-        say("stats", &arguments.id, Some(runc_stats(&stats)))?;
+        say("stats", &arguments.id, Some(statistics::of(&stats)))?;
         if arguments.stats {
             return Ok(());
         }
@@ -73,51 +74,6 @@ struct Event<'a> {
     id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<serde_json::Value>,
-}
-
-fn runc_stats(stats: &atoll_container::Stats) -> serde_json::Value {
-    let io = |entries: &[atoll_container::IoEntry]| -> Vec<serde_json::Value> {
-        let rows = entries.iter().map(|entry| {
-            serde_json::json!({
-                "major": entry.major,
-                "minor": entry.minor,
-                "op": entry.operation,
-                "value": entry.value,
-            })
-        });
-        rows.collect()
-    };
-    serde_json::json!({
-        "cpu": {
-            "usage": {
-                "total": stats.cpu.usage_ns,
-                "percpu": stats.cpu.per_cpu_ns,
-                "kernel": stats.cpu.system_ns,
-                "user": stats.cpu.user_ns,
-            },
-            "throttling": {
-                "periods": stats.cpu.periods,
-                "throttledPeriods": stats.cpu.throttled_periods,
-                "throttledTime": stats.cpu.throttled_ns,
-            },
-        },
-        "memory": {
-            "usage": {
-                "limit": stats.memory.limit_bytes,
-                "usage": stats.memory.usage_bytes,
-                "max": stats.memory.max_usage_bytes,
-                "failcnt": stats.memory.limit_hits,
-            },
-            "swap": { "limit": stats.memory.swap_limit_bytes, "usage": stats.memory.swap_usage_bytes },
-            "kernel": { "usage": stats.memory.kernel_bytes },
-            "raw": stats.memory.details,
-        },
-        "pids": { "current": stats.pids.current, "limit": stats.pids.limit },
-        "blkio": {
-            "ioServiceBytesRecursive": io(&stats.io_bytes),
-            "ioServicedRecursive": io(&stats.io_operations),
-        },
-    })
 }
 
 fn parse_interval(text: &str) -> Outcome<Duration> {

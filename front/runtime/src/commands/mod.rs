@@ -9,6 +9,7 @@ mod machine;
 mod machine_exec;
 mod show;
 mod spec;
+mod statistics;
 mod update;
 
 use std::path::Path;

@@ -98,8 +98,8 @@ pub(crate) fn print_features() -> Outcome<()> {
             cgroup: CgroupFeatures {
                 v1: true,
                 v2: true,
-                systemd: false,
-                systemd_user: false,
+                systemd: true,
+                systemd_user: true,
                 rdma: false,
             },
             apparmor: Enabled { enabled: true },

@@ -12,4 +12,5 @@ mod mounting;
 pub(crate) mod passwd;
 pub(crate) mod program;
 pub(crate) mod rootfs;
+pub(crate) mod shift;
 pub(crate) mod spawn;

@@ -189,6 +189,8 @@ pub(super) fn device(scene: &Scene<'_>, device: &DevicePlan) -> Result<()> {
                 return Err(Errno::EXIST);
             }
         }
+        // Inside a user namespace nobody makes nodes, whatever their capabilities.
+        Err(Errno::PERM) => return bind_device(scene, device),
         outcome => outcome?,
     }
     if (device.uid, device.gid) != (0, 0) {
@@ -202,6 +204,19 @@ pub(super) fn device(scene: &Scene<'_>, device: &DevicePlan) -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// Shows the caller's own node, if it is the same.
+fn bind_device(scene: &Scene<'_>, device: &DevicePlan) -> Result<()> {
+    let own = mount::clone_tree(CWD, &device.path, false, true)?;
+    let found = fs::fstat(&own)?;
+    let is_same = FileType::from_raw_mode(found.st_mode) == FileType::from_raw_mode(device.mode)
+        && found.st_rdev == fs::makedev(device.major, device.minor);
+    if !is_same {
+        return Err(Errno::PERM);
+    }
+    let place = inside::open_or_make(scene.root()?, &device.path, Missing::File)?;
+    mount::attach(own.as_fd(), place.as_fd())
 }
 
 /// Makes a symlink, unless something has its name.

@@ -11,6 +11,7 @@ use atoll_sys::mount::{self, Attributes, Change, Setting};
 use atoll_sys::overlay::{self, Options};
 use atoll_sys::rustix::fs::CWD;
 
+use super::shift::{self, IdShift};
 use crate::RootfsMount;
 use crate::error::{Error, Result, kernel};
 use crate::plan::{ContainerPlan, MountOptions};
@@ -54,7 +55,11 @@ fn overlay(request: &RootfsMount) -> Result<OwnedFd> {
     let (mut lowers, mut upper, mut work) = (Vec::new(), None, None);
     let mut settings: Vec<(&str, Option<&str>)> = Vec::new();
     let mut attributes = Attributes::empty();
+    let shift = IdShift::of(&request.options)?;
     for option in &request.options {
+        if shift::is_option(option) {
+            continue;
+        }
         match option.split_once('=') {
             Some(("lowerdir", list)) => {
                 for path in split_lowers(list) {
@@ -70,6 +75,19 @@ fn overlay(request: &RootfsMount) -> Result<OwnedFd> {
             },
         }
     }
+    let mut _held = None;
+    if let Some(shift) = &shift {
+        let mut shifted = Vec::with_capacity(lowers.len());
+        for lower in &lowers {
+            shifted.push(shift.layer(lower.as_fd())?);
+        }
+        lowers = shifted;
+        if let (Some(above), Some(below)) = (&upper, &work) {
+            let [above, below, mount] = shift.pair(above.as_fd(), below.as_fd())?;
+            (upper, work) = (Some(above), Some(below));
+            _held = Some(mount);
+        }
+    }
     let borrowed: Vec<BorrowedFd<'_>> = lowers.iter().map(AsFd::as_fd).collect();
     let upper_work = upper
         .as_ref()
@@ -79,8 +97,13 @@ fn overlay(request: &RootfsMount) -> Result<OwnedFd> {
         settings: &settings,
         attributes,
     };
-    overlay::mount_detached(&borrowed, upper_work, options)
-        .map_err(|errno| kernel("mount the rootfs overlay", errno))
+    let mounted = match &shift {
+        Some(shift) => {
+            shift.as_root(|| overlay::mount_detached_layers(&borrowed, upper_work, options))
+        }
+        None => overlay::mount_detached(&borrowed, upper_work, options),
+    };
+    mounted.map_err(|errno| kernel("mount the rootfs overlay", errno))
 }
 
 /// `a:b\:c` as `a`, `b:c`.
@@ -118,8 +141,9 @@ fn open_layer(path: &str) -> Result<OwnedFd> {
 }
 
 fn other(request: &RootfsMount) -> Result<OwnedFd> {
+    let shift = IdShift::of(&request.options)?;
     let words = request.options.iter().map(String::as_str);
-    let options = MountOptions::parse(words);
+    let options = MountOptions::parse(words.filter(|word| !shift::is_option(word)));
     if request.kind == "bind" || options.bind.is_some() {
         let root = folder(Path::new(&request.source), options.bind.unwrap_or(false))?;
         let change = Change::attributes(options.set, options.clear);
@@ -129,6 +153,9 @@ fn other(request: &RootfsMount) -> Result<OwnedFd> {
                 errno,
             )
         })?;
+        if let Some(shift) = &shift {
+            shift.mount(root.as_fd(), options.bind.unwrap_or(false), &request.source)?;
+        }
         return Ok(root);
     }
     let c = |text: &str| CString::new(text).unwrap_or_default();
@@ -143,12 +170,17 @@ fn other(request: &RootfsMount) -> Result<OwnedFd> {
         Some(value) => Setting::Value(key, value),
         None => Setting::Flag(key),
     });
-    mount::new_filesystem(&c(&request.kind), borrowed, options.set).map_err(|errno| {
+    let made = mount::new_filesystem(&c(&request.kind), borrowed, options.set);
+    let root = made.map_err(|errno| {
         kernel(
             format!("mount rootfs {} as {}", request.source, request.kind),
             errno,
         )
-    })
+    })?;
+    if let Some(shift) = &shift {
+        shift.mount(root.as_fd(), false, &request.source)?;
+    }
+    Ok(root)
 }
 
 #[cfg(test)]

@@ -48,7 +48,8 @@ impl Container {
         let create = CreateRequest::new(self.id().clone(), PathBuf::new(), record.bundle.clone());
         let mut spec = spec;
         spec.mounts.extend(self.notify_mount(&spec));
-        let plan = plan(&spec, &create, &HostFacts::detect()?)?;
+        super::refuse_wall(&spec)?;
+        let plan = plan(&spec, &create, &HostFacts::detect(false)?)?;
         check_features(&request)?;
         make_folder(&request.criu.images)?;
         if let Some(work) = &request.criu.work {

@@ -23,3 +23,19 @@ mod session;
 
 pub use options::{CgroupsMode, CheckpointRequest, CriuRequest, PageServer, RestoreRequest};
 pub use restore::restore;
+
+use atoll_spec::Spec;
+
+use crate::error::{Error, Result};
+use crate::wall::{ISOLATION, Wall};
+
+/// What another wall changes in a configuration, CRIU would have to be told as well.
+fn refuse_wall(spec: &Spec) -> Result<()> {
+    match Wall::of(spec)? {
+        Wall::Process => Ok(()),
+        Wall::System | Wall::Chroot => Err(Error::Plan {
+            field: format!("annotations[{ISOLATION}]"),
+            reason: "only application containers are checkpointed".to_owned(),
+        }),
+    }
+}

@@ -301,6 +301,7 @@ mod tests {
         change(&mut spec);
         let request = CreateRequest::new("web".parse().unwrap(), "/run/x".into(), "/b".into());
         let facts = HostFacts {
+            systemd: None,
             capabilities: Set(u64::MAX),
             hierarchies: Hierarchies::from_parts(
                 "30 24 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw",

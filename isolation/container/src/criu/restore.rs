@@ -42,7 +42,9 @@ const ROOT: &str = "criu-root";
 /// [`Error`]; nothing is left behind then.
 pub fn restore(mut request: CreateRequest, spec: &Spec, from: &RestoreRequest) -> Result<Created> {
     request.bundle = crate::create::absolute(&request.bundle)?;
-    let plan = crate::plan(spec, &request, &HostFacts::detect()?)?;
+    super::refuse_wall(spec)?;
+    let facts = HostFacts::detect(request.systemd_cgroup)?;
+    let plan = crate::plan(spec, &request, &facts)?;
     (request.warn)(&plan.process.warnings);
     refuse_what_cannot_be(&plan)?;
     if let Some(work) = &from.criu.work {
@@ -171,6 +173,12 @@ fn refuse_what_cannot_be(plan: &ContainerPlan) -> Result<()> {
             reason: reason.to_owned(),
         })
     };
+    if plan.scope.is_some() {
+        return fault(
+            "--systemd-cgroup",
+            "a checkpoint is not restored into a scope of systemd's",
+        );
+    }
     if plan.is_rootless {
         return fault(
             "rootless",

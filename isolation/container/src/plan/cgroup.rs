@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::CString;
 
+use atoll_cgroup::systemd::{self, Property, ScopePlan, Value};
 use atoll_cgroup::{
     CgroupPath, DeviceAccess, DeviceKind, DeviceRate, DeviceRule, DeviceWeight, Hierarchies,
     HugepageLimit, Layout,
@@ -16,54 +17,137 @@ use crate::error::Result;
 /// Names below a mount of type `cgroup`, and folders or link targets.
 type Names = Vec<(CString, CString)>;
 
+/// Annotations that set properties of the unit, by name. Source: opencontainers/runc, docs/systemd.md.
+const PROPERTY: &str = "org.systemd.property.";
+
+/// The container's control group, and the unit that systemd makes it by.
+///
+/// * `annotations`: of the configuration; some of them are properties of the unit.
 pub(crate) fn plan(
     linux: &Linux,
     request: &CreateRequest,
     hierarchies: &Hierarchies,
-) -> Result<atoll_cgroup::Plan> {
+    systemd: Option<&systemd::Facts>,
+    annotations: &BTreeMap<String, String>,
+) -> Result<(atoll_cgroup::Plan, Option<ScopePlan>)> {
     let text = linux
         .cgroups_path
         .as_deref()
         .filter(|path| !path.is_empty());
-    let path = match text {
-        None => request.id.as_str().to_owned(),
-        Some(text) if request.systemd_cgroup => systemd_path(text)?,
-        Some(text) => text.to_owned(),
-    };
-    let path: CgroupPath = path.parse()?;
     let resources = match &linux.resources {
         Some(list) => resources(list, true)?,
         None => atoll_cgroup::Resources::default(),
     };
-    Ok(atoll_cgroup::plan(hierarchies, &path, &resources)?)
+    let id = request.id.as_str();
+    let Some(facts) = systemd else {
+        let path: CgroupPath = text.unwrap_or(id).parse()?;
+        return Ok((atoll_cgroup::plan(hierarchies, &path, &resources)?, None));
+    };
+    let unit = Unit::of(text.unwrap_or(&format!(":atoll:{id}")), facts.is_system)?;
+    let path: CgroupPath = format!("{}{}", facts.root, unit.path).parse()?;
+    let layout = hierarchies.layout();
+    let mut properties = systemd::properties(&resources, layout, facts.version, true)?;
+    for (key, text) in annotations {
+        if let Some(name) = key.strip_prefix(PROPERTY) {
+            properties.push(property(key, name, text)?);
+        }
+    }
+    let scope = ScopePlan {
+        unit: unit.name,
+        slice: unit.slice,
+        description: format!("atoll container {id}"),
+        properties,
+        is_system: facts.is_system,
+    };
+    // What systemd follows, it has made.
+    let hierarchies = hierarchies.clone().with_tracking(true);
+    let plan = atoll_cgroup::plan(&hierarchies, &path, &resources)?;
+    Ok((plan, Some(scope)))
 }
 
-/// `slice:prefix:name` as the folder systemd would make.
-fn systemd_path(text: &str) -> Result<String> {
-    let parts: Vec<&str> = text.split(':').collect();
-    let [slice, prefix, name] = parts[..] else {
-        return fault(
-            "linux.cgroupsPath",
-            format!(
-                "expected cgroupsPath to be of format \"slice:prefix:name\" for systemd cgroups, got {text:?} instead"
-            ),
-        );
+/// A property as an annotation has it, in GVariant's text: `true`, `'words'`, `uint64 5`. Times may be in seconds.
+fn property(field: &str, name: &str, text: &str) -> Result<Property> {
+    let text = text.trim();
+    let quoted = |mark: char| text.strip_prefix(mark)?.strip_suffix(mark);
+    let number = || text.strip_prefix("uint64")?.trim().parse::<u64>().ok();
+    let value = match (text, quoted('\'').or_else(|| quoted('"')), number()) {
+        ("true" | "false", ..) => Value::Bool(text == "true"),
+        (_, Some(words), _) if !words.contains(['\\', '\'', '"']) => Value::Text(words.to_owned()),
+        (.., Some(number)) => Value::Number(number),
+        _ => {
+            return fault(
+                field,
+                format!("{text:?} is none of true, false, 'words' and uint64 NUMBER"),
+            );
+        }
     };
-    let slice = if slice.is_empty() {
-        "system.slice"
-    } else {
-        slice
-    };
-    let stem = slice.strip_suffix(".slice").unwrap_or(slice);
-    let mut path = String::new();
-    let mut prefix_so_far = String::new();
-    // a-b.slice lies in a.slice; -.slice is the root.
-    for part in stem.split('-').filter(|part| !part.is_empty()) {
-        prefix_so_far.push_str(part);
-        path.push_str(&format!("/{prefix_so_far}.slice"));
-        prefix_so_far.push('-');
+    let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if !is_name {
+        return fault(field, "is no property of a unit");
     }
-    Ok(format!("{path}/{prefix}-{name}.scope"))
+    // `TimeoutStopSec` is `TimeoutStopUSec` on the bus.
+    match (name.strip_suffix("Sec"), value) {
+        (Some(stem), Value::Number(seconds)) if !stem.ends_with('U') => {
+            let micros = seconds.saturating_mul(1_000_000);
+            Ok((format!("{stem}USec"), Value::Number(micros)))
+        }
+        (_, value) => Ok((name.to_owned(), value)),
+    }
+}
+
+/// What `slice:prefix:name` means.
+#[derive(Debug)]
+struct Unit {
+    name: String,
+    slice: String,
+    /// Below systemd's own cgroup, with a slash in front.
+    path: String,
+}
+
+impl Unit {
+    fn of(text: &str, is_system: bool) -> Result<Self> {
+        let field = "linux.cgroupsPath";
+        let parts: Vec<&str> = text.split(':').collect();
+        let [slice, prefix, name] = parts[..] else {
+            return fault(
+                field,
+                format!(
+                    "expected cgroupsPath to be of format \"slice:prefix:name\" for systemd cgroups, got {text:?} instead"
+                ),
+            );
+        };
+        let slice = match (slice, is_system) {
+            ("", true) => "system.slice",
+            ("", false) => "user.slice",
+            (slice, _) => slice,
+        };
+        let stem = slice.strip_suffix(".slice").unwrap_or_default();
+        let is_plain = stem == "-" || stem.split('-').all(|part| !part.is_empty());
+        if stem.contains('/') || !is_plain {
+            return fault(field, format!("invalid slice name: {slice}"));
+        }
+        if name.is_empty() || name.contains('/') || prefix.contains('/') || name.ends_with(".slice")
+        {
+            return fault(field, format!("{prefix}-{name}.scope is no name of a unit"));
+        }
+        let mut path = String::new();
+        let mut prefix_so_far = String::new();
+        // a-b.slice lies in a.slice; -.slice is the root.
+        for part in stem.split('-').filter(|part| !part.is_empty()) {
+            prefix_so_far.push_str(part);
+            path.push_str(&format!("/{prefix_so_far}.slice"));
+            prefix_so_far.push('-');
+        }
+        let name = match prefix {
+            "" => format!("{name}.scope"),
+            prefix => format!("{prefix}-{name}.scope"),
+        };
+        Ok(Self {
+            path: format!("{path}/{name}"),
+            slice: slice.to_owned(),
+            name,
+        })
+    }
 }
 
 /// What a mount of type `cgroup` shows: names and folders, and links for controllers that share a
@@ -96,6 +180,28 @@ pub(super) fn views(plan: &atoll_cgroup::Plan, hierarchies: &Hierarchies) -> (Na
         }
     }
     (folders, links)
+}
+
+/// The same for a container that divides its groups further: cgroup2, which may be without controllers, and by itself, as
+/// those who only know v1 are not told of what they cannot write.
+///
+/// # Errors
+/// [`crate::Error::Plan`] when there is nothing to divide.
+pub(super) fn delegated_views(
+    plan: &atoll_cgroup::Plan,
+    hierarchies: &Hierarchies,
+) -> Result<(Names, Names)> {
+    match plan.paths.get("") {
+        Some(folder) => {
+            let folder = c_string("cgroup", folder.as_os_str())?;
+            Ok((vec![(CString::default(), folder)], Vec::new()))
+        }
+        None if plan.paths.contains_key("name=systemd") => Ok(views(plan, hierarchies)),
+        None => fault(
+            "annotations",
+            "the wall system needs cgroup2 or the hierarchy name=systemd, and this host has neither mounted",
+        ),
+    }
 }
 
 /// The configuration's limits as atoll-cgroup has them.
@@ -240,16 +346,60 @@ mod tests {
     }
 
     #[test]
-    fn systemd_paths_are_expanded() {
+    fn annotations_are_properties() {
+        let of = |name: &str, text: &str| {
+            property("annotation", name, text).map(|(name, value)| format!("{name}={value}"))
+        };
+        let shown = |name: &str, text: &str| of(name, text).unwrap();
+        assert_eq!(shown("TimeoutStopUSec", "uint64 5"), "TimeoutStopUSec=5");
         assert_eq!(
-            systemd_path("a-b.slice:docker:x").unwrap(),
+            shown("TimeoutStopSec", "uint64 5"),
+            "TimeoutStopUSec=5000000"
+        );
+        assert_eq!(
+            shown("CollectMode", "'inactive-or-failed'"),
+            "CollectMode=inactive-or-failed"
+        );
+        assert_eq!(
+            shown("DefaultDependencies", "true"),
+            "DefaultDependencies=true"
+        );
+        for (name, text) in [
+            ("A", "5"),
+            ("A", ""),
+            ("A", "'"),
+            ("A", "uint64 -1"),
+            ("A", "['x']"),
+            ("A b", "true"),
+            ("", "true"),
+        ] {
+            assert!(of(name, text).is_err(), "{name} {text}");
+        }
+    }
+
+    #[test]
+    fn units_lie_in_their_slices() {
+        let path = |text: &str| Unit::of(text, true).unwrap().path;
+        assert_eq!(
+            path("a-b.slice:docker:x"),
             "/a.slice/a-b.slice/docker-x.scope"
         );
-        assert_eq!(
-            systemd_path(":runc:x").unwrap(),
-            "/system.slice/runc-x.scope"
-        );
-        assert_eq!(systemd_path("-.slice:r:x").unwrap(), "/r-x.scope");
-        assert!(systemd_path("/docker/x").is_err());
+        assert_eq!(path(":runc:x"), "/system.slice/runc-x.scope");
+        assert_eq!(path("-.slice:r:x"), "/r-x.scope");
+        assert_eq!(Unit::of("::x", false).unwrap().path, "/user.slice/x.scope");
+        for bad in [
+            "/docker/x",
+            "a:b",
+            "a.service:p:x",
+            "a--b.slice:p:x",
+            "-a.slice:p:x",
+            "a/b.slice:p:x",
+            "a.slice:p:",
+            "a.slice:p:../x",
+            ".slice:p:x",
+        ] {
+            let said = Unit::of(bad, true).unwrap_err().to_string();
+            assert!(said.starts_with("linux.cgroupsPath: "), "{bad}: {said}");
+        }
     }
 }

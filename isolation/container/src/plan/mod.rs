@@ -16,7 +16,7 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use atoll_cgroup::Hierarchies;
+use atoll_cgroup::{Hierarchies, systemd};
 use atoll_spec::{IdMapping, Linux, NamespaceKind, Spec};
 use atoll_sys::capability::{self, Set};
 use atoll_sys::mount::Propagation;
@@ -38,7 +38,7 @@ pub use scheduling::{AffinityPlan, MemoryPolicyPlan, known_memory_policies};
 pub use seccomp::{SeccompListener, SeccompPlan};
 
 use crate::error::{Error, Result};
-use crate::{CreateRequest, StdioRequest};
+use crate::{CreateRequest, StdioRequest, Wall};
 
 /// What a plan depends on besides the request.
 #[derive(Debug, Clone)]
@@ -49,14 +49,18 @@ pub struct HostFacts {
     pub hierarchies: Hierarchies,
     /// Whether the runtime is in a user namespace that isn't the host's.
     pub is_in_user_namespace: bool,
+    /// The service manager that makes control groups, when it is to.
+    pub systemd: Option<systemd::Facts>,
 }
 
 impl HostFacts {
     /// Looks at the running system.
     ///
+    /// * `asks_systemd`: whether systemd makes the control groups.
+    ///
     /// # Errors
     /// [`Error::Kernel`], [`Error::Cgroup`].
-    pub fn detect() -> Result<Self> {
+    pub fn detect(asks_systemd: bool) -> Result<Self> {
         let sets = capability::current().map_err(|errno| Error::Kernel {
             step: "capget".to_owned(),
             errno,
@@ -65,6 +69,10 @@ impl HostFacts {
             capabilities: sets.permitted,
             hierarchies: Hierarchies::detect()?,
             is_in_user_namespace: is_in_user_namespace(),
+            systemd: match asks_systemd {
+                true => Some(systemd::detect(is_root())?),
+                false => None,
+            },
         })
     }
 }
@@ -76,6 +84,11 @@ const HOSTS_USER_NAMESPACE: u64 = 0xEFFF_FFFD;
 fn is_in_user_namespace() -> bool {
     use std::os::unix::fs::MetadataExt as _;
     std::fs::metadata("/proc/self/ns/user").is_ok_and(|found| found.ino() != HOSTS_USER_NAMESPACE)
+}
+
+/// Whether the caller is root, whose service manager is the system's.
+pub(crate) fn is_root() -> bool {
+    atoll_sys::rustix::process::geteuid().is_root()
 }
 
 /// Everything that will be done for a container.
@@ -123,6 +136,10 @@ pub struct ContainerPlan {
     pub memory_policy: Option<MemoryPolicyPlan>,
     /// Control group.
     pub cgroup: atoll_cgroup::Plan,
+    /// The unit that systemd makes it by.
+    pub scope: Option<systemd::ScopePlan>,
+    /// Who gets the control group to divide further: user and group on the host.
+    pub delegated: Option<(u32, u32)>,
     /// The first process.
     pub process: ProcessPlan,
 }
@@ -189,8 +206,21 @@ pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<C
             "unable to restrict sys entries without a private MNT namespace",
         );
     }
-    let cgroup = cgroup::plan(linux, request, &facts.hierarchies)?;
-    let (folders, links) = cgroup::views(&cgroup, &facts.hierarchies);
+    let is_delegated = Wall::of(spec)? == Wall::System;
+    // A service manager keeps its processes apart by these.
+    let tracked = is_delegated.then(|| facts.hierarchies.clone().with_tracking(true));
+    let hierarchies = tracked.as_ref().unwrap_or(&facts.hierarchies);
+    let (cgroup, scope) = cgroup::plan(
+        linux,
+        request,
+        hierarchies,
+        facts.systemd.as_ref(),
+        &spec.annotations,
+    )?;
+    let (folders, links) = match is_delegated {
+        true => cgroup::delegated_views(&cgroup, hierarchies)?,
+        false => cgroup::views(&cgroup, hierarchies),
+    };
     let own_map = (&linux.uid_mappings[..], &linux.gid_mappings[..]);
     let root = spec.root.as_ref();
     let rootfs = root.map_or_else(PathBuf::new, |root| request.bundle.join(&root.path));
@@ -243,6 +273,14 @@ pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<C
         mounts,
         namespaces,
         cgroup,
+        scope,
+        delegated: is_delegated.then(|| {
+            let first = |list: &[IdMapping]| {
+                let root = list.iter().find(|map| map.container_id == 0);
+                root.map_or(0, |map| map.host_id)
+            };
+            (first(&linux.uid_mappings), first(&linux.gid_mappings))
+        }),
         process,
     })
 }
@@ -403,6 +441,15 @@ impl fmt::Display for ContainerPlan {
         }
         for line in self.cgroup.to_string().lines() {
             writeln!(f, "cgroup {line}")?;
+        }
+        for line in self.scope.iter().flat_map(|scope| {
+            let text = scope.to_string();
+            text.lines().map(str::to_owned).collect::<Vec<_>>()
+        }) {
+            writeln!(f, "systemd {line}")?;
+        }
+        if let Some((uid, gid)) = self.delegated {
+            writeln!(f, "cgroup delegate to {uid}:{gid}")?;
         }
         let propagation = format!("{:?}", self.root_propagation).to_lowercase();
         let access = if self.root_is_readonly {

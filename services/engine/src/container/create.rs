@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::{
     defaults,
     handle::{Container, ContainerRef, Durability},
-    mounts,
+    host_wall, id_range, mounts,
     record::{Record, State, VERSION},
 };
 use crate::{
@@ -79,7 +79,8 @@ fn create_now(
         .resolve(&config.image)
         .map_err(image_errors::convert)?;
     let has_own_check = config.healthcheck.is_some();
-    defaults::merge_image(&mut config, &image.config.config)?;
+    host_wall::check(&config, &host)?;
+    defaults::merge_image(&mut config, &host, &image.config.config)?;
     defaults::fill_host_config(&mut host, &engine.settings, engine.host.is_cgroup_v2);
     defaults::check(&config, &host, &engine.host.capabilities)?;
     let mounts = mounts::collect(&host)?;
@@ -98,6 +99,14 @@ fn create_now(
         };
     }
     let name = reserve_name(engine, name, &id)?;
+    // Held until the choice is recorded.
+    let _choosing = engine.id_ranges.lock();
+    let id_range = match host_wall::has_own_users(&host) {
+        true => Some(id_range::choose(&id, &engine.containers).inspect_err(|_| {
+            engine.containers.release(&name, &id);
+        })?),
+        false => None,
+    };
     let (path, args) = defaults::command(&config);
     let record = Record {
         version: VERSION,
@@ -114,6 +123,7 @@ fn create_now(
         mounts,
         state: State::default(),
         machine: None,
+        id_range,
         restart_count: 0,
         stopped_by_user: false,
         exits: 0,
@@ -212,7 +222,7 @@ fn networks(
     }
     let mut endpoint = EndpointConfig::default();
     for (name, wanted) in asked.endpoints_config {
-        let name = if name == "default" { "bridge" } else { &name };
+        let name = if name == "default" { mode } else { &name };
         if name != mode {
             return Err(Error::invalid(format!("network {name} not found")));
         }

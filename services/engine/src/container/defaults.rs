@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use atoll_image::RunConfig;
 
-use super::{spec::capabilities, wall};
+use super::{host_wall, spec::capabilities, wall};
 use crate::{
     error::{Error, Result},
     settings::Settings,
@@ -43,7 +43,11 @@ const MIN_MEMORY_BYTES: i64 = 512 << 10;
 ///
 /// # Errors
 /// 400 when neither says what to run.
-pub(crate) fn merge_image(config: &mut ContainerConfig, image: &RunConfig) -> Result<()> {
+pub(crate) fn merge_image(
+    config: &mut ContainerConfig,
+    host: &HostConfig,
+    image: &RunConfig,
+) -> Result<()> {
     if config.user.is_empty() {
         config.user.clone_from(&image.user);
     }
@@ -101,6 +105,7 @@ pub(crate) fn merge_image(config: &mut ContainerConfig, image: &RunConfig) -> Re
             ..HealthConfig::default()
         });
     }
+    host_wall::fill_config(config, host);
     if !is_set(&config.entrypoint) && !is_set(&config.cmd) {
         return Err(Error::invalid("no command specified"));
     }
@@ -120,6 +125,7 @@ pub(crate) fn command(config: &ContainerConfig) -> (String, Vec<String>) {
 
 /// Fills what `host` leaves open, as dockerd does, so that inspect shows it.
 pub(crate) fn fill_host_config(host: &mut HostConfig, settings: &Settings, is_cgroup_v2: bool) {
+    host_wall::fill_host_config(host);
     let default = |text: &mut String, value: &str| {
         if text.is_empty() {
             value.clone_into(text);
@@ -183,7 +189,11 @@ pub(crate) fn fill_host_config(host: &mut HostConfig, settings: &Settings, is_cg
         host.readonly_paths = if unconfined {
             Some(Vec::new())
         } else {
-            paths(READONLY)
+            paths(if host_wall::is_system(host) {
+                host_wall::SYSTEM_READONLY
+            } else {
+                READONLY
+            })
         };
     }
 }
@@ -365,7 +375,7 @@ mod tests {
                     cmd,
                     ..ContainerConfig::default()
                 };
-                merge_image(&mut config, &image).map(|()| command(&config))
+                merge_image(&mut config, &HostConfig::default(), &image).map(|()| command(&config))
             };
         let with_entry = || RunConfig {
             entrypoint: words(&["/e", "-x"]),
@@ -401,7 +411,7 @@ mod tests {
             env: words(&["A=2"]),
             ..ContainerConfig::default()
         };
-        merge_image(&mut config, &image()).unwrap();
+        merge_image(&mut config, &HostConfig::default(), &image()).unwrap();
         assert_eq!(config.env, words(&["A=2", "PATH=/bin"]));
     }
 
@@ -419,11 +429,11 @@ mod tests {
             },
             ..HostConfig::default()
         };
-        let chroot = HostConfig {
-            isolation: "chroot".into(),
+        let other = HostConfig {
+            isolation: "hyperv".into(),
             ..host.clone()
         };
-        assert!(refuse(chroot).contains("isolation chroot is not available yet; `process`"));
+        assert!(refuse(other).contains("invalid isolation \"hyperv\"; `process`"));
         let network = HostConfig {
             network_mode: "web".into(),
             ..host.clone()

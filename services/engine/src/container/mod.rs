@@ -9,6 +9,8 @@ pub(crate) mod defaults;
 pub(crate) mod exit;
 pub(crate) mod files;
 pub(crate) mod handle;
+pub(crate) mod host_wall;
+pub(crate) mod id_range;
 pub(crate) mod lifecycle;
 pub(crate) mod mounts;
 pub(crate) mod record;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use atoll_shim_protocol::machine::MachineFacts;
 use serde::{Deserialize, Serialize};
 
+use super::id_range::IdRange;
 use crate::{
     time,
     types::{ContainerConfig, EndpointConfig, HostConfig},
@@ -45,6 +46,9 @@ pub(crate) struct Record {
     /// The machine of the latest run, when it lives in one.
     #[serde(default)]
     pub(crate) machine: Option<MachineFacts>,
+    /// Its own users, when it has a user namespace.
+    #[serde(default)]
+    pub(crate) id_range: Option<IdRange>,
     /// How often the restart policy started it.
     #[serde(default)]
     pub(crate) restart_count: i64,

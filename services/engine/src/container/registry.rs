@@ -139,6 +139,7 @@ pub(crate) mod tests {
             mounts: Vec::new(),
             state: State::default(),
             machine: None,
+            id_range: None,
             restart_count: 0,
             stopped_by_user: false,
             exits: 0,

@@ -17,7 +17,7 @@ use atoll_shim_protocol::{
 use super::{
     ContainerRef, Record, Status,
     create::{chain_ids, lowers},
-    exit, files, mounts, remove,
+    exit, files, host_wall, mounts, remove,
     rootfs::Rootfs,
     spec::{self, SpecInput, devices},
     wall,
@@ -387,7 +387,11 @@ async fn rootfs_mounts(engine: &EngineRef, record: &Record) -> Result<Vec<Rootfs
     let chain_ids = chain_ids(record);
     let is_layered = wall::is_machine(&record.host_config) && !chain_ids.is_empty();
     if !is_layered {
-        return Ok(vec![writable.mount(&lowers(engine, record)).into()]);
+        let mut mount: RootfsMount = writable.mount(&lowers(engine, record)).into();
+        mount
+            .options
+            .extend(host_wall::shift_options(record.id_range));
+        return Ok(vec![mount]);
     }
     let engine = EngineRef::clone(engine);
     let images: Vec<PathBuf> = blocking(move || {

@@ -1,4 +1,4 @@
-//! Which wall a container is behind, and what that excludes.
+//! Which wall a container is behind, and what that of a machine excludes.
 
 use std::{collections::BTreeMap, net::Ipv4Addr, path::Path, sync::OnceLock};
 
@@ -7,6 +7,7 @@ use atoll_network::Endpoint;
 use atoll_shim_protocol::machine::{FACTS_FILE, MachineFacts, MachineNetwork, NETWORK};
 use serde::Deserialize;
 
+use super::host_wall;
 use crate::{
     engine::EngineRef,
     error::{Error, Result},
@@ -21,20 +22,15 @@ pub(crate) fn is_machine(host: &HostConfig) -> bool {
 /// Refuses walls that aren't there, and what a machine cannot share with its host.
 ///
 /// # Errors
-/// 501 for walls to come, 400 for others and for options that contradict the wall, each by name.
+/// 400 for walls that there aren't and for options that contradict the wall, 501 for what is to come, each by name.
 pub(crate) fn check(host: &HostConfig) -> Result<()> {
     match host.isolation.as_str() {
-        "" | "default" | "process" => return Ok(()),
+        // What these exclude is checked before defaults are filled in.
+        "" | "default" | "process" | "system" | "chroot" => return Ok(()),
         "vm" | "vm:kvm" | "vm:soft" => {}
-        "system" | "chroot" => {
-            return Err(Error::not_implemented(format!(
-                "isolation {} is not available yet; `process` (the default), `vm`, `vm:kvm` and `vm:soft` are",
-                host.isolation
-            )));
-        }
         other => {
             return Err(Error::invalid(format!(
-                "invalid isolation {other:?}; `process` (the default), `vm`, `vm:kvm` and `vm:soft` are available"
+                "invalid isolation {other:?}; `process` (the default), `system`, `chroot`, `vm`, `vm:kvm` and `vm:soft` are available"
             )));
         }
     }
@@ -103,7 +99,10 @@ pub(crate) fn tap(bundle: &Path) -> Option<String> {
 /// The walls that work on this host now, as `--isolation` takes them.
 pub(crate) fn available() -> Vec<&'static str> {
     static KVM: OnceLock<bool> = OnceLock::new();
-    let mut walls = vec!["process"];
+    let mut walls = vec!["chroot", "process"];
+    if host_wall::can_run_systems() {
+        walls.push("system");
+    }
     let has_programs = ["atoll-vmm", "atoll-guest"]
         .iter()
         .all(|program| host::program(program).is_ok());
@@ -127,11 +126,10 @@ mod tests {
             isolation: isolation.to_owned(),
             ..HostConfig::default()
         };
-        for fine in ["", "default", "process", "vm", "vm:kvm", "vm:soft"] {
+        for fine in ["", "process", "system", "chroot", "vm", "vm:kvm", "vm:soft"] {
             assert!(check(&host(fine)).is_ok(), "{fine}");
         }
         let refused = |host: HostConfig| check(&host).unwrap_err().to_string();
-        assert!(refused(host("system")).contains("isolation system is not available yet"));
         assert!(refused(host("vm:xen")).contains("invalid isolation \"vm:xen\""));
         let mut pid = host("vm");
         pid.pid_mode = "host".to_owned();

@@ -22,11 +22,8 @@ use atoll_spec::Spec;
 /// # Errors
 /// A wall that there isn't, by name.
 pub fn wants_machine(spec: &Spec) -> Result<bool, KeeperError> {
-    match crate::machine::wanted(spec, None) {
-        Ok(backend) => Ok(backend.is_some()),
-        Err(failure) => Err(KeeperError::Refused {
-            is_gone: false,
-            message: failure.message,
-        }),
-    }
+    crate::machine::is_machine(spec).map_err(|failure| KeeperError::Refused {
+        is_gone: false,
+        message: failure.message,
+    })
 }

@@ -53,7 +53,7 @@ use tail::Tail;
 use template::Template;
 
 pub(crate) use plan::outer;
-pub(crate) use wall::wanted;
+pub(crate) use wall::{asks_systemd, is_machine, wanted};
 
 /// How long a machine may take to its agent. Less than the engine waits for a shim.
 const BOOT: Duration = Duration::from_secs(55);

@@ -20,35 +20,89 @@ use crate::failure::Failure;
 
 /// The message of options that any runtime may have. Source: containerd 1.6, pkg/runtimeoptions/v1/api.proto.
 const OPTIONS: &str = "runtimeoptions.v1.Options";
+/// Those of runc's shim. Source: containerd 2.0, api/types/runc/options/oci.proto.
+const RUNC_OPTIONS: &str = "containerd.runc.v1.Options";
+/// Its `systemd_cgroup`.
+const SYSTEMD_CGROUP: u32 = 9;
 /// A longer file is no configuration of ours.
 const LONGEST: u64 = 64 << 10;
 
-/// The backend when the container is to live in a machine.
+/// The backend when the container is to live in a machine. A wall of the host's kernel that the options name becomes the
+/// configuration's annotation, where isolation/container looks for it.
 ///
 /// * `options`: of the request; other runtimes' are ignored, as `runc`'s are sent by many.
 ///
 /// # Errors
 /// A wall that there isn't; options that can't be read, with their file.
-pub(crate) fn wanted(spec: &Spec, options: Option<&Any>) -> Result<Option<Backend>, Failure> {
-    let annotation = spec.annotations.get(ISOLATION);
-    let annotation = annotation.map_or("", String::as_str);
-    if let Some(wall) = Wall::named(annotation, &format!("annotation {ISOLATION}"))? {
-        return match wall {
-            Wall::Process if spec.vm.is_some() => Err(Failure::invalid(format!(
-                "the annotation {ISOLATION}={annotation} contradicts the vm object of the same configuration"
-            ))),
-            wall => Ok(wall.backend()),
-        };
+pub(crate) fn wanted(spec: &mut Spec, options: Option<&Any>) -> Result<Option<Backend>, Failure> {
+    if let Some(wall) = annotated(spec)? {
+        return Ok(wall.backend());
     }
     let option = options.map_or(Ok(None), from_options)?;
     let backend = option.and_then(Wall::backend);
-    Ok(backend.or(spec.vm.is_some().then_some(Backend::Auto)))
+    let backend = backend.or(spec.vm.is_some().then_some(Backend::Auto));
+    if let (None, Some(Wall::Host(name))) = (backend, option) {
+        let name = name.to_owned();
+        spec.annotations.insert(ISOLATION.to_owned(), name);
+    }
+    Ok(backend)
+}
+
+/// Whether a configuration asks for a machine by itself.
+pub(crate) fn is_machine(spec: &Spec) -> Result<bool, Failure> {
+    let wall = annotated(spec)?;
+    Ok(wall.map_or(spec.vm.is_some(), |wall| wall.backend().is_some()))
+}
+
+/// The wall of a configuration's annotation.
+fn annotated(spec: &Spec) -> Result<Option<Wall>, Failure> {
+    let annotation = spec.annotations.get(ISOLATION);
+    let annotation = annotation.map_or("", String::as_str);
+    match Wall::named(annotation, &format!("annotation {ISOLATION}"))? {
+        Some(Wall::Host(_)) if spec.vm.is_some() => Err(Failure::invalid(format!(
+            "the annotation {ISOLATION}={annotation} contradicts the vm object of the same configuration"
+        ))),
+        wall => Ok(wall),
+    }
+}
+
+/// Whether the options, which may be those for runc's shim, have systemd make the control groups.
+///
+/// # Errors
+/// Options that can't be read.
+pub(crate) fn asks_systemd(options: Option<&Any>) -> Result<bool, Failure> {
+    let Some(options) = options.filter(|options| is_of(options, RUNC_OPTIONS)) else {
+        return Ok(false);
+    };
+    let read = || {
+        let mut input = CodedInputStream::from_bytes(&options.value);
+        let mut asks = false;
+        while let Some(tag) = input.read_raw_tag_or_eof()? {
+            // Field number and wire type 0: a number.
+            match (tag >> 3, tag & 7) {
+                (SYSTEMD_CGROUP, 0) => asks = input.read_bool()?,
+                _ => rt::skip_field_for_tag(tag, &mut input)?,
+            }
+        }
+        Ok(asks)
+    };
+    read().map_err(|error: containerd_shim_protos::protobuf::Error| {
+        Failure::invalid(format!(
+            "bad options of the runtime ({RUNC_OPTIONS}): {error}"
+        ))
+    })
+}
+
+/// Whether it is a message of this name; newer containerds prefix it with a host.
+fn is_of(options: &Any, name: &str) -> bool {
+    options.type_url.rsplit('/').next() == Some(name)
 }
 
 /// What can be around a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wall {
-    Process,
+    /// One of the host's own kernel, by name.
+    Host(&'static str),
     Machine(Backend),
 }
 
@@ -57,19 +111,21 @@ impl Wall {
     fn named(name: &str, place: &str) -> Result<Option<Self>, Failure> {
         match name {
             "" | "default" => Ok(None),
-            "process" => Ok(Some(Self::Process)),
+            "process" => Ok(Some(Self::Host("process"))),
+            "system" => Ok(Some(Self::Host("system"))),
+            "chroot" => Ok(Some(Self::Host("chroot"))),
             "vm" => Ok(Some(Self::Machine(Backend::Auto))),
             "vm:kvm" => Ok(Some(Self::Machine(Backend::Kvm))),
             "vm:soft" => Ok(Some(Self::Machine(Backend::Soft))),
             other => Err(Failure::invalid(format!(
-                "isolation {other:?} ({place}) is not available; vm, vm:kvm, vm:soft and process are"
+                "isolation {other:?} ({place}) is not available; process, system, chroot, vm, vm:kvm and vm:soft are"
             ))),
         }
     }
 
     fn backend(self) -> Option<Backend> {
         match self {
-            Self::Process => None,
+            Self::Host(_) => None,
             Self::Machine(backend) => Some(backend),
         }
     }
@@ -83,8 +139,7 @@ struct Configuration {
 }
 
 fn from_options(options: &Any) -> Result<Option<Wall>, Failure> {
-    // Newer containerds prefix it with a host.
-    if options.type_url.rsplit('/').next() != Some(OPTIONS) {
+    if !is_of(options, OPTIONS) {
         return Ok(None);
     }
     let bad = |error| Failure::invalid(format!("bad options of the runtime ({OPTIONS}): {error}"));
@@ -187,7 +242,7 @@ mod tests {
     fn the_bundle_wins_over_the_options() {
         let vm = options("", br#"{"isolation": "vm:soft"}"#);
         let process = options("", br#"{"isolation": "process"}"#);
-        let get = |spec: &Spec, options| wanted(spec, options).unwrap();
+        let get = |spec: &Spec, options| wanted(&mut spec.clone(), options).unwrap();
         assert_eq!(get(&bundle(None, false), None), None);
         assert_eq!(get(&bundle(None, false), Some(&vm)), Some(Backend::Soft));
         assert_eq!(
@@ -207,10 +262,28 @@ mod tests {
             get(&bundle(Some("vm:soft"), true), None),
             Some(Backend::Soft)
         );
-        let both = wanted(&bundle(Some("process"), true), None).unwrap_err();
+        let both = wanted(&mut bundle(Some("process"), true), None).unwrap_err();
         assert!(both.message.contains("contradicts the vm object"));
-        let other = wanted(&bundle(Some("hyperv"), false), Some(&vm)).unwrap_err();
+        let other = wanted(&mut bundle(Some("hyperv"), false), Some(&vm)).unwrap_err();
         assert!(other.message.contains("\"hyperv\" (annotation"), "{other}");
+    }
+
+    #[test]
+    fn a_wall_of_the_hosts_kernel_becomes_the_annotation() {
+        let system = options("", br#"{"isolation": "system"}"#);
+        let mut spec = bundle(None, false);
+        assert_eq!(wanted(&mut spec, Some(&system)).unwrap(), None);
+        assert_eq!(spec.annotations[ISOLATION], "system");
+        let mut spec = bundle(Some("chroot"), false);
+        assert_eq!(wanted(&mut spec, Some(&system)).unwrap(), None);
+        assert_eq!(spec.annotations[ISOLATION], "chroot");
+        let mut spec = bundle(None, true);
+        assert_eq!(
+            wanted(&mut spec, Some(&system)).unwrap(),
+            Some(Backend::Auto)
+        );
+        assert!(spec.annotations.is_empty());
+        assert_eq!(ISOLATION, atoll_container::ISOLATION);
     }
 
     #[test]
@@ -227,6 +300,33 @@ mod tests {
             ..Any::default()
         };
         assert_eq!(from_options(&runc).unwrap(), None);
+        assert!(asks_systemd(Some(&runc)).is_err());
+    }
+
+    #[test]
+    fn runcs_options_ask_for_systemds_control_groups() {
+        let runc = |fill: &dyn Fn(&mut CodedOutputStream<'_>)| {
+            let mut value = Vec::new();
+            let mut out = CodedOutputStream::vec(&mut value);
+            fill(&mut out);
+            out.flush().unwrap();
+            drop(out);
+            let type_url = format!("types.containerd.io/{RUNC_OPTIONS}");
+            asks_systemd(Some(&Any {
+                type_url,
+                value,
+                ..Any::default()
+            }))
+            .unwrap()
+        };
+        assert!(!runc(&|_| ()));
+        assert!(runc(&|out| {
+            out.write_string(6, "runc").unwrap();
+            out.write_bool(9, true).unwrap();
+        }));
+        assert!(!runc(&|out| out.write_bool(1, true).unwrap()));
+        assert!(!asks_systemd(Some(&options("", b"{}"))).unwrap());
+        assert!(!asks_systemd(None).unwrap());
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub(crate) enum IoToken {
 pub(crate) struct Stdio {
     outputs: [Option<OwnedFd>; 2],
     terminal: Option<OwnedFd>,
+    /// The process's side of it until the process ends: a service manager closes its console and opens it again.
+    terminal_keeper: Option<OwnedFd>,
     is_terminal: bool,
     stdin: Option<OwnedFd>,
     input: Input,
@@ -97,7 +99,13 @@ impl Stdio {
     pub(crate) fn set_terminal(&mut self, master: OwnedFd) {
         // A master that can't be non-blocking would be a kernel without fcntl.
         let _ = rustix::io::ioctl_fionbio(&master, true);
+        self.terminal_keeper = atoll_sys::terminal::slave_of(master.as_fd()).ok();
         self.terminal = Some(master);
+    }
+
+    /// Has the terminal end with those who have it open; the process itself is gone.
+    pub(crate) fn let_terminal_end(&mut self) {
+        self.terminal_keeper = None;
     }
 
     /// Takes a stream of a process that is elsewhere: a non-blocking socket. One that the process is not to have, or has
@@ -255,6 +263,7 @@ impl Stdio {
     pub(crate) fn finish(&mut self) {
         self.outputs = [None, None];
         self.terminal = None;
+        self.terminal_keeper = None;
         self.stdin = None;
         self.held = None;
         self.fifo_input = None;

@@ -216,7 +216,6 @@ impl Wall {
         let mut text = match self.state {
             State::Works => return String::new(),
             State::Fails => format!("\n{} does not work here\n", self.wall),
-            State::Absent => return format!("\n{} is not available yet\n", self.wall),
         };
         for reason in &self.because {
             text.push_str(&format!("  because: {reason}\n"));

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use atoll_sys::capability::NAMES;
 
 use crate::{
+    container::host_wall,
     error::{Error, Result},
     types::HostConfig,
 };
@@ -65,7 +66,11 @@ pub(crate) fn for_container(config: &HostConfig, host: &[String]) -> Result<Vec<
     } else if drop.contains("ALL") {
         BTreeSet::new()
     } else {
-        DEFAULT
+        let default = match host_wall::is_system(config) {
+            true => host_wall::SYSTEM_CAPABILITIES,
+            false => DEFAULT,
+        };
+        default
             .iter()
             .filter(|name| has(name))
             .map(|name| (*name).to_owned())

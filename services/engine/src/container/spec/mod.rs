@@ -21,7 +21,7 @@ pub(crate) use process::exec_process;
 pub(crate) use resources::resources;
 pub(crate) use security::check_options;
 
-use super::{record::Record, users::Identity, wall};
+use super::{host_wall, record::Record, users::Identity, wall};
 use crate::error::{Error, Result};
 
 /// What the host offers, found once at start.
@@ -89,6 +89,11 @@ pub(crate) fn build(input: &SpecInput<'_>) -> Result<Value> {
         "readonlyPaths": host_config.readonly_paths.as_deref().unwrap_or_default(),
         "sysctl": security::sysctls(record),
     });
+    if let Some(range) = record.id_range {
+        let map = json!([{ "containerID": 0, "hostID": range.first, "size": range.size }]);
+        linux["uidMappings"] = map.clone();
+        linux["gidMappings"] = map;
+    }
     if let Some(profile) = security::seccomp(host_config, &capabilities, input.host.kernel)? {
         linux["seccomp"] = profile;
     }
@@ -106,13 +111,16 @@ pub(crate) fn build(input: &SpecInput<'_>) -> Result<Value> {
     Ok(spec)
 }
 
-/// The user's, and those that tell the shim of a machine; the latter are not the user's to set.
+/// The user's, and those that tell the shim of the wall; the latter are not the user's to set.
 fn annotations(input: &SpecInput<'_>) -> Result<BTreeMap<String, String>> {
     let host_config = &input.record.host_config;
     let mut all = host_config.annotations.clone();
     all.remove(machine::ISOLATION);
     all.remove(machine::NETWORK);
-    if wall::is_machine(host_config) {
+    let is_marked = wall::is_machine(host_config)
+        || host_wall::is_system(host_config)
+        || host_wall::is_chroot(host_config);
+    if is_marked {
         all.insert(machine::ISOLATION.to_owned(), host_config.isolation.clone());
     }
     if let Some(card) = &input.card {
@@ -197,6 +205,37 @@ mod tests {
             spec["linux"]["resources"]["devices"],
             json!([{ "allow": true, "access": "rwm" }])
         );
+    }
+
+    #[test]
+    fn a_system_has_users_of_its_own_that_own_its_files() {
+        let spec = built(|record| {
+            record.host_config.isolation = "system".to_owned();
+            record.id_range = Some(crate::container::id_range::IdRange {
+                first: 524_288,
+                size: 65_536,
+            });
+            record.mounts.push(crate::container::record::MountPoint {
+                source: "/src".to_owned(),
+                destination: "/dst".to_owned(),
+                ..crate::container::record::MountPoint::default()
+            });
+        });
+        let map = json!([{ "containerID": 0, "hostID": 524_288, "size": 65_536 }]);
+        assert_eq!(spec["linux"]["uidMappings"], map);
+        assert_eq!(spec["linux"]["gidMappings"], map);
+        let namespaces = spec["linux"]["namespaces"].as_array().unwrap();
+        assert!(namespaces.contains(&json!({ "type": "user" })));
+        assert_eq!(spec["annotations"][machine::ISOLATION], "system");
+        let bind = spec["mounts"].as_array().unwrap().last().unwrap().clone();
+        assert_eq!(bind["options"], json!(["rbind", "rprivate", "ro", "idmap"]));
+        let group_range = &spec["linux"]["sysctl"]["net.ipv4.ping_group_range"];
+        assert_eq!(group_range, "0 65535");
+        let bounding = spec["process"]["capabilities"]["bounding"]
+            .as_array()
+            .unwrap();
+        assert!(bounding.contains(&json!("CAP_SYS_ADMIN")));
+        assert!(!bounding.contains(&json!("CAP_SYS_BOOT")));
     }
 
     #[test]

@@ -69,6 +69,10 @@ pub(super) fn mounts(input: &SpecInput<'_>) -> Result<Vec<Value>> {
             tmpfs(&mount.target, &options.join(",")),
         ));
     }
+    if record.id_range.is_some() {
+        let user = user.iter_mut().map(|(_, mount)| mount);
+        list.iter_mut().chain(user).for_each(shift_ids);
+    }
     // What lies higher is mounted first.
     user.sort_by_key(|(destination, _)| {
         destination
@@ -126,7 +130,13 @@ fn kernel_mounts(input: &SpecInput<'_>) -> Vec<Value> {
     ];
     match host_config.ipc_mode.as_str() {
         "host" => {
-            list.push(bind("/dev/mqueue", "/dev/mqueue", &["rbind", "rprivate"]));
+            // Of the host's IPC namespace, also where the host has it mounted nowhere.
+            list.push(mount(
+                "mqueue",
+                "mqueue",
+                "/dev/mqueue",
+                &["nosuid", "noexec", "nodev"],
+            ));
             list.push(bind("/dev/shm", "/dev/shm", &["rbind", "rprivate"]));
         }
         mode => {
@@ -148,6 +158,15 @@ fn kernel_mounts(input: &SpecInput<'_>) -> Vec<Value> {
         }
     }
     list
+}
+
+/// Shows what root owns on the host as owned by the container's root, as in a container without users of its own.
+fn shift_ids(mount: &mut Value) {
+    if mount["type"] == "bind"
+        && let Some(options) = mount["options"].as_array_mut()
+    {
+        options.push("idmap".into());
+    }
 }
 
 fn bind(source: &str, destination: &str, options: &[&str]) -> Value {

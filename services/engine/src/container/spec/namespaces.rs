@@ -28,5 +28,8 @@ pub(super) fn namespaces(input: &SpecInput<'_>) -> Vec<Value> {
     if host_config.cgroupns_mode == "private" {
         list.push(new("cgroup"));
     }
+    if input.record.id_range.is_some() {
+        list.push(new("user"));
+    }
     list
 }

@@ -95,10 +95,11 @@ pub(super) fn sysctls(record: &Record) -> BTreeMap<String, String> {
             "net.ipv4.ip_unprivileged_port_start".to_owned(),
             "0".to_owned(),
         );
-        sysctls.insert(
-            "net.ipv4.ping_group_range".to_owned(),
-            "0 2147483647".to_owned(),
-        );
+        // Only groups that the container has can be named.
+        let last = record
+            .id_range
+            .map_or(2_147_483_647, |range| range.size - 1);
+        sysctls.insert("net.ipv4.ping_group_range".to_owned(), format!("0 {last}"));
     }
     sysctls.extend(record.host_config.sysctls.clone());
     sysctls

@@ -1,0 +1,65 @@
+//! The third proof: `atoll-runtime` on cgroup v2 alone, which a host that has controllers on version 1 can't show.
+
+use anyhow::Result;
+
+use super::archive::Archive;
+use super::{Kernel, Payload, build, prove, read};
+
+/// A root file system in memory that is no initramfs, as pivot_root(2) wants it, with cgroup v2 alone.
+///
+/// Memory is not to be swapped, a ram disk is one that I/O can be limited on, and the test's processes are not in the
+/// root of the hierarchy: a service manager has none there either.
+const SCRIPT: &str = "#!/bin/busybox sh
+busybox mkdir /new && busybox mount -t tmpfs -o mode=755 root /new
+cd /new && busybox mkdir bin dev proc sys tmp var && busybox cp /bin/busybox bin/
+busybox cp /test /atoll-runtime .
+for name in cp sh; do busybox ln -s busybox bin/$name; done
+for place in dev proc sys; do busybox mount --move /$place $place; done
+busybox mount -t cgroup2 none sys/fs/cgroup
+busybox mkdir sys/fs/cgroup/tests && echo $$ > sys/fs/cgroup/tests/cgroup.procs
+export ATOLL_RUNTIME=/atoll-runtime RUST_BACKTRACE=1
+busybox mount -t tmpfs tmp tmp
+busybox mount --move . /
+exec busybox chroot . /test --ignored --test-threads=2
+";
+
+/// Runs the tests of the runtime on cgroup v2 inside the emulated machine.
+pub(crate) fn cgroup_tests() -> Result<()> {
+    let arguments = [
+        "test",
+        "--profile",
+        "dist",
+        "-p",
+        "atoll-runtime",
+        "--test",
+        "cgroup_v2",
+        "--no-run",
+    ];
+    let test = build(&arguments, "cgroup_v2")?;
+    let runtime = build(&arguments, "atoll-runtime")?;
+    let mut archive = Archive::default();
+    archive.program("test", &read(&test)?);
+    archive.program("atoll-runtime", &read(&runtime)?);
+    archive.program("run", SCRIPT.as_bytes());
+    let payload = Payload {
+        archive,
+        modules: &["drivers/block/brd.ko"],
+        command: "/run",
+        proof: "test result: ok",
+    };
+    prove(&Kernel::find()?, payload)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_tests_are_those_of_the_runtime() {
+        let path = crate::shell::root().join("front/runtime/tests/cgroup_v2.rs");
+        let text = std::fs::read_to_string(path).unwrap();
+        assert_eq!(
+            text.matches("#[test]").count(),
+            text.matches("#[ignore = ").count()
+        );
+    }
+}
