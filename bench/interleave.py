@@ -5,7 +5,7 @@ usage: interleave.py [-n RUNS] [-w WARMUPS] NAME=COMMAND NAME=COMMAND …
 
 Each COMMAND is given to `sh -c`. The first name is what the others are compared with: a row's
 ratio is the median over the runs of (first's time / this row's time) in the same round, so drift
-of the machine's speed cancels out. A command that fails stops the bench.
+of the machine's speed cancels out. p10 is the 10th percentile. A command that fails stops the bench.
 """
 
 import argparse
@@ -40,10 +40,11 @@ def main() -> None:
             if turn >= arguments.w:
                 times[name].append(seconds)
     first = next(iter(commands))
-    print(f"{'':24} {'median':>10} {'min':>10} {'max':>10} {first + '/this':>14}")
+    print(f"{'':24} {'median':>10} {'p10':>10} {'min':>10} {'max':>10} {first + '/this':>14}")
     for name, runs in times.items():
         ratio = statistics.median(a / b for a, b in zip(times[first], runs))
-        print(f"{name:24} {statistics.median(runs) * 1e3:8.2f}ms {min(runs) * 1e3:8.2f}ms "
+        tenth = sorted(runs)[len(runs) // 10]
+        print(f"{name:24} {statistics.median(runs) * 1e3:8.2f}ms {tenth * 1e3:8.2f}ms {min(runs) * 1e3:8.2f}ms "
               f"{max(runs) * 1e3:8.2f}ms {ratio:14.2f}")
 
 

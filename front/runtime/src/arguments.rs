@@ -15,7 +15,7 @@ pub(crate) const DEFAULT_ROOT: &str = "/run/atoll-runtime";
 
 /// Runs containers as the OCI runtime specification describes them.
 #[derive(Debug, Parser)]
-#[command(name = "atoll-runtime", version = version(), about, disable_help_subcommand = true)]
+#[command(name = "atoll-runtime", version = version(), disable_help_subcommand = true)]
 // Podman says some twice, which runc takes.
 #[command(args_override_self = true)]
 pub(crate) struct Arguments {
@@ -405,6 +405,44 @@ mod tests {
     use clap::CommandFactory as _;
 
     use super::*;
+
+    /// The command line as a page: docs/runtime-cli.md.
+    fn reference() -> String {
+        let mut root = Arguments::command().term_width(100);
+        root.build();
+        let mut text = "# The `atoll-runtime` command\n\nrunc's command line, for what calls a runtime: dockerd, podman, \
+                        CRI-O, containerd's own shims. Written by a test: `ATOLL_BLESS=1 cargo test -p atoll-runtime \
+                        reference` after a change of options.\n"
+            .to_owned();
+        let mut page = |title: &str, command: &mut clap::Command| {
+            let help = command.render_long_help().to_string();
+            let help: Vec<&str> = help.lines().map(str::trim_end).collect();
+            let help = help.join("\n");
+            text.push_str(&format!(
+                "\n## {title}\n```text\n{}\n```\n",
+                help.trim_end()
+            ));
+        };
+        page("atoll-runtime", &mut root);
+        for command in root.get_subcommands_mut() {
+            page(&format!("atoll-runtime {}", command.get_name()), command);
+        }
+        text
+    }
+
+    #[test]
+    fn the_reference_page_is_the_command_line() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/runtime-cli.md");
+        let expected = reference();
+        if std::env::var_os("ATOLL_BLESS").is_some() {
+            std::fs::write(path, &expected).unwrap();
+        }
+        let page = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            page == expected,
+            "docs/runtime-cli.md is old: run with ATOLL_BLESS=1 and look at it"
+        );
+    }
 
     #[test]
     fn the_command_line_is_consistent() {
