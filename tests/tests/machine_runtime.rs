@@ -118,11 +118,11 @@ fn the_life_of_a_container() {
     bundle
         .runtime(&["kill", "a"])
         .complains(&["container not running"]);
+    nothing_runs(&bundle);
     bundle
         .runtime(&["exec", "a", "true"])
         .complains(&["cannot be entered from its host"]);
     bundle.runtime(&["delete", "a"]).ok();
-    nothing_runs(&bundle);
 }
 
 #[test]

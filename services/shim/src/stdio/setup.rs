@@ -4,11 +4,13 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::time::{Duration, Instant};
 
 use atoll_container::StdioRequest;
 use atoll_shim_protocol::spawn::SENT_STREAMS;
 use atoll_shim_protocol::{LogDriver, StdioUri};
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 
 use super::client::AttachSocket;
@@ -140,8 +142,8 @@ fn open_fifos(ours: &mut Stdio, names: &IoNames) -> Result<bool, Failure> {
         }
         let failed = |error: io::Error| Failure::unknown(format!("cannot open {name}: {error}"));
         let fd: OwnedFd = match name.split_once("://") {
-            None => open_fifo(name, OFlags::RDWR).map_err(failed)?,
-            Some(("fifo", path)) => open_fifo(path, OFlags::RDWR).map_err(failed)?,
+            None => open_output(name).map_err(failed)?,
+            Some(("fifo", path)) => open_output(path).map_err(failed)?,
             Some(("file", path)) => OpenOptions::new()
                 .append(true)
                 .create(true)
@@ -165,8 +167,35 @@ fn open_fifos(ours: &mut Stdio, names: &IoNames) -> Result<bool, Failure> {
     Ok(true)
 }
 
-/// Opens a fifo without waiting for the other side. Outputs are opened both ways, so that a client
-/// that leaves doesn't break the process's pipe.
+/// How long a client may take to open the other side of an output.
+const READER: Duration = Duration::from_secs(1);
+/// Time between two looks for it.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// Opens a fifo for output both ways, so that a client that leaves doesn't break the process's pipe.
+///
+/// Not before its client is there: containerd's opens it in the background. Had the process ended by then and the fifo been
+/// closed, its output would be lost, and the client would wait for a writer for ever. One that doesn't come in time is done
+/// without.
+fn open_output(path: &str) -> io::Result<OwnedFd> {
+    let until = Instant::now() + READER;
+    loop {
+        match open_fifo(path, OFlags::WRONLY) {
+            // Nobody reads, or is about to.
+            Err(error) if is_without_reader(&error) && Instant::now() < until => {
+                std::thread::sleep(LOOK);
+            }
+            Err(error) if !is_without_reader(&error) => return Err(error),
+            _ => return open_fifo(path, OFlags::RDWR),
+        }
+    }
+}
+
+fn is_without_reader(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::NXIO.raw_os_error())
+}
+
+/// Opens a fifo without waiting for the other side.
 pub(super) fn open_fifo(path: &str, access: OFlags) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(
         path,
@@ -185,4 +214,45 @@ fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 pub(super) fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
     rustix::io::ioctl_fionbio(fd, true)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn an_output_waits_for_its_reader() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &path,
+            rustix::fs::FileType::Fifo,
+            Mode::RUSR | Mode::WUSR,
+            0,
+        )
+        .unwrap();
+        let name = path.to_str().unwrap().to_owned();
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                // As late as a client under load.
+                std::thread::sleep(Duration::from_millis(100));
+                let mut text = String::new();
+                File::open(&path)
+                    .unwrap()
+                    .read_to_string(&mut text)
+                    .unwrap();
+                text
+            });
+            let fd = open_output(&name).unwrap();
+            rustix::io::write(&fd, b"all of it").unwrap();
+            drop(fd);
+            assert_eq!(reader.join().unwrap(), "all of it");
+        });
+        // Without one it goes on.
+        drop(open_output(&name).unwrap());
+        assert!(open_output("/no/such/fifo").is_err());
+    }
 }
