@@ -38,7 +38,9 @@ pub(crate) fn checkpoint() -> Result<()> {
     }
     archive.program("checkpoint.sh", include_bytes!("checkpoint.sh"));
     archive.program("inside.sh", include_bytes!("checkpoint_inside.sh"));
-    let runtime = build(&["build", "-p", "atoll-runtime"], "atoll-runtime")?;
+    // As the proof of cgroup v2 builds it.
+    let arguments = ["build", "--profile", "dist", "-p", "atoll-runtime"];
+    let runtime = build(&arguments, "atoll-runtime")?;
     archive.program("sbin/atoll-runtime", &read(&runtime)?);
     for program in PROGRAMS {
         add(&mut archive, program)
