@@ -22,6 +22,9 @@ work=$(mktemp -d /tmp/atoll-bench.XXXXXX)
 own=$(sed -n 's/^[0-9]*:memory://p' /proc/self/cgroup)
 group=${own%/}/atoll-bench
 clean() {
+  for pair in a:"$bin/atoll-runtime" c:crun r:runc; do
+    "${pair#*:}" --root "$work/${pair%%:*}" delete -f "x${pair%%:*}" 2>/dev/null || true
+  done
   find /sys/fs/cgroup -depth -type d -path '*atoll-bench*' -exec rmdir {} + 2>/dev/null || true
   rm -rf "$work"
 }
@@ -73,10 +76,10 @@ compare() {
 }
 
 compare_exec() {
-  jq --arg cgroup "$group" '.process.args = ["/bin/sleep", "1000"] | .linux.cgroupsPath = $cgroup + "/exec"' \
+  jq --arg cgroup "$group" --arg root "$work/bundle/rootfs" \
+    '.process.args = ["/bin/sleep", "1000"] | .linux.cgroupsPath = $cgroup + "/exec" | .root.path = $root' \
     config.json >"$work/sleep.json"
   mkdir -p "$work/sleep"
-  ln -sfn "$work/bundle/rootfs" "$work/sleep/rootfs"
   for name in a c r; do
     jq --arg name "$name" '.linux.cgroupsPath += $name' "$work/sleep.json" >"$work/sleep/config.json"
     case $name in
