@@ -6,24 +6,12 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
 
+use atoll_shim::keeper::PASSED_ON;
 use rustix::termios::{self, OptionalActions, Termios};
 use signal_hook::consts::signal;
 use signal_hook::iterator::Signals;
 
 use crate::report::{Failure, Outcome};
-
-/// Signals that are passed on to the container's process, and SIGWINCH for its terminal.
-const PASSED_ON: [i32; 9] = [
-    signal::SIGHUP,
-    signal::SIGINT,
-    signal::SIGQUIT,
-    signal::SIGTERM,
-    signal::SIGUSR1,
-    signal::SIGUSR2,
-    signal::SIGCONT,
-    signal::SIGALRM,
-    signal::SIGWINCH,
-];
 
 /// Rows and columns of the terminal on standard input, if it is one.
 pub(crate) fn size_of_own_terminal() -> Option<(u16, u16)> {

@@ -89,24 +89,25 @@ fn run(arguments: &Arguments) -> io::Result<ExitCode> {
     match arguments.command {
         Command::Start => command::print(command::start(arguments)?.as_bytes())?,
         Command::Delete => command::print(&command::delete(arguments, &root)?)?,
-        Command::Serve => serve(arguments)?,
+        Command::Serve => serve(arguments, root)?,
         Command::Keep => return keeper::keep(root),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn serve(arguments: &Arguments) -> io::Result<()> {
+fn serve(arguments: &Arguments, state_root: PathBuf) -> io::Result<()> {
     atoll_sys::allocator::keep_small();
     let socket = std::env::var_os(spawn::LISTEN_ON_STDIN_ENV).map(PathBuf::from);
     let listener = if socket.is_some() {
-        let listener = atoll_sys::inherited::take(0)?;
+        let listener = take_stdin()?;
         // Leads a session of its own, whoever started it.
         let _ = rustix::process::setsid();
         listener
     } else {
         atoll_sys::inherited::take(spawn::LISTEN_FD)?
     };
-    let listener = listening(listener)?;
+    let listener = UnixListener::from(listener);
+    listener.set_nonblocking(true)?;
     let signals = SignalFd::new(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT])?;
     atoll_sys::process::become_subreaper()?;
     let publisher = std::env::var("TTRPC_ADDRESS")
@@ -114,7 +115,7 @@ fn serve(arguments: &Arguments) -> io::Result<()> {
         .filter(|address| !address.is_empty())
         .map(|address| Publisher::new(&address, &arguments.namespace));
     let options = Options {
-        state_root: state_root(&arguments.namespace),
+        state_root,
         tells_statuses: arguments.address.is_empty(),
         keeps: false,
     };
@@ -126,21 +127,15 @@ fn serve(arguments: &Arguments) -> io::Result<()> {
     Ok(())
 }
 
-/// The listener as such, non-blocking, with `/dev/null` in its place when it was stdin.
-fn listening(fd: OwnedFd) -> io::Result<UnixListener> {
-    use std::os::fd::AsRawFd;
-    let listener = UnixListener::from(if fd.as_raw_fd() == 0 {
-        let moved = fd.try_clone()?;
-        drop(fd);
-        // The lowest free number is 0.
-        let null = fs::File::open("/dev/null")?;
-        std::mem::forget(null);
-        moved
-    } else {
-        fd
-    });
-    listener.set_nonblocking(true)?;
-    Ok(listener)
+/// The socket that is stdin; `/dev/null` takes its place.
+fn take_stdin() -> io::Result<OwnedFd> {
+    let fd = atoll_sys::inherited::take(0)?;
+    let moved = fd.try_clone()?;
+    drop(fd);
+    // The lowest free number is 0.
+    let null = fs::File::open("/dev/null")?;
+    std::mem::forget(null);
+    Ok(moved)
 }
 
 /// Folder of container states: the engine says it, under containerd each namespace has its own.

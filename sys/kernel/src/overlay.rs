@@ -38,11 +38,7 @@ pub fn mount_detached(
     upper_work: Option<(BorrowedFd<'_>, BorrowedFd<'_>)>,
     options: Options<'_>,
 ) -> Result<OwnedFd> {
-    let layers = Layers {
-        lowers: lowers.iter().map(|fd| proc_path(*fd)).collect(),
-        upper_work: upper_work.map(|(upper, work)| (proc_path(upper), proc_path(work))),
-    };
-    match by_context(&layers, options) {
+    match mount_detached_layers(lowers, upper_work, options) {
         Err(Errno::INVAL | Errno::NOSYS | Errno::TOOBIG) => {
             by_helper_thread(lowers, upper_work, options)
         }

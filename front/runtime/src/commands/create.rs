@@ -65,9 +65,7 @@ pub(crate) fn create(root: &Path, systemd: bool, arguments: &CreateArguments) ->
         )
         .with_hint("give --console-socket PATH, or use `run` without --detach"));
     }
-    let manager = manager_for(&spec)?;
-    prepare(root, arguments, &mut spec, manager.is_some())?;
-    let made = make(root, systemd, arguments, &spec, StartBy::Anyone)?;
+    let (made, _) = make(root, systemd, arguments, &mut spec, StartBy::Anyone)?;
     hand_over(&made, arguments).map_err(|failure| undo(&made, failure))
 }
 
@@ -81,9 +79,7 @@ pub(crate) fn run(root: &Path, systemd: bool, arguments: &RunArguments) -> Outco
         )
         .with_hint("give --console-socket PATH, or leave out --detach"));
     }
-    let manager = manager_for(&spec)?;
-    prepare(root, &arguments.create, &mut spec, manager.is_some())?;
-    let mut made = make(root, systemd, &arguments.create, &spec, StartBy::Caller)?;
+    let (mut made, manager) = make(root, systemd, &arguments.create, &mut spec, StartBy::Caller)?;
     let relay = hand_over(&made, &arguments.create).and_then(|()| {
         let folder = CreateRequest::notify_folder(root, made.container.id());
         manager
@@ -114,12 +110,6 @@ pub(crate) fn run(root: &Path, systemd: bool, arguments: &RunArguments) -> Outco
     finish(&made, terminal, host, arguments.keep)
 }
 
-/// The service manager whom the container is to tell that it is ready; a machine's kernel keeps it from that.
-fn manager_for(spec: &Spec) -> Outcome<Option<Manager>> {
-    let is_in_machine = keeper::wants_machine(spec)?;
-    Ok(Manager::of_environment().filter(|_| !is_in_machine))
-}
-
 /// Gives the container what a service manager gave us: a socket to say that it is ready, and sockets to listen at.
 fn prepare(
     root: &Path,
@@ -127,9 +117,6 @@ fn prepare(
     spec: &mut Spec,
     has_manager: bool,
 ) -> Outcome<()> {
-    if keeper::wants_machine(spec)? {
-        return Ok(());
-    }
     let listening = notify::listen_fds();
     notify::check_fds(3 + listening, arguments.preserve_fds)?;
     if let Some(process) = &mut spec.process {
@@ -172,16 +159,21 @@ pub(super) fn wants_terminal(spec: &Spec) -> bool {
         .is_some_and(|process| process.terminal)
 }
 
+/// Makes the container; also gives the service manager whom it is to tell that it is ready. A machine's kernel keeps it from
+/// that.
 fn make(
     root: &Path,
     systemd_cgroup: bool,
     arguments: &CreateArguments,
-    spec: &Spec,
+    spec: &mut Spec,
     start_by: StartBy,
-) -> Outcome<Made> {
+) -> Outcome<(Made, Option<Manager>)> {
     if keeper::wants_machine(spec)? {
-        return machine::make(root, systemd_cgroup, arguments, spec);
+        let made = machine::make(root, systemd_cgroup, arguments, spec)?;
+        return Ok((made, None));
     }
+    let manager = Manager::of_environment();
+    prepare(root, arguments, spec, manager.is_some())?;
     let request = CreateRequest {
         stdio: if wants_terminal(spec) {
             StdioRequest::Terminal {
@@ -191,7 +183,7 @@ fn make(
             StdioRequest::Inherit
         },
         preserve_fds: arguments.preserve_fds.saturating_add(notify::listen_fds()),
-        has_notify_folder: Manager::of_environment().is_some(),
+        has_notify_folder: manager.is_some(),
         no_pivot: arguments.no_pivot,
         no_new_keyring: arguments.no_new_keyring,
         systemd_cgroup,
@@ -207,7 +199,7 @@ fn make(
     report::debug(&format!("making container {}", request.id));
     let created = create_container(request, spec)?;
     report::debug(&format!("its first process is {}", created.init.pid));
-    Made::of(created)
+    Ok((Made::of(created)?, manager))
 }
 
 pub(super) fn absolute(path: &Path) -> Outcome<PathBuf> {

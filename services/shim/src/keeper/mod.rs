@@ -13,6 +13,7 @@ mod client;
 mod serve;
 
 pub use client::{Keeper, KeeperError, Launched, Pending};
+pub use serve::PASSED_ON;
 pub(crate) use serve::keep;
 
 use atoll_spec::Spec;

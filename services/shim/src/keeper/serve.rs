@@ -1,8 +1,6 @@
 //! The keeper's side: a shim for one machine.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,11 +10,12 @@ use atoll_sys::signal_fd::SignalFd;
 
 use crate::events::Events;
 use crate::failure::Failure;
+use crate::machine;
 use crate::process::Waiter;
 use crate::server::{Options, Shim};
 
-/// Signals that are passed on to the container.
-const PASSED_ON: [i32; 9] = [
+/// Signals that whoever stands for a container's process passes on to it; SIGWINCH as its terminal's new size.
+pub const PASSED_ON: [i32; 9] = [
     libc::SIGHUP,
     libc::SIGINT,
     libc::SIGQUIT,
@@ -37,7 +36,8 @@ const NOBODY: Waiter = Waiter {
 /// Serves whoever has the other end of stdin, then everybody, until the container has ended; gives its exit code.
 pub(crate) fn keep(state_root: PathBuf) -> io::Result<ExitCode> {
     atoll_sys::allocator::keep_small();
-    let socket = first_client()?;
+    let socket = UnixStream::from(crate::take_stdin()?);
+    socket.set_nonblocking(true)?;
     // A session of its own can have the container's terminal.
     let _ = rustix::process::setsid();
     let signals = SignalFd::new(&[&[libc::SIGCHLD], &PASSED_ON[..]].concat())?;
@@ -53,32 +53,13 @@ pub(crate) fn keep(state_root: PathBuf) -> io::Result<ExitCode> {
     Ok(shim.exit_code())
 }
 
-/// The socket that is stdin, non-blocking; `/dev/null` takes its place.
-fn first_client() -> io::Result<UnixStream> {
-    let fd = atoll_sys::inherited::take(0)?;
-    let moved = fd.try_clone()?;
-    drop(fd);
-    // The lowest free number is 0.
-    let null = OwnedFd::from(File::open("/dev/null")?);
-    debug_assert_eq!(null.as_raw_fd(), 0);
-    std::mem::forget(null);
-    let socket = UnixStream::from(moved);
-    socket.set_nonblocking(true)?;
-    Ok(socket)
-}
-
 impl Shim {
     /// Once the container is made: everybody may ask, and the state names this process. Nothing without being a keeper.
     pub(crate) fn keep(&mut self, id: &str) -> Result<(), Failure> {
         if !self.options.keeps {
             return Ok(());
         }
-        let path = socket_of(&self.options.state_root, id);
-        let listener = atoll_sys::unix::bind_at(&path)
-            .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
-            .map_err(|error| {
-                Failure::unknown(format!("cannot listen at {}: {error}", path.display()))
-            })?;
+        let listener = machine::listen(&socket_of(&self.options.state_root, id))?;
         if let Some(task) = self.find(id) {
             task.kept_by(std::process::id())?;
         }

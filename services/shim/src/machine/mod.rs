@@ -757,7 +757,8 @@ fn layers(disk: &Disk) -> Result<Layers, Failure> {
     Ok(Layers { count })
 }
 
-fn listen(path: &Path) -> Result<UnixListener, Failure> {
+/// A listener at `path`, non-blocking.
+pub(crate) fn listen(path: &Path) -> Result<UnixListener, Failure> {
     let listener = atoll_sys::unix::listen_at(path)
         .and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
     listener.map_err(share::failed(format!("listen at {}", path.display())))
