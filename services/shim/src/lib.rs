@@ -13,7 +13,8 @@
 //!
 //! **Signals**: SIGCHLD is read from a descriptor and reaps every child, also orphans of the
 //! containers (the shim is a subreaper). SIGTERM and SIGINT are taken and ignored: a shim ends by
-//! `Shutdown` when its last container is deleted, or when the last connection closes after that. SIGPIPE is ignored.
+//! `Shutdown` when its last container is deleted, or when the last connection closes after that. SIGPIPE is ignored. A
+//! [`keeper`] is another: it passes signals on, and ends with its container.
 //!
 //! **When neighbours die**: the engine or containerd: nothing happens, output goes on being logged,
 //! `exit.json` waits for the next one. An attach client: it is forgotten. The container: its output
