@@ -58,6 +58,10 @@ pub enum Unusable {
     /// It did not come to its end.
     #[error("KVM's guest did not finish within {} ms", PATIENCE.as_millis())]
     Stuck,
+    /// Its TSC does not advance. So it is where the kernel corrected the TSC's frequency upwards, some seconds after its
+    /// start, when KVM was loaded already.
+    #[error("the TSC of KVM's guest stands still")]
+    NoTsc,
     /// It executes, but below [`MINIMUM_MIPS`].
     #[error("KVM executes {mips:.1} million instructions a second in ring {ring}, so it emulates")]
     Slow {
@@ -92,6 +96,9 @@ pub fn probe() -> Result<Probe, Unusable> {
         progress: Mutex::default(),
     });
     let (stop, in_time) = run(&mut *vcpu, &bus)?;
+    if vcpu.state()?.tsc == vcpu.state()?.tsc {
+        return Err(Unusable::NoTsc);
+    }
     let progress =
         std::mem::take(&mut *bus.progress.lock().unwrap_or_else(PoisonError::into_inner));
     progress.verdict(stop, in_time)

@@ -42,6 +42,10 @@ fn kvm_hint(error: &host::KvmUnusable) -> &'static str {
         (_, Some(io::ErrorKind::PermissionDenied)) => {
             "run it as root, or as a member of the group that owns /dev/kvm"
         }
+        (host::KvmUnusable::NoTsc, _) => {
+            "load KVM's modules again, now that the TSC's frequency is known: `rmmod kvm_intel kvm` or `rmmod kvm_amd kvm`, \
+             then `modprobe`. `--isolation=vm` takes the software CPU until then"
+        }
         (host::KvmUnusable::Slow { .. }, _) => {
             "leave the choice to `--isolation=vm`: it takes the software CPU here, which is faster than that"
         }
