@@ -61,5 +61,5 @@ pub use join::JoinHandles;
 pub use oom::OomNotifier;
 pub use path::CgroupPath;
 pub use plan::{Directory, Plan, Step, Write, plan, plan_update};
-pub use resources::{DeviceRate, DeviceWeight, HugepageLimit, Resources};
+pub use resources::{DeviceRate, DeviceWeight, HugepageLimit, RdmaLimit, Resources};
 pub use stats::{Counter, CpuStats, IoEntry, MemoryStats, PidsStats, Pressure, Stalls, Stats};

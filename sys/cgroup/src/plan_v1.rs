@@ -165,6 +165,7 @@ fn needed(resources: &Resources) -> Result<BTreeMap<&'static str, &'static str>,
                 || io_rates.iter().any(|rates| !rates.is_empty()),
         ),
         ("hugetlb", "huge page limit", !r.hugepage_limits.is_empty()),
+        ("rdma", "RDMA limit", !r.rdma.is_empty()),
         ("net_cls", "network class", r.network_class_id.is_some()),
         (
             "net_prio",
@@ -237,6 +238,13 @@ fn steps(
             write(&mut steps, folder, &name(""), limit.limit_bytes);
             let reserved = Write::new(folder, &name("rsvd."), limit.limit_bytes).optional();
             steps.push(Step::Write(reserved));
+        }
+    }
+    if let Some(folder) = folder("rdma") {
+        for (device, limit) in &resources.rdma {
+            if let Some(line) = limit.line(device) {
+                write(&mut steps, folder, "rdma.max", line);
+            }
         }
     }
     if let (Some(folder), Some(class)) = (folder("net_cls"), resources.network_class_id) {
@@ -314,7 +322,7 @@ fn memory(
     // 0 and "no limit" repeat a new cgroup's state.
     let matters = |value: Option<i64>| value.filter(|v| *v > 0 || (*v < 0 && !is_new));
     let limit = matters(resources.memory_limit_bytes);
-    let swap = matters(resources.memory_swap_bytes);
+    let swap = matters(resources.memory_and_swap());
     if let (Some(limit), Some(swap)) = (limit, swap)
         && swap >= 0
         && swap < limit

@@ -32,6 +32,9 @@ pub(crate) fn create(
     if !resources.hugepage_limits.is_empty() {
         enable.push("hugetlb".into());
     }
+    if !resources.rdma.is_empty() {
+        enable.push("rdma".into());
+    }
     for name in resources.unified.keys() {
         let controller = name.split('.').next().unwrap_or(name);
         if controller != "cgroup" && !enable.iter().any(|known| known == controller) {
@@ -94,7 +97,7 @@ fn steps(folder: &Path, resources: &Resources, is_new: bool) -> Result<Vec<Step>
     if let Some(limit) = set(r.memory_limit_bytes) {
         write(&mut steps, folder, "memory.max", or_max(limit));
     }
-    if let Some(swap) = set(r.memory_swap_bytes) {
+    if let Some(swap) = set(r.memory_and_swap()) {
         let value = swap_alone(swap, r.memory_limit_bytes)?;
         let swap = Write::new(folder, "memory.swap.max", or_max(value)).optional();
         steps.push(Step::Write(swap));
@@ -113,6 +116,11 @@ fn steps(folder: &Path, resources: &Resources, is_new: bool) -> Result<Vec<Step>
         write(&mut steps, folder, &name(""), limit.limit_bytes);
         let reserved = Write::new(folder, &name("rsvd."), limit.limit_bytes).optional();
         steps.push(Step::Write(reserved));
+    }
+    for (device, limit) in &r.rdma {
+        if let Some(line) = limit.line(device) {
+            write(&mut steps, folder, "rdma.max", line);
+        }
     }
     for (file, value) in &r.unified {
         if file.contains('/') || !file.contains('.') {

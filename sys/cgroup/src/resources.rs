@@ -56,6 +56,8 @@ pub struct Resources {
     pub blkio_write_iops: Vec<DeviceRate>,
     /// Huge page limits, one for each page size.
     pub hugepage_limits: Vec<HugepageLimit>,
+    /// What may be used of RDMA devices, by their names.
+    pub rdma: BTreeMap<String, RdmaLimit>,
     /// Class of the container's packets; v1 only.
     pub network_class_id: Option<u32>,
     /// Priority of the container's packets by interface; v1 only.
@@ -64,6 +66,37 @@ pub struct Resources {
     pub devices: Vec<DeviceRule>,
     /// Control files of cgroup v2 by name, written as they are.
     pub unified: BTreeMap<String, String>,
+}
+
+impl Resources {
+    /// The limit of memory and swap together: none where a memory limit was lifted and nothing was said of swap, because
+    /// what is unlimited does not fit below the old limit of both.
+    pub(crate) fn memory_and_swap(&self) -> Option<i64> {
+        let lifted = self.memory_limit_bytes.filter(|limit| *limit < 0);
+        self.memory_swap_bytes.filter(|swap| *swap != 0).or(lifted)
+    }
+}
+
+/// What may be used of one RDMA device; absent means no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RdmaLimit {
+    /// Handles.
+    pub handles: Option<u32>,
+    /// Objects.
+    pub objects: Option<u32>,
+}
+
+impl RdmaLimit {
+    /// The line of `rdma.max` for `device`; `None` without a limit. Kernel: cgroup-v1/rdma.rst.
+    pub(crate) fn line(&self, device: &str) -> Option<String> {
+        let part = |name, value: Option<u32>| value.map(|value| format!(" {name}={value}"));
+        let parts = [
+            part("hca_handle", self.handles),
+            part("hca_object", self.objects),
+        ];
+        let text: String = parts.into_iter().flatten().collect();
+        (!text.is_empty()).then(|| format!("{device}{text}"))
+    }
 }
 
 /// A rate limit for one block device.

@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use atoll_cgroup::{
-    CgroupPath, DeviceRate, DeviceRule, Error, Hierarchies, HugepageLimit, Resources, plan,
-    plan_update,
+    CgroupPath, DeviceRate, DeviceRule, Error, Hierarchies, HugepageLimit, RdmaLimit, Resources,
+    plan, plan_update,
 };
 
 const V1_MOUNTS: &str = "\
@@ -162,9 +162,22 @@ write /cg/pids/a/pids.max = max
     )
     .unwrap()
     .to_string();
+    // What has no limit does not fit below the old limit of memory and swap together.
     assert_eq!(
         text,
-        "write /cg/a/cpu.max = max\nwrite /cg/a/memory.max = max\n"
+        "write /cg/a/cpu.max = max\nwrite /cg/a/memory.max = max\nwrite /cg/a/memory.swap.max = max (if there)\n"
+    );
+    let lifted = Resources {
+        memory_limit_bytes: Some(-1),
+        ..Resources::default()
+    };
+    let text = plan_update(&v1(), &created.paths, &lifted).unwrap();
+    assert_eq!(
+        text.to_string(),
+        "\
+write /cg/memory/api/x/a/memory.limit_in_bytes = -1
+write /cg/memory/api/x/a/memory.memsw.limit_in_bytes = -1 (if there) (either order)
+"
     );
 }
 
@@ -226,4 +239,42 @@ fn what_a_layout_cannot_do_is_refused() {
         refused(&v1(), huge),
         Error::NoController { controller, .. } if controller == "hugetlb"
     ));
+}
+
+#[test]
+fn rdma_devices_are_limited_by_name() {
+    let limited = Resources {
+        rdma: BTreeMap::from([
+            (
+                "mlx5_0".into(),
+                RdmaLimit {
+                    handles: Some(3),
+                    objects: Some(10_000),
+                },
+            ),
+            (
+                "mlx5_1".into(),
+                RdmaLimit {
+                    handles: None,
+                    objects: Some(0),
+                },
+            ),
+            ("ocrdma1".into(), RdmaLimit::default()),
+        ]),
+        ..Resources::default()
+    };
+    let text = plan(&v2(), &path("/a"), &limited).unwrap().to_string();
+    assert_eq!(
+        text,
+        "\
+enable +cpu +io +memory +pids +rdma from /cg
+mkdir /cg/a
+write /cg/a/rdma.max = mlx5_0 hca_handle=3 hca_object=10000
+write /cg/a/rdma.max = mlx5_1 hca_object=0
+"
+    );
+    assert_eq!(
+        plan(&v1(), &path("a"), &limited).unwrap_err().to_string(),
+        "RDMA limit needs the cgroup controller `rdma`, which is not available"
+    );
 }

@@ -3,7 +3,7 @@
 //! Facts from moby/profiles, seccomp/default.json at cd3bed8 (2026): which calls, under which
 //! capability, with which arguments. Only what applies to x86 machines is kept.
 
-use crate::{Action, Arch, ArgRule, Operator, Profile, SyscallRule};
+use crate::{Action, Arch, ArgRule, Flag, Operator, Profile, SyscallRule};
 
 const ENOSYS: u32 = 38;
 
@@ -141,7 +141,7 @@ pub fn docker_default(caps: &[&str], kernel: (u32, u32)) -> Profile {
         default_action: Action::Errno,
         default_errno_ret: Some(1),
         architectures: vec![Arch::X86_64, Arch::X86, Arch::X32],
-        flags: Vec::new(),
+        flags: vec![Flag::SpecAllow],
         listener_path: None,
         listener_metadata: None,
         syscalls: rules,

@@ -439,5 +439,12 @@ fn json_is_the_runtime_specs() {
         "op":"SCMP_CMP_MASKED_EQ"}]}]}"#;
     let profile: Profile = serde_json::from_str(text).unwrap();
     assert_eq!(profile.syscalls[0].args[0].value_two, 2);
-    assert_eq!(compile(&profile, Arch::X86_64).unwrap().flags(), 2);
+    let flags = |text: &str| {
+        let profile: Profile = serde_json::from_str(text).unwrap();
+        compile(&profile, Arch::X86_64).unwrap().flags()
+    };
+    assert_eq!(flags(text), 2);
+    // Not named and named as none differ: only the former leaves speculation alone.
+    assert_eq!(flags(r#"{"defaultAction":"SCMP_ACT_ALLOW"}"#), 4);
+    assert_eq!(flags(r#"{"defaultAction":"SCMP_ACT_ALLOW","flags":[]}"#), 0);
 }

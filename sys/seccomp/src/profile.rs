@@ -15,8 +15,9 @@ pub struct Profile {
     /// other end the thread.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub architectures: Vec<Arch>,
-    /// Flags of seccomp(2).
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// Flags of seccomp(2). A profile that does not name any leaves speculation as it is, as runc has it; one with an
+    /// empty list restricts it, where the kernel is older than 5.16.
+    #[serde(default = "unnamed_flags")]
     pub flags: Vec<Flag>,
     /// Unix socket that gets the listener's descriptor for `SCMP_ACT_NOTIFY`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -27,6 +28,11 @@ pub struct Profile {
     /// The rules.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub syscalls: Vec<SyscallRule>,
+}
+
+/// The flags of a profile without a list of them.
+fn unnamed_flags() -> Vec<Flag> {
+    vec![Flag::SpecAllow]
 }
 
 /// One rule: these calls, with such arguments, get this action.

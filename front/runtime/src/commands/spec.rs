@@ -100,7 +100,7 @@ pub(crate) fn print_features() -> Outcome<()> {
                 v2: true,
                 systemd: true,
                 systemd_user: true,
-                rdma: false,
+                rdma: true,
             },
             apparmor: Enabled { enabled: true },
             memory_policy: MemoryPolicyFeatures { modes, flags },

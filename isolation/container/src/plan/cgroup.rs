@@ -6,7 +6,7 @@ use std::ffi::CString;
 use atoll_cgroup::systemd::{self, Property, ScopePlan, Value};
 use atoll_cgroup::{
     CgroupPath, DeviceAccess, DeviceKind, DeviceRate, DeviceRule, DeviceWeight, Hierarchies,
-    HugepageLimit, Layout,
+    HugepageLimit, Layout, RdmaLimit,
 };
 use atoll_spec::{BlockIo, Linux, Resources, ThrottleDevice};
 
@@ -242,6 +242,17 @@ pub(crate) fn resources(list: &Resources, is_new: bool) -> Result<atoll_cgroup::
         .map(|limit| HugepageLimit {
             page_size: limit.page_size.clone(),
             limit_bytes: limit.limit,
+        })
+        .collect();
+    out.rdma = list
+        .rdma
+        .iter()
+        .map(|(device, limit)| {
+            let limit = RdmaLimit {
+                handles: limit.hca_handles,
+                objects: limit.hca_objects,
+            };
+            (device.clone(), limit)
         })
         .collect();
     if let Some(network) = &list.network {

@@ -182,11 +182,7 @@ pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<C
             "intelRdt is specified in config, but Intel RDT is not supported or enabled",
         );
     }
-    if let Some(resources) = &linux.resources
-        && !resources.rdma.is_empty()
-    {
-        return fault("linux.resources.rdma", "is not supported yet");
-    }
+    scheduling::check_cpus(spec)?;
     let namespaces = namespaces::plan(linux)?;
     let has_userns = namespaces.makes(NamespaceKind::User);
     if has_userns && (linux.uid_mappings.is_empty() || linux.gid_mappings.is_empty()) {

@@ -2,7 +2,7 @@
 //!
 //! Spec: OCI runtime-spec 1.3, config.md#linux-process and config-linux.md#memory-policy.
 
-use atoll_spec::{CpuAffinity, IoPriority, MemoryPolicy, Scheduler};
+use atoll_spec::{CpuAffinity, IoPriority, MemoryPolicy, Scheduler, Spec};
 use atoll_sys::scheduling::{NumberSet, SchedulerAttributes};
 
 use super::fault;
@@ -86,6 +86,29 @@ fn number<T: Copy>(list: &Words<T>, field: &str, word: &str) -> Result<T> {
             fault(field, format!("{word:?} is none of {}", known.join(", ")))
         }
     }
+}
+
+/// Refuses a deadline on some CPUs only: the kernel grants deadlines to those that may use every CPU.
+pub(super) fn check_cpus(spec: &Spec) -> Result<()> {
+    let process = spec.process.as_ref();
+    let scheduler = process.and_then(|process| process.scheduler.as_ref());
+    let has_deadline = scheduler.is_some_and(|scheduler| scheduler.policy == "SCHED_DEADLINE");
+    let resources = spec
+        .linux
+        .as_ref()
+        .and_then(|linux| linux.resources.as_ref());
+    let cpu = resources.and_then(|resources| resources.cpu.as_ref());
+    let has_cpus = cpu
+        .and_then(|cpu| cpu.cpus.as_ref())
+        .is_some_and(|cpus| !cpus.is_empty());
+    if has_deadline && has_cpus {
+        // The words of runc's tests.
+        return fault(
+            "process.scheduler.policy",
+            "with SCHED_DEADLINE the process scheduler can't be used together with AllowedCPUs (linux.resources.cpu.cpus)",
+        );
+    }
+    Ok(())
 }
 
 /// The argument of sched_setattr(2).
@@ -216,6 +239,24 @@ mod tests {
         assert!(with(|value| value.runtime = 1).is_err());
         assert!(with(|value| value.priority = -1).is_err());
         assert!(with(|value| value.flags = vec!["X".to_owned()]).is_err());
+    }
+
+    #[test]
+    fn deadlines_are_refused_on_some_cpus_only() {
+        let with = |policy: &str, cpus: &str| {
+            let text = format!(
+                r#"{{"ociVersion":"1.2.0","process":{{"cwd":"/","args":["a"],"scheduler":{{"policy":"{policy}"}}}},
+                "linux":{{"resources":{{"cpu":{{"cpus":"{cpus}"}}}}}}}}"#
+            );
+            check_cpus(&serde_json::from_str(&text).unwrap())
+        };
+        let text = with("SCHED_DEADLINE", "0").unwrap_err().to_string();
+        assert!(
+            text.contains("can't be used together with AllowedCPUs"),
+            "{text}"
+        );
+        assert!(with("SCHED_DEADLINE", "").is_ok());
+        assert!(with("SCHED_BATCH", "0").is_ok());
     }
 
     #[test]

@@ -72,7 +72,7 @@ fn limit(list: &mut Vec<Property>, name: &str, value: Option<i64>) {
 fn v2(resources: &Resources, version: u32, list: &mut Vec<Property>) -> Result<(), Error> {
     limit(list, "MemoryMax", resources.memory_limit_bytes);
     limit(list, "MemoryLow", resources.memory_reservation_bytes);
-    if let Some(swap) = resources.memory_swap_bytes.filter(|swap| *swap != 0) {
+    if let Some(swap) = resources.memory_and_swap() {
         let alone = plan_v2::swap_alone(swap, resources.memory_limit_bytes)?;
         let value = u64::try_from(alone).unwrap_or(INFINITY);
         put(list, "MemorySwapMax", Value::Number(value));
