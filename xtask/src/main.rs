@@ -1,6 +1,6 @@
 //! Project chores, so that nothing lives only in a person's shell history.
 //!
-//! `cargo xtask check` holds the tree against its own rules, `dist` builds what is shipped, `fuzz` runs
+//! `cargo xtask check` holds the tree against its own rules, `counts` a container's start against its limits, `dist` builds what is shipped, `fuzz` runs
 //! a fuzz target,
 //! `nested-cgroups` proves the runtime on cgroup v2, `nested-checkpoint` checkpoints, `nested-kvm` and `nested-machine` the
 //! KVM backend, all in an emulated machine, `setup` installs what
@@ -14,6 +14,7 @@
 )]
 
 mod architecture;
+mod counts;
 mod dist;
 mod fuzz;
 mod house_rules;
@@ -26,8 +27,9 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
-const USAGE: &str = "usage: cargo xtask <check | dist | fuzz | nested-cgroups | nested-checkpoint | nested-kvm | nested-machine | setup | test>
+const USAGE: &str = "usage: cargo xtask <check | counts | dist | fuzz | nested-cgroups | nested-checkpoint | nested-kvm | nested-machine | setup | test>
   check           arrows between layers, file sizes, documented unsafe code and dependencies
+  counts          system calls and pages of a container's start against their limits (after `dist`); needs root
   dist            build atoll, atoll-runtime and containerd-shim-atoll-v2 into target/atoll/bin
   fuzz TARGET [SECONDS]
                   run a target of fuzz/ (devices, kernels, states) by coverage, for a minute
@@ -71,6 +73,7 @@ fn run() -> Result<()> {
             }
             bail!("{} fault(s):\n  {}", faults.len(), faults.join("\n  "))
         }
+        Some("counts") => counts::check(),
         Some("dist") => dist::build(),
         Some("nested-cgroups") => nested::cgroup_tests(),
         Some("nested-checkpoint") => nested::checkpoint(),

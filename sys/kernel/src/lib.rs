@@ -17,6 +17,7 @@ pub mod allocator;
 pub mod capability;
 pub mod copy;
 pub mod descriptors;
+pub mod entry;
 pub mod file;
 pub mod filesystem_user;
 pub mod inherited;

@@ -1,0 +1,94 @@
+//! Holds `atoll-runtime run` against what it may cost, in system calls and pages: neither depends on how busy a host is.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::shell;
+
+/// What `run` of the default configuration may cost: a tenth above what it took when this was written (209 and 425
+/// calls, 270 pages; runc 566, 974 and 1,663; crun 560, 423 and 427).
+const LIMITS: [(&str, u64); 3] = [
+    ("system calls of the runtime", 230),
+    ("system calls of the container's first process", 465),
+    ("pages touched", 300),
+];
+
+/// Counts with `bench/counts.c`, three times, and fails when the least is above a limit.
+pub(crate) fn check() -> Result<()> {
+    shell::require_root("counting what a container costs makes one, which")?;
+    let work = shell::root().join("target/atoll/counts");
+    let counter = work.join("counts");
+    bundle(&work)?;
+    shell::run(
+        shell::command("cc", &["-O2", "-Wall", "-Werror", "-o"])
+            .arg(&counter)
+            .arg("bench/counts.c"),
+    )?;
+    let mut least = [u64::MAX; 3];
+    for _ in 0..3 {
+        let counted = count(&counter, &work)?;
+        least = std::array::from_fn(|idx| least[idx].min(counted[idx]));
+    }
+    let mut faults = Vec::new();
+    for ((what, limit), count) in LIMITS.into_iter().zip(least) {
+        println!("counts: {what}: {count}, at most {limit}");
+        if count > limit {
+            faults.push(what);
+        }
+    }
+    ensure!(
+        faults.is_empty(),
+        "`atoll-runtime run` costs more than it may: {}\nhint: strace -f shows the calls, \
+         perf record -e page-faults the pages; raise LIMITS of xtask/src/counts.rs for what is worth it",
+        faults.join(", ")
+    );
+    Ok(())
+}
+
+/// A bundle with the default configuration that runs `/bin/true`.
+fn bundle(work: &Path) -> Result<()> {
+    let programs = work.join("rootfs/bin");
+    fs::create_dir_all(&programs)
+        .with_context(|| format!("cannot create {}", programs.display()))?;
+    fs::copy("/bin/busybox", programs.join("true"))
+        .context("cannot copy busybox\nhint: cargo xtask setup")?;
+    let place = work.join("config.json");
+    let _ = fs::remove_file(&place);
+    shell::run(runtime().arg("spec").current_dir(work))?;
+    let text = fs::read_to_string(&place).context("cannot read the configuration")?;
+    let text = text
+        .replace("\"terminal\": true", "\"terminal\": false")
+        .replace("\"sh\"", "\"/bin/true\"");
+    fs::write(&place, text).context("cannot write the configuration")
+}
+
+/// Own calls, calls of what was made, pages of one `run`.
+fn count(counter: &Path, work: &Path) -> Result<[u64; 3]> {
+    let output = Command::new(counter)
+        .arg("calls")
+        .arg(runtime().get_program())
+        .args(["--root", "state", "run", "counted"])
+        .current_dir(work)
+        .output()
+        .context("cannot start the counter")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(
+        output.status.success(),
+        "the counted container failed: {text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let numbers: Vec<u64> = text
+        .split_ascii_whitespace()
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    numbers
+        .try_into()
+        .map_err(|_| anyhow::anyhow!("the counter said {text:?}"))
+}
+
+fn runtime() -> Command {
+    Command::new(shell::root().join("target/atoll/bin/atoll-runtime"))
+}
