@@ -15,10 +15,13 @@ pub(crate) const DEFAULT_ROOT: &str = "/run/atoll-runtime";
 
 /// Runs containers as the OCI runtime specification describes them.
 #[derive(Debug, Parser)]
-#[command(name = "atoll-runtime", version = version(), disable_help_subcommand = true)]
+#[command(name = "atoll-runtime", version = version(), disable_help_subcommand = true, disable_version_flag = true)]
 // Podman says some twice, which runc takes.
 #[command(args_override_self = true)]
 pub(crate) struct Arguments {
+    /// Print version
+    #[arg(short = 'v', short_alias = 'V', long, action = clap::ArgAction::Version)]
+    version: (),
     /// Folder of container states; gone after a reboot. Default is /run/atoll-runtime, of users without privilege
     /// atoll-runtime in XDG_RUNTIME_DIR
     #[arg(long)]

@@ -262,12 +262,22 @@ impl Container {
 
     /// Sends a signal by number to the first process, or with `all` to every process.
     ///
+    /// SIGKILL reaches every process of a container without a PID namespace of its own in any case, also when the first
+    /// is gone: nothing else would end them.
+    ///
     /// # Errors
     /// [`Error::NotRunning`] when it is stopped.
     pub fn kill(&self, signal: i32, all: bool) -> Result<()> {
         let record = self.record()?;
         if all {
             return self.kill_all(&record, signal);
+        }
+        let is_known = !record.cgroup.is_empty() && !record.in_machine;
+        if signal == libc::SIGKILL && is_known && !record.ends_with_first() {
+            return match pids_of(&record)?.is_empty() {
+                true => Err(Error::NotRunning(self.id.clone())),
+                false => self.kill_all(&record, signal),
+            };
         }
         let Some(pidfd) = open_recorded(&record) else {
             return Err(Error::NotRunning(self.id.clone()));
@@ -318,7 +328,7 @@ impl Container {
             });
         }
         let cgroup = Cgroup::open(record.cgroup.clone());
-        let owns_pids = record.namespaces.contains(&NamespaceKind::Pid);
+        let owns_pids = record.ends_with_first();
         if status != Status::Stopped || !owns_pids {
             if let Some(pidfd) = open_recorded(&record) {
                 let _ = process::send_signal(pidfd.as_fd(), libc::SIGKILL);

@@ -164,6 +164,8 @@ pub(crate) fn new_record(
     record
         .namespaces
         .extend(plan.namespaces.joined.iter().map(|(kind, _)| *kind));
+    let joined = &plan.namespaces.joined;
+    record.shares_pids = joined.iter().any(|(kind, _)| *kind == NamespaceKind::Pid);
     record.seccomp_flags = plan.process.seccomp.as_ref().map(|seccomp| seccomp.flags);
     let seccomp = plan.process.seccomp.as_ref();
     record.seccomp_listener = seccomp.and_then(|seccomp| seccomp.listener.clone());

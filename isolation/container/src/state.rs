@@ -45,6 +45,9 @@ pub(crate) struct Record {
     pub(crate) systemd_unit: Option<SystemdUnit>,
     /// Namespaces later processes join.
     pub(crate) namespaces: Vec<NamespaceKind>,
+    /// The PID namespace among them is another container's, too: the end of the first process ends no other.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) shares_pids: bool,
     /// The process is the monitor of the machine it lives in, or that one's keeper.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) in_machine: bool,
@@ -87,6 +90,11 @@ pub(crate) struct SystemdUnit {
 }
 
 impl Record {
+    /// Whether the kernel ends all the container's processes along with its first.
+    pub(crate) fn ends_with_first(&self) -> bool {
+        self.namespaces.contains(&NamespaceKind::Pid) && !self.shares_pids
+    }
+
     /// A record of a container without processes.
     pub(crate) fn new(id: &ContainerId) -> Self {
         Self {
@@ -101,6 +109,7 @@ impl Record {
             cgroup: BTreeMap::new(),
             systemd_unit: None,
             namespaces: Vec::new(),
+            shares_pids: false,
             in_machine: false,
             rootfs_mount: None,
             seccomp_flags: None,

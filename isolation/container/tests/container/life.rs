@@ -285,6 +285,62 @@ fn without_a_pid_namespace_all_processes_are_found_and_killed() {
 }
 
 #[test]
+fn a_kill_ends_what_no_pid_namespace_ends() {
+    let mut bundle = Bundle::new();
+    bundle
+        .linux()
+        .namespaces
+        .retain(|ns| ns.kind != atoll_spec::NamespaceKind::Pid);
+    bundle.script("sleep 61 & sleep 62 & exec sleep 60");
+    let mut created = bundle.create().unwrap();
+    created.init.start().unwrap();
+    let container = &created.container;
+    wait_until("three processes", || container.pids().unwrap().len() == 3);
+    // Only SIGKILL is for all, as only that can't be asked for by the first process itself.
+    container.kill(libc::SIGTERM, false).unwrap();
+    let _ = process::wait(created.init.pidfd.as_fd());
+    wait_until("two processes", || container.pids().unwrap().len() == 2);
+    assert_eq!(container.state().unwrap().status, Status::Stopped);
+    container.kill(libc::SIGKILL, false).unwrap();
+    wait_until("no process", || container.pids().unwrap().is_empty());
+    let error = container.kill(libc::SIGKILL, false).unwrap_err();
+    assert!(
+        error.to_string().starts_with("container not running"),
+        "{error}"
+    );
+    container.delete(false).unwrap();
+    bundle.assert_clean();
+}
+
+#[test]
+fn a_kill_ends_no_other_container_in_the_same_pid_namespace() {
+    let mut bundle = Bundle::new();
+    bundle.script("exec sleep 60");
+    let mut owner = bundle.create().unwrap();
+    owner.init.start().unwrap();
+    let mut guest = Bundle::new();
+    let namespaces = &mut guest.linux().namespaces;
+    let shared = namespaces
+        .iter_mut()
+        .find(|ns| ns.kind == atoll_spec::NamespaceKind::Pid);
+    shared.unwrap().path = Some(format!("/proc/{}/ns/pid", owner.init.pid).into());
+    guest.script("sleep 61 & exec sleep 60");
+    let mut created = guest.create().unwrap();
+    created.init.start().unwrap();
+    let container = &created.container;
+    wait_until("two processes", || container.pids().unwrap().len() == 2);
+    container.kill(libc::SIGKILL, false).unwrap();
+    let _ = process::wait(created.init.pidfd.as_fd());
+    wait_until("no process", || container.pids().unwrap().is_empty());
+    assert_eq!(owner.container.pids().unwrap().len(), 1);
+    container.delete(false).unwrap();
+    guest.assert_clean();
+    owner.container.delete(true).unwrap();
+    let _ = process::wait(owner.init.pidfd.as_fd());
+    bundle.assert_clean();
+}
+
+#[test]
 fn threads_may_make_containers_at_once() {
     let outcomes: Vec<_> = std::thread::scope(|scope| {
         let runs: Vec<_> = (0..6)
