@@ -24,10 +24,10 @@ fn measure() {
     let (gateway, subnet) = Ipv4Net::parse_with_address("10.88.0.1/16").unwrap();
     let config = BridgeConfig::new("atoll0", subnet, gateway, 1500).unwrap();
     let started = Instant::now();
-    let bridge = Bridge::ensure(&config).unwrap();
+    let bridge = Bridge::ensure(&config, &[]).unwrap();
     println!("ensure (new)        {:>9.1?}", started.elapsed());
     let started = Instant::now();
-    Bridge::ensure(&config).unwrap();
+    Bridge::ensure(&config, &[]).unwrap();
     println!("ensure (again)      {:>9.1?}", started.elapsed());
 
     let mut ipam = Ipam::new(subnet, gateway).unwrap();
@@ -45,6 +45,7 @@ fn measure() {
             address: ipam.allocate(None).unwrap(),
             mac: None,
             interface: "eth0",
+            is_way_out: true,
         };
         let started = Instant::now();
         let endpoint = bridge.attach(&request).unwrap();

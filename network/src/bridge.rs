@@ -5,13 +5,13 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::Ipv4Addr;
 use std::os::fd::BorrowedFd;
 
-use atoll_netlink::nft::{self, Action, Chain, Hook, Match, Rule, Table, Verdict};
+use atoll_netlink::nft::{self, Table};
 use atoll_netlink::route;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, kernel};
 use crate::mac::host_mac_for;
-use crate::{Ipv4Net, MacAddr, Plan, Step, apply, mac_for};
+use crate::{Ipv4Net, MacAddr, Plan, Published, Step, apply, mac_for, table};
 
 /// How the names of the host's ends begin.
 const ENDPOINT_PREFIX: &str = "veth";
@@ -25,6 +25,8 @@ pub struct BridgeConfig {
     subnet: Ipv4Net,
     gateway: Ipv4Addr,
     mtu: u32,
+    is_internal: bool,
+    is_masqueraded: bool,
 }
 
 impl BridgeConfig {
@@ -43,6 +45,8 @@ impl BridgeConfig {
             subnet,
             gateway,
             mtu: mtu.clamp(68, 65535),
+            is_internal: false,
+            is_masqueraded: true,
         })
     }
 
@@ -87,42 +91,37 @@ impl BridgeConfig {
         self.mtu
     }
 
-    /// The firewall table: new connections leave, only answers come back, and what leaves by
+    /// The same, but cut off from everything outside when `is_internal`: only its own endpoints and the host.
+    #[must_use]
+    pub fn internal(mut self, is_internal: bool) -> Self {
+        self.is_internal = is_internal;
+        self
+    }
+
+    /// The same, whose endpoints leave with their own addresses unless `is_masqueraded`.
+    #[must_use]
+    pub fn masqueraded(mut self, is_masqueraded: bool) -> Self {
+        self.is_masqueraded = is_masqueraded;
+        self
+    }
+
+    /// Whether it is cut off from everything outside.
+    #[must_use]
+    pub fn is_internal(&self) -> bool {
+        self.is_internal
+    }
+
+    /// Whether what leaves gets the address of the link it leaves by.
+    #[must_use]
+    pub fn is_masqueraded(&self) -> bool {
+        self.is_masqueraded
+    }
+
+    /// The firewall table: new connections leave, answers and what is for published ports come in, and what leaves by
     /// another link gets that link's address. See docs/firewall.md.
     #[must_use]
-    pub fn table(&self) -> Table {
-        let name = || self.name.clone();
-        let accept = |matches| Rule {
-            matches,
-            action: Action::Verdict(Verdict::Accept),
-        };
-        let forward = Chain {
-            name: "forward".to_owned(),
-            hook: Hook::Forward,
-            policy: Verdict::Accept,
-            rules: vec![
-                accept(vec![Match::InputIs(name())]),
-                accept(vec![Match::OutputIs(name()), Match::EstablishedOrRelated]),
-                Rule {
-                    matches: vec![Match::OutputIs(name())],
-                    action: Action::Verdict(Verdict::Drop),
-                },
-            ],
-        };
-        let subnet = Match::SourceIn(self.subnet.network(), self.subnet.prefix_len());
-        let postrouting = Chain {
-            name: "postrouting".to_owned(),
-            hook: Hook::PostroutingNat,
-            policy: Verdict::Accept,
-            rules: vec![Rule {
-                matches: vec![subnet, Match::OutputIsNot(name())],
-                action: Action::Masquerade,
-            }],
-        };
-        Table {
-            name: self.table_name(),
-            chains: vec![forward, postrouting],
-        }
+    pub fn table(&self, published: &[Published]) -> Table {
+        table::table(self, published)
     }
 }
 
@@ -139,6 +138,8 @@ pub struct EndpointRequest<'a> {
     pub mac: Option<MacAddr>,
     /// Name of the link inside, `eth0`.
     pub interface: &'a str,
+    /// Whether it is the endpoint's way out: its default route leads to the bridge.
+    pub is_way_out: bool,
 }
 
 /// A connected endpoint: what the engine records.
@@ -166,9 +167,9 @@ pub struct Bridge {
 impl Bridge {
     /// Says what [`ensure`](Self::ensure) does. Pure.
     #[must_use]
-    pub fn plan(config: &BridgeConfig) -> Plan {
+    pub fn plan(config: &BridgeConfig, published: &[Published]) -> Plan {
         let name = || config.name.clone();
-        let steps = vec![
+        let mut steps = vec![
             Step::Sysctl {
                 key: "net/ipv4/ip_forward".to_owned(),
                 value: "1",
@@ -188,8 +189,23 @@ impl Bridge {
                 prefix_len: config.subnet.prefix_len(),
             },
             Step::Up { link: name() },
-            Step::Table(config.table()),
         ];
+        steps.extend(Self::plan_published(config, published).steps);
+        Plan { steps }
+    }
+
+    /// Says what [`publish`](Self::publish) does. Pure.
+    #[must_use]
+    pub fn plan_published(config: &BridgeConfig, published: &[Published]) -> Plan {
+        let mut steps = vec![Step::Table(config.table(published))];
+        if !published.is_empty() {
+            // After the table, whose guard keeps endpoints from using it.
+            steps.push(Step::Sysctl {
+                key: format!("net/ipv4/conf/{}/route_localnet", config.name),
+                value: "1",
+                is_optional: false,
+            });
+        }
         Plan { steps }
     }
 
@@ -198,14 +214,46 @@ impl Bridge {
     /// Idempotent: an existing bridge keeps its endpoints, and its table is replaced in one
     /// transaction. Acts in the calling thread's network namespace.
     ///
+    /// * `published`: ports of the host that lead to its endpoints.
+    ///
     /// # Errors
     /// [`Error::NotABridge`] when the name belongs to another kind of link, [`Error::Sysctl`] and
     /// [`Error::Kernel`] when the kernel refuses. A bridge made by this call is then gone again.
-    pub fn ensure(config: &BridgeConfig) -> Result<Self, Error> {
-        apply::apply(&Self::plan(config), None)?;
+    pub fn ensure(config: &BridgeConfig, published: &[Published]) -> Result<Self, Error> {
+        apply::apply(&Self::plan(config, published), None)?;
         Ok(Self {
             config: config.clone(),
         })
+    }
+
+    /// Has exactly the ports `published` of the host lead to endpoints, by one transaction. Established connections
+    /// stay as they are.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] when the kernel refuses; the ports before this call then stay.
+    pub fn publish(&self, published: &[Published]) -> Result<(), Error> {
+        apply::apply(&Self::plan_published(&self.config, published), None)
+    }
+
+    /// Says how the bridge treats an endpoint's port.
+    ///
+    /// * `is_hairpin`: the endpoint may reach its own published ports by the host's addresses.
+    /// * `is_isolated`: it exchanges nothing with other isolated endpoints.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] when the link is gone or the kernel refuses.
+    pub fn set_port(
+        &self,
+        host_ifname: &str,
+        is_hairpin: bool,
+        is_isolated: bool,
+    ) -> Result<(), Error> {
+        let request = route::Request::BridgePort {
+            name: host_ifname.to_owned(),
+            is_hairpin,
+            is_isolated,
+        };
+        route::execute(&[request]).map_err(kernel(format!("configure port {host_ifname}")))
     }
 
     /// What this bridge is.
@@ -239,7 +287,7 @@ impl Bridge {
             peer_name: inner(),
             peer_mac: request.mac.unwrap_or_else(|| mac_for(request.address)),
         };
-        let inside = Step::Inside(vec![
+        let mut inside = vec![
             no_ipv6(request.interface),
             Step::Up {
                 link: "lo".to_owned(),
@@ -250,12 +298,14 @@ impl Bridge {
                 prefix_len: self.config.subnet.prefix_len(),
             },
             Step::Up { link: inner() },
-            Step::DefaultRoute {
+        ];
+        if request.is_way_out {
+            inside.push(Step::DefaultRoute {
                 gateway: self.config.gateway,
-            },
-        ]);
+            });
+        }
         Plan {
-            steps: vec![veth, inside],
+            steps: vec![veth, Step::Inside(inside)],
         }
     }
 
@@ -435,7 +485,7 @@ firewall table ip atoll-atoll0 {
 \t}
 }
 ";
-        assert_eq!(Bridge::plan(&config()).to_string(), expected);
+        assert_eq!(Bridge::plan(&config(), &[]).to_string(), expected);
     }
 
     #[test]
@@ -448,6 +498,7 @@ firewall table ip atoll-atoll0 {
             address: Ipv4Addr::new(172, 17, 0, 2),
             mac: None,
             interface: "eth0",
+            is_way_out: true,
         };
         let expected = "\
 veth veth0 address fe:42:ac:11:00:02 mtu 1500 up in atoll0, peer eth0 address 02:42:ac:11:00:02 inside

@@ -30,6 +30,7 @@ mod plan;
 mod pod;
 mod resolv_conf;
 mod subnet;
+mod table;
 
 pub use atoll_netlink::MacAddr;
 pub use bridge::{Bridge, BridgeConfig, Endpoint, EndpointRequest, bring_up_loopback};
@@ -42,3 +43,4 @@ pub use plan::{Plan, Step};
 pub use pod::{PodLink, PodRoute, connect_pod, disconnect_pod, pod_link};
 pub use resolv_conf::{DnsOptions, resolv_conf};
 pub use subnet::{Ipv4Net, choose_subnet};
+pub use table::{Protocol, Published};

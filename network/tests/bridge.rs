@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use atoll_netlink::{netns, route};
 use atoll_network::{
-    Bridge, BridgeConfig, Endpoint, EndpointRequest, Error, Ipv4Net, bring_up_loopback,
-    host_networks, uplink_mtu,
+    Bridge, BridgeConfig, Endpoint, EndpointRequest, Error, Ipv4Net, Protocol, Published,
+    bring_up_loopback, host_networks, uplink_mtu,
 };
 
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -101,6 +101,7 @@ fn attach(
         address: address.parse().unwrap(),
         mac: None,
         interface: "eth0",
+        is_way_out: true,
     };
     host.run(|| bridge.attach(&request))
 }
@@ -109,7 +110,7 @@ fn attach(
 fn containers_reach_each_other_and_the_gateway_by_address() {
     let (host, a, b) = (Namespace::new(), Namespace::new(), Namespace::new());
     let bridge = host
-        .run(|| Bridge::ensure(&config("10.88.0.1/24")))
+        .run(|| Bridge::ensure(&config("10.88.0.1/24"), &[]))
         .unwrap();
     let endpoint = attach(&host, &bridge, &a, "10.88.0.2").unwrap();
     attach(&host, &bridge, &b, "10.88.0.3").unwrap();
@@ -153,7 +154,7 @@ fn connections_leave_with_the_hosts_address_and_none_come_in() {
     internet.output("ip", "route add 10.88.0.0/24 via 192.0.2.2");
 
     let bridge = host
-        .run(|| Bridge::ensure(&config("10.88.0.1/24")))
+        .run(|| Bridge::ensure(&config("10.88.0.1/24"), &[]))
         .unwrap();
     let endpoint = attach(&host, &bridge, &container, "10.88.0.2").unwrap();
 
@@ -181,10 +182,184 @@ fn the_table_is_what_nft_lists() {
     let host = Namespace::new();
     for bip in ["172.17.0.1/16", "10.1.2.129/25", "10.64.0.1/11"] {
         let config = config(bip);
-        host.run(|| Bridge::ensure(&config)).unwrap();
-        let listed = host.output("nft", "list table ip atoll-atoll0");
-        assert_eq!(config.table().to_string(), listed);
+        let address = config.subnet().first_host();
+        for published in [vec![], ports(address)] {
+            for is_internal in [false, true] {
+                let config = config.clone().internal(is_internal);
+                host.run(|| Bridge::ensure(&config, &published)).unwrap();
+                let listed = host.output("nft", "list table ip atoll-atoll0");
+                assert_eq!(config.table(&published).to_string(), listed);
+            }
+        }
     }
+}
+
+/// A port of each kind.
+fn ports(address: Ipv4Addr) -> Vec<Published> {
+    let port = |protocol, host_address: [u8; 4], host_port, port| Published {
+        protocol,
+        host_address: host_address.into(),
+        host_port,
+        address,
+        port,
+    };
+    vec![
+        port(Protocol::Tcp, [0, 0, 0, 0], 8080, 80),
+        port(Protocol::Udp, [127, 0, 0, 1], 53, 5353),
+        port(Protocol::Tcp, [192, 0, 2, 1], 65535, 1),
+    ]
+}
+
+/// Two hosts with a link between them, 192.0.2.1 and 192.0.2.2.
+fn neighbours() -> (Namespace, Namespace) {
+    let (host, outside) = (Namespace::new(), Namespace::new());
+    outside.run(|| {
+        let peer = host.0.as_raw_fd();
+        let path = format!("/proc/{}/fd/{peer}", std::process::id());
+        let status = Command::new("ip")
+            .args(["link", "add", "up1", "type", "veth", "peer", "up0", "netns"])
+            .arg(path)
+            .status();
+        assert!(status.unwrap().success());
+    });
+    for (namespace, link, address) in [
+        (&host, "up0", "192.0.2.1/24"),
+        (&outside, "up1", "192.0.2.2/24"),
+    ] {
+        namespace.output("ip", &format!("addr add {address} dev {link}"));
+        namespace.output("ip", &format!("link set {link} up"));
+        namespace.output("ip", "link set lo up");
+    }
+    (host, outside)
+}
+
+fn published(host_address: [u8; 4], host_port: u16, port: u16) -> Published {
+    Published {
+        protocol: Protocol::Tcp,
+        host_address: host_address.into(),
+        host_port,
+        address: "10.88.0.2".parse().unwrap(),
+        port,
+    }
+}
+
+const SHORT: Duration = Duration::from_millis(300);
+
+#[test]
+fn a_published_port_is_reached_from_everywhere() {
+    let (host, outside) = neighbours();
+    let (container, other) = (Namespace::new(), Namespace::new());
+    let bridge = host
+        .run(|| Bridge::ensure(&config("10.88.0.1/24"), &[]))
+        .unwrap();
+    let endpoint = attach(&host, &bridge, &container, "10.88.0.2").unwrap();
+    attach(&host, &bridge, &other, "10.88.0.3").unwrap();
+    host.run(|| bridge.set_port(&endpoint.host_ifname, true, false))
+        .unwrap();
+    // Each of these serves one connection and says who asks.
+    let ways: [(&Namespace, &str, &str); 6] = [
+        (&outside, "192.0.2.1", "192.0.2.2"),
+        (&host, "192.0.2.1", "192.0.2.1"),
+        (&host, "127.0.0.1", "10.88.0.1"),
+        (&host, "10.88.0.1", "10.88.0.1"),
+        (&other, "10.88.0.1", "10.88.0.1"),
+        (&container, "192.0.2.1", "10.88.0.1"),
+    ];
+    for (from, to, seen) in ways {
+        let port = container.serve_once();
+        host.run(|| bridge.publish(&[published([0, 0, 0, 0], 8080, port)]))
+            .unwrap();
+        let said = from.ask(to.parse().unwrap(), 8080, DEADLINE);
+        assert_eq!(said.ok().as_deref(), Some(seen), "asked {to}");
+    }
+    // Withdrawn, nobody is there.
+    host.run(|| bridge.publish(&[])).unwrap();
+    assert!(host.ask(Ipv4Addr::LOCALHOST, 8080, SHORT).is_err());
+    assert!(outside.ask([192, 0, 2, 1].into(), 8080, SHORT).is_err());
+}
+
+#[test]
+fn a_port_published_on_loopback_is_the_hosts_alone() {
+    let (host, outside) = neighbours();
+    let (container, other) = (Namespace::new(), Namespace::new());
+    let bridge = host
+        .run(|| Bridge::ensure(&config("10.88.0.1/24"), &[]))
+        .unwrap();
+    attach(&host, &bridge, &container, "10.88.0.2").unwrap();
+    attach(&host, &bridge, &other, "10.88.0.3").unwrap();
+    let port = container.serve_once();
+    host.run(|| bridge.publish(&[published([127, 0, 0, 1], 8080, port)]))
+        .unwrap();
+    assert!(outside.ask([192, 0, 2, 1].into(), 8080, SHORT).is_err());
+    // Who routes 127.0.0.1 to the host reaches neither the port nor what the host itself has there.
+    let service = host.run(|| TcpListener::bind("127.0.0.1:9000").unwrap());
+    service.set_nonblocking(true).unwrap();
+    for (from, link, gateway) in [
+        (&outside, "up1", "192.0.2.1"),
+        (&other, "eth0", "10.88.0.1"),
+    ] {
+        let setting = format!("net.ipv4.conf.{link}.route_localnet=1");
+        from.output("sysctl", &format!("-qw {setting}"));
+        from.output("ip", "link set lo down");
+        from.output(
+            "ip",
+            &format!("route add 127.0.0.1 via {gateway} dev {link}"),
+        );
+        for port in [8080, 9000] {
+            assert!(
+                from.ask(Ipv4Addr::LOCALHOST, port, SHORT).is_err(),
+                "{link} {port}"
+            );
+        }
+    }
+    assert!(service.accept().is_err(), "a packet for loopback came in");
+    assert_eq!(
+        host.ask(Ipv4Addr::LOCALHOST, 8080, DEADLINE).unwrap(),
+        "10.88.0.1"
+    );
+}
+
+#[test]
+fn isolated_endpoints_reach_the_host_but_not_each_other() {
+    let host = Namespace::new();
+    let (a, b) = (Namespace::new(), Namespace::new());
+    let bridge = host
+        .run(|| Bridge::ensure(&config("10.88.0.1/24"), &[]))
+        .unwrap();
+    for (namespace, address) in [(&a, "10.88.0.2"), (&b, "10.88.0.3")] {
+        let endpoint = attach(&host, &bridge, namespace, address).unwrap();
+        host.run(|| bridge.set_port(&endpoint.host_ifname, false, true))
+            .unwrap();
+    }
+    let port = a.serve_once();
+    assert!(b.ask([10, 88, 0, 2].into(), port, SHORT).is_err());
+    let port = host.serve_once();
+    assert!(b.ask([10, 88, 0, 1].into(), port, DEADLINE).is_ok());
+}
+
+#[test]
+fn networks_reach_each_other_only_by_published_ports() {
+    let host = Namespace::new();
+    host.output("ip", "link set lo up");
+    let (a, b) = (Namespace::new(), Namespace::new());
+    let other = |bip: &str| {
+        let (gateway, subnet) = Ipv4Net::parse_with_address(bip).unwrap();
+        BridgeConfig::new("atoll1", subnet, gateway, 1500).unwrap()
+    };
+    let first = host
+        .run(|| Bridge::ensure(&config("10.88.0.1/24"), &[]))
+        .unwrap();
+    let second = host
+        .run(|| Bridge::ensure(&other("10.89.0.1/24"), &[]))
+        .unwrap();
+    attach(&host, &first, &a, "10.88.0.2").unwrap();
+    attach(&host, &second, &b, "10.89.0.2").unwrap();
+    let port = a.serve_once();
+    assert!(b.ask([10, 88, 0, 2].into(), port, SHORT).is_err());
+    host.run(|| first.publish(&[published([0, 0, 0, 0], 8080, port)]))
+        .unwrap();
+    assert!(b.ask([10, 88, 0, 2].into(), port, SHORT).is_err());
+    assert!(b.ask([10, 89, 0, 1].into(), 8080, DEADLINE).is_ok());
 }
 
 #[test]
@@ -192,12 +367,12 @@ fn ensure_again_keeps_endpoints_and_follows_a_changed_address() {
     let (host, container) = (Namespace::new(), Namespace::new());
     host.output("nft", "add table ip somebody");
     let bridge = host
-        .run(|| Bridge::ensure(&config("10.88.0.1/24")))
+        .run(|| Bridge::ensure(&config("10.88.0.1/24"), &[]))
         .unwrap();
     attach(&host, &bridge, &container, "10.88.0.2").unwrap();
     let links = host.links();
 
-    host.run(|| Bridge::ensure(&config("10.88.0.1/24")))
+    host.run(|| Bridge::ensure(&config("10.88.0.1/24"), &[]))
         .unwrap();
     assert_eq!(host.links(), links);
     let port = container.serve_once();
@@ -206,7 +381,7 @@ fn ensure_again_keeps_endpoints_and_follows_a_changed_address() {
             .is_ok()
     );
 
-    host.run(|| Bridge::ensure(&config("10.99.0.1/24")))
+    host.run(|| Bridge::ensure(&config("10.99.0.1/24"), &[]))
         .unwrap();
     let addresses = host.run(|| route::addresses().unwrap());
     let addresses: Vec<_> = addresses
@@ -223,7 +398,7 @@ fn remove_leaves_nothing_and_may_be_repeated() {
     let (host, container) = (Namespace::new(), Namespace::new());
     let before = host.links();
     let bridge = host
-        .run(|| Bridge::ensure(&config("10.88.0.1/24")))
+        .run(|| Bridge::ensure(&config("10.88.0.1/24"), &[]))
         .unwrap();
     let endpoint = attach(&host, &bridge, &container, "10.88.0.2").unwrap();
     let again = bridge.clone();
@@ -240,7 +415,7 @@ fn leaked_ends_are_found_and_removed_and_others_kept() {
     let (host, a, b) = (Namespace::new(), Namespace::new(), Namespace::new());
     host.output("ip", "link add veth-other type veth peer name other");
     let bridge = host
-        .run(|| Bridge::ensure(&config("10.88.0.1/24")))
+        .run(|| Bridge::ensure(&config("10.88.0.1/24"), &[]))
         .unwrap();
     let known = attach(&host, &bridge, &a, "10.88.0.2").unwrap();
     let leaked = attach(&host, &bridge, &b, "10.88.0.3").unwrap();
@@ -260,7 +435,7 @@ fn leaked_ends_are_found_and_removed_and_others_kept() {
 fn the_pair_disappears_with_the_namespace() {
     let (host, container) = (Namespace::new(), Namespace::new());
     let bridge = host
-        .run(|| Bridge::ensure(&config("10.88.0.1/24")))
+        .run(|| Bridge::ensure(&config("10.88.0.1/24"), &[]))
         .unwrap();
     let endpoint = attach(&host, &bridge, &container, "10.88.0.2").unwrap();
     drop(container);
@@ -272,7 +447,7 @@ fn the_pair_disappears_with_the_namespace() {
 fn a_failed_attach_leaves_nothing() {
     let (host, container) = (Namespace::new(), Namespace::new());
     let bridge = host
-        .run(|| Bridge::ensure(&config("10.88.0.1/24")))
+        .run(|| Bridge::ensure(&config("10.88.0.1/24"), &[]))
         .unwrap();
     let (host_links, container_links) = (host.links(), container.links());
 
@@ -313,7 +488,7 @@ fn a_foreign_link_with_the_bridges_name_is_not_touched() {
     let host = Namespace::new();
     host.output("ip", "link add atoll0 type veth peer name other");
     let error = host
-        .run(|| Bridge::ensure(&config("10.88.0.1/24")))
+        .run(|| Bridge::ensure(&config("10.88.0.1/24"), &[]))
         .unwrap_err();
     assert_eq!(error.to_string(), "link atoll0 exists and is not a bridge");
     assert!(error.hint().unwrap().contains("ip link delete atoll0"));
@@ -339,7 +514,7 @@ fn a_failed_ensure_removes_the_bridge_it_made() {
     until(|| host.output("nft", "list tables").contains("atoll-atoll0"));
 
     let error = host
-        .run(|| Bridge::ensure(&config("10.88.0.1/24")))
+        .run(|| Bridge::ensure(&config("10.88.0.1/24"), &[]))
         .unwrap_err();
     assert_eq!(error.to_string(), "cannot install the firewall table");
     assert_eq!(host.links(), before);
@@ -347,7 +522,7 @@ fn a_failed_ensure_removes_the_bridge_it_made() {
     drop(stdin);
     owner.wait().unwrap();
     until(|| !host.output("nft", "list tables").contains("atoll-atoll0"));
-    host.run(|| Bridge::ensure(&config("10.88.0.1/24")))
+    host.run(|| Bridge::ensure(&config("10.88.0.1/24"), &[]))
         .unwrap();
 }
 
@@ -355,7 +530,7 @@ fn a_failed_ensure_removes_the_bridge_it_made() {
 fn endpoints_have_no_ipv6_autoconfiguration() {
     let (host, container) = (Namespace::new(), Namespace::new());
     let bridge = host
-        .run(|| Bridge::ensure(&config("10.88.0.1/24")))
+        .run(|| Bridge::ensure(&config("10.88.0.1/24"), &[]))
         .unwrap();
     let endpoint = attach(&host, &bridge, &container, "10.88.0.2").unwrap();
     assert_eq!(container.output("ip", "-6 address show dev eth0"), "");

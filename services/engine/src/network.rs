@@ -104,7 +104,7 @@ impl Network {
         if let Some(bridge) = &*bridge {
             return Ok(Arc::clone(bridge));
         }
-        let made = Arc::new(Bridge::ensure(&self.config).map_err(failed)?);
+        let made = Arc::new(Bridge::ensure(&self.config, &[]).map_err(failed)?);
         *bridge = Some(Arc::clone(&made));
         Ok(made)
     }
@@ -166,6 +166,7 @@ impl Network {
             address,
             mac: None,
             interface: "eth0",
+            is_way_out: true,
         };
         let endpoint = self.twice(&bridge, |bridge| bridge.attach(&request))?;
         Ok(self.recorded(&endpoint))

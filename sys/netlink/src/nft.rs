@@ -7,6 +7,7 @@
 //! Kernel: `include/uapi/linux/netfilter/nf_tables.h`, nf_tables 5.2 or newer.
 
 use std::io;
+use std::net::Ipv4Addr;
 
 use netlink_packet_core::NLMSG_ERROR;
 use netlink_sys::protocols::NETLINK_NETFILTER;
@@ -42,6 +43,12 @@ pub struct Chain {
 /// Where a chain is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hook {
+    /// `type filter hook prerouting priority raw`: packets that come in, before anything is known about them.
+    PreroutingRaw,
+    /// `type nat hook prerouting priority dstnat`: first packets of a connection, coming in.
+    PreroutingNat,
+    /// `type nat hook output priority -100`: first packets of a connection of the host's own.
+    OutputNat,
     /// `type filter hook forward priority filter`: packets that pass through the host.
     Forward,
     /// `type nat hook postrouting priority srcnat`: first packets of a connection, leaving.
@@ -69,9 +76,28 @@ pub enum Match {
     /// It leaves by another link.
     OutputIsNot(String),
     /// Its source address is in this subnet (address with host bits zero, 1–32 bits).
-    SourceIn(std::net::Ipv4Addr, u8),
+    SourceIn(Ipv4Addr, u8),
+    /// Its destination address is in this subnet (as above).
+    DestinationIn(Ipv4Addr, u8),
+    /// Its destination address is not in this subnet (as above).
+    DestinationNotIn(Ipv4Addr, u8),
+    /// Its destination is one of the host's own addresses (`fib daddr type local`).
+    DestinationIsLocal,
+    /// It is of this protocol and for this port.
+    DestinationPort(Protocol, u16),
+    /// Its connection's destination was replaced by [`Action::Translate`] (`ct status dnat`).
+    IsTranslated,
     /// It belongs to a connection known already, or one expected by such (`ct state`).
     EstablishedOrRelated,
+}
+
+/// A protocol that has ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
 }
 
 /// The end of a rule.
@@ -81,6 +107,8 @@ pub enum Action {
     Verdict(Verdict),
     /// Replaces the source address by that of the outgoing link, for the whole connection.
     Masquerade,
+    /// Replaces destination address and port, for the whole connection.
+    Translate(Ipv4Addr, u16),
 }
 
 /// A decision on a packet.

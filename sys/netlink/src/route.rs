@@ -87,6 +87,15 @@ pub enum Request<'fd> {
         /// Index of the bridge.
         controller: Option<u32>,
     },
+    /// Says how a bridge treats one of its ports.
+    BridgePort {
+        /// Name of the port.
+        name: String,
+        /// What came in by it may go out by it, which `br_netfilter` asks for when it translates addresses.
+        is_hairpin: bool,
+        /// It exchanges nothing with other isolated ports.
+        is_isolated: bool,
+    },
     /// Deletes the link with this name (a veth takes its other end along).
     DeleteLink {
         /// Name of the link.
@@ -191,6 +200,14 @@ impl fmt::Display for Request<'_> {
                 mtu.map_or(Ok(()), |mtu| write!(f, " mtu {mtu}"))?;
                 controller.map_or(Ok(()), |index| write!(f, " master #{index}"))
             }
+            Self::BridgePort {
+                name,
+                is_hairpin,
+                is_isolated,
+            } => write!(
+                f,
+                "link set {name} type bridge_slave hairpin {is_hairpin} isolated {is_isolated}"
+            ),
             Self::DeleteLink { name } => write!(f, "link delete {name}"),
             Self::AddAddress {
                 index,

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST};
 
-use super::{Action, Chain, Hook, Match, Rule, Table, Verdict};
+use super::{Action, Chain, Hook, Match, Protocol, Rule, Table, Verdict};
 use crate::socket::{pad, push_header};
 
 const SUBSYSTEM: u16 = 10 << 8; // NFNL_SUBSYS_NFTABLES
@@ -30,9 +30,23 @@ const CT_STATE: u32 = 0; // NFT_CT_STATE
 /// NF_CT_STATE_BIT(IP_CT_ESTABLISHED) | NF_CT_STATE_BIT(IP_CT_RELATED)
 const STATE_ESTABLISHED_RELATED: u32 = 2 | 4;
 const SOURCE_OFFSET: u32 = 12; // struct iphdr.saddr
+const DESTINATION_OFFSET: u32 = 16; // struct iphdr.daddr
+const PORT_OFFSET: u32 = 2; // struct tcphdr.dest, struct udphdr.dest
+const PAYLOAD_TRANSPORT: u32 = 2; // NFT_PAYLOAD_TRANSPORT_HEADER
+const META_PROTOCOL: u32 = 16; // NFT_META_L4PROTO
+const CT_STATUS: u32 = 2; // NFT_CT_STATUS
+const STATUS_DNAT: u32 = 1 << 5; // IPS_DST_NAT
+const FIB_ADDRESS_TYPE: u32 = 3; // NFT_FIB_RESULT_ADDRTYPE
+const FIB_DESTINATION: u32 = 2; // NFTA_FIB_F_DADDR
+const SECOND_REGISTER: u32 = 2; // NFT_REG_2
+const NAT_DESTINATION: u32 = 1; // NFT_NAT_DNAT
+const PRIORITY_RAW: i32 = -300; // NF_IP_PRI_RAW
+const PRIORITY_DESTINATION_NAT: i32 = -100; // NF_IP_PRI_NAT_DST
 const PRIORITY_FILTER: i32 = 0; // NF_IP_PRI_FILTER
 const PRIORITY_SOURCE_NAT: i32 = 100; // NF_IP_PRI_NAT_SRC
+const HOOK_PREROUTING: u32 = 0; // NF_INET_PRE_ROUTING
 const HOOK_FORWARD: u32 = 2; // NF_INET_FORWARD
+const HOOK_OUTPUT: u32 = 3; // NF_INET_LOCAL_OUT
 const HOOK_POSTROUTING: u32 = 4; // NF_INET_POST_ROUTING
 
 /// A whole transaction as bytes, and what each of its messages was, for error messages.
@@ -130,6 +144,9 @@ impl Builder {
     fn chain(&mut self, table: &str, chain: &Chain) {
         self.message(NEW_CHAIN, 0, format!("add chain {}", chain.name), |out| {
             let (kind, number, priority) = match chain.hook {
+                Hook::PreroutingRaw => ("filter", HOOK_PREROUTING, PRIORITY_RAW),
+                Hook::PreroutingNat => ("nat", HOOK_PREROUTING, PRIORITY_DESTINATION_NAT),
+                Hook::OutputNat => ("nat", HOOK_OUTPUT, PRIORITY_DESTINATION_NAT),
                 Hook::Forward => ("filter", HOOK_FORWARD, PRIORITY_FILTER),
                 Hook::PostroutingNat => ("nat", HOOK_POSTROUTING, PRIORITY_SOURCE_NAT),
             };
@@ -197,21 +214,84 @@ fn push_match(out: &mut Vec<u8>, condition: &Match) {
         Match::InputIsNot(name) => link_name(out, META_INPUT_NAME, NOT_EQUAL, name),
         Match::OutputIs(name) => link_name(out, META_OUTPUT_NAME, EQUAL, name),
         Match::OutputIsNot(name) => link_name(out, META_OUTPUT_NAME, NOT_EQUAL, name),
-        Match::SourceIn(address, prefix_len) => source_in(out, *address, *prefix_len),
-        Match::EstablishedOrRelated => {
-            expression(out, "ct", |out| {
-                number_be(out, 1, REGISTER); // NFTA_CT_DREG
-                number_be(out, 2, CT_STATE); // NFTA_CT_KEY
-            });
-            mask(out, &STATE_ESTABLISHED_RELATED.to_ne_bytes());
-            compare(out, NOT_EQUAL, &0u32.to_ne_bytes());
+        Match::SourceIn(address, prefix_len) => {
+            address_in(out, SOURCE_OFFSET, EQUAL, *address, *prefix_len);
         }
+        Match::DestinationIn(address, prefix_len) => {
+            address_in(out, DESTINATION_OFFSET, EQUAL, *address, *prefix_len);
+        }
+        Match::DestinationNotIn(address, prefix_len) => {
+            address_in(out, DESTINATION_OFFSET, NOT_EQUAL, *address, *prefix_len);
+        }
+        Match::DestinationIsLocal => {
+            expression(out, "fib", |out| {
+                number_be(out, 1, REGISTER); // NFTA_FIB_DREG
+                number_be(out, 2, FIB_ADDRESS_TYPE); // NFTA_FIB_RESULT
+                number_be(out, 3, FIB_DESTINATION); // NFTA_FIB_FLAGS
+            });
+            compare(out, EQUAL, &u32::from(libc::RTN_LOCAL).to_ne_bytes());
+        }
+        Match::DestinationPort(protocol, port) => destination_port(out, *protocol, *port),
+        Match::EstablishedOrRelated => connection_has(out, CT_STATE, STATE_ESTABLISHED_RELATED),
+        Match::IsTranslated => connection_has(out, CT_STATUS, STATUS_DNAT),
     }
+}
+
+/// Whether the connection's word `key` has any of `bits`.
+fn connection_has(out: &mut Vec<u8>, key: u32, bits: u32) {
+    expression(out, "ct", |out| {
+        number_be(out, 1, REGISTER); // NFTA_CT_DREG
+        number_be(out, 2, key); // NFTA_CT_KEY
+    });
+    mask(out, &bits.to_ne_bytes());
+    compare(out, NOT_EQUAL, &0u32.to_ne_bytes());
+}
+
+fn destination_port(out: &mut Vec<u8>, protocol: Protocol, port: u16) {
+    expression(out, "meta", |out| {
+        number_be(out, 1, REGISTER); // NFTA_META_DREG
+        number_be(out, 2, META_PROTOCOL); // NFTA_META_KEY
+    });
+    let number: u8 = match protocol {
+        Protocol::Tcp => 6,
+        Protocol::Udp => 17,
+    };
+    compare(out, EQUAL, &[number]);
+    load(out, PAYLOAD_TRANSPORT, PORT_OFFSET, 2);
+    compare(out, EQUAL, &port.to_be_bytes());
+}
+
+/// Loads bytes of the packet into the register.
+fn load(out: &mut Vec<u8>, base: u32, offset: u32, length: u32) {
+    expression(out, "payload", |out| {
+        number_be(out, 1, REGISTER); // NFTA_PAYLOAD_DREG
+        number_be(out, 2, base); // NFTA_PAYLOAD_BASE
+        number_be(out, 3, offset); // NFTA_PAYLOAD_OFFSET
+        number_be(out, 4, length); // NFTA_PAYLOAD_LEN
+    });
+}
+
+/// Puts a constant into a register.
+fn constant(out: &mut Vec<u8>, register: u32, value: &[u8]) {
+    expression(out, "immediate", |out| {
+        number_be(out, 1, register); // NFTA_IMMEDIATE_DREG
+        nested(out, 2, |out| attribute(out, 1, value)); // NFTA_IMMEDIATE_DATA, NFTA_DATA_VALUE
+    });
 }
 
 fn push_action(out: &mut Vec<u8>, action: Action) {
     match action {
         Action::Masquerade => expression(out, "masq", |_| {}),
+        Action::Translate(address, port) => {
+            constant(out, REGISTER, &address.octets());
+            constant(out, SECOND_REGISTER, &port.to_be_bytes());
+            expression(out, "nat", |out| {
+                number_be(out, 1, NAT_DESTINATION); // NFTA_NAT_TYPE
+                number_be(out, 2, u32::from(NFPROTO_IPV4)); // NFTA_NAT_FAMILY
+                number_be(out, 3, REGISTER); // NFTA_NAT_REG_ADDR_MIN
+                number_be(out, 5, SECOND_REGISTER); // NFTA_NAT_REG_PROTO_MIN
+            });
+        }
         Action::Verdict(verdict) => expression(out, "immediate", |out| {
             number_be(out, 1, VERDICT_REGISTER); // NFTA_IMMEDIATE_DREG
             nested(out, 2, |out| {
@@ -245,18 +325,13 @@ fn link_name(out: &mut Vec<u8>, key: u32, operator: u32, name: &str) {
     compare(out, operator, &padded);
 }
 
-fn source_in(out: &mut Vec<u8>, address: Ipv4Addr, prefix_len: u8) {
-    expression(out, "payload", |out| {
-        number_be(out, 1, REGISTER); // NFTA_PAYLOAD_DREG
-        number_be(out, 2, PAYLOAD_NETWORK); // NFTA_PAYLOAD_BASE
-        number_be(out, 3, SOURCE_OFFSET); // NFTA_PAYLOAD_OFFSET
-        number_be(out, 4, 4); // NFTA_PAYLOAD_LEN
-    });
+fn address_in(out: &mut Vec<u8>, offset: u32, operator: u32, address: Ipv4Addr, prefix_len: u8) {
+    load(out, PAYLOAD_NETWORK, offset, 4);
     if prefix_len < 32 {
         let bits = !u32::MAX.checked_shr(u32::from(prefix_len)).unwrap_or(0);
         mask(out, &bits.to_be_bytes());
     }
-    compare(out, EQUAL, &address.octets());
+    compare(out, operator, &address.octets());
 }
 
 /// `register &= mask`.

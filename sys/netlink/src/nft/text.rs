@@ -1,8 +1,9 @@
 //! A table in the words of `nft list table`.
 
 use std::fmt;
+use std::net::Ipv4Addr;
 
-use super::{Action, Chain, Hook, Match, Rule, Table, Verdict};
+use super::{Action, Chain, Hook, Match, Protocol, Rule, Table, Verdict};
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -31,6 +32,9 @@ impl fmt::Display for Chain {
 impl fmt::Display for Hook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::PreroutingRaw => "filter hook prerouting priority raw",
+            Self::PreroutingNat => "nat hook prerouting priority dstnat",
+            Self::OutputNat => "nat hook output priority -100",
             Self::Forward => "filter hook forward priority filter",
             Self::PostroutingNat => "nat hook postrouting priority srcnat",
         })
@@ -53,10 +57,38 @@ impl fmt::Display for Match {
             Self::InputIsNot(name) => write!(f, "iifname != \"{name}\""),
             Self::OutputIs(name) => write!(f, "oifname \"{name}\""),
             Self::OutputIsNot(name) => write!(f, "oifname != \"{name}\""),
-            Self::SourceIn(address, 32) => write!(f, "ip saddr {address}"),
-            Self::SourceIn(address, bits) => write!(f, "ip saddr {address}/{bits}"),
+            Self::SourceIn(address, bits) => write!(f, "ip saddr {}", Subnet(*address, *bits)),
+            Self::DestinationIn(address, bits) => {
+                write!(f, "ip daddr {}", Subnet(*address, *bits))
+            }
+            Self::DestinationNotIn(address, bits) => {
+                write!(f, "ip daddr != {}", Subnet(*address, *bits))
+            }
+            Self::DestinationIsLocal => f.write_str("fib daddr type local"),
+            Self::DestinationPort(protocol, port) => write!(f, "{protocol} dport {port}"),
+            Self::IsTranslated => f.write_str("ct status dnat"),
             Self::EstablishedOrRelated => f.write_str("ct state established,related"),
         }
+    }
+}
+
+struct Subnet(Ipv4Addr, u8);
+
+impl fmt::Display for Subnet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self(address, 32) => write!(f, "{address}"),
+            Self(address, bits) => write!(f, "{address}/{bits}"),
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
     }
 }
 
@@ -65,6 +97,7 @@ impl fmt::Display for Action {
         match self {
             Self::Verdict(verdict) => write!(f, "{verdict}"),
             Self::Masquerade => f.write_str("masquerade"),
+            Self::Translate(address, port) => write!(f, "dnat to {address}:{port}"),
         }
     }
 }

@@ -9,7 +9,8 @@ use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeader, AddressMessage,
 };
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
+    LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -66,6 +67,24 @@ pub(super) fn push(buffer: &mut Vec<u8>, request: &Request<'_>, sequence: u32) {
             attributes.extend(mtu.map(LinkAttribute::Mtu));
             attributes.extend(controller.map(LinkAttribute::Controller));
             append(buffer, libc::RTM_NEWLINK, DO, sequence, &link(attributes));
+        }
+        Request::BridgePort {
+            name,
+            is_hairpin,
+            is_isolated,
+        } => {
+            let port = InfoPortData::BridgePort(vec![
+                InfoBridgePort::HairpinMode(*is_hairpin),
+                InfoBridgePort::Isolated(*is_isolated),
+            ]);
+            let message = link(vec![
+                LinkAttribute::IfName(name.clone()),
+                LinkAttribute::LinkInfo(vec![
+                    LinkInfo::PortKind(InfoPortKind::Bridge),
+                    LinkInfo::PortData(port),
+                ]),
+            ]);
+            append(buffer, libc::RTM_NEWLINK, DO, sequence, &message);
         }
         Request::DeleteLink { name } => {
             let message = link(vec![LinkAttribute::IfName(name.clone())]);
