@@ -226,6 +226,14 @@ impl Bridge {
         })
     }
 
+    /// The bridge of `config` that somebody made before; nothing is looked at or done.
+    #[must_use]
+    pub fn known(config: &BridgeConfig) -> Self {
+        Self {
+            config: config.clone(),
+        }
+    }
+
     /// Has exactly the ports `published` of the host lead to endpoints, by one transaction. Established connections
     /// stay as they are.
     ///
@@ -268,7 +276,7 @@ impl Bridge {
     ///
     /// # Errors
     /// [`Error::Kernel`] when the kernel refuses.
-    pub fn remove(self) -> Result<(), Error> {
+    pub fn remove(&self) -> Result<(), Error> {
         let name = &self.config.name;
         self.prune(&[])?;
         nft::remove(&self.config.table_name()).map_err(kernel("remove the firewall table"))?;
@@ -349,7 +357,18 @@ impl Bridge {
     /// # Errors
     /// [`Error::Kernel`] when the kernel refuses.
     pub fn detach(&self, endpoint: &Endpoint) -> Result<(), Error> {
-        delete_link(&endpoint.host_ifname)
+        self.detach_link(&endpoint.host_ifname)
+    }
+
+    /// The same by the name of the host's end. A link of that name that is no endpoint of a bridge is not touched.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] when the kernel refuses.
+    pub fn detach_link(&self, host_ifname: &str) -> Result<(), Error> {
+        if host_ifname.starts_with(ENDPOINT_PREFIX) {
+            delete_link(host_ifname)?;
+        }
+        Ok(())
     }
 
     /// Removes the host's ends no container is known for (an engine died between making one and

@@ -61,6 +61,14 @@ pub enum Error {
         /// The gateway.
         gateway: Ipv4Addr,
     },
+    /// A range to give addresses out of is no part of its subnet.
+    #[error("range {range} is not part of {subnet}")]
+    UnusableRange {
+        /// The range.
+        range: Ipv4Net,
+        /// The subnet.
+        subnet: Ipv4Net,
+    },
     /// Every private range tried meets a route of the host.
     #[error("no private address range is free on this host")]
     NoFreeSubnet,
@@ -101,6 +109,7 @@ impl Error {
             }
             Self::NoHardwareAddress { .. }
             | Self::InvalidLinkName(_)
+            | Self::UnusableRange { .. }
             | Self::AddressInUse(_)
             | Self::AddressOutside { .. } => None,
         }

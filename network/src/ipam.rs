@@ -18,6 +18,9 @@ pub struct Ipam {
     gateway: Ipv4Addr,
     used: BTreeSet<Ipv4Addr>,
     newest: Option<Ipv4Addr>,
+    /// Where addresses nobody asked for by name come from; the whole subnet without it.
+    #[serde(default)]
+    range: Option<Ipv4Net>,
 }
 
 impl Ipam {
@@ -34,7 +37,21 @@ impl Ipam {
             gateway,
             used: BTreeSet::new(),
             newest: None,
+            range: None,
         })
+    }
+
+    /// The same, giving out only addresses of `range` by itself.
+    ///
+    /// # Errors
+    /// [`Error::UnusableRange`] when it is not part of the subnet.
+    pub fn with_range(mut self, range: Ipv4Net) -> Result<Self, Error> {
+        let subnet = self.subnet;
+        if range.prefix_len() < subnet.prefix_len() || !subnet.contains(range.network()) {
+            return Err(Error::UnusableRange { range, subnet });
+        }
+        self.range = Some(range);
+        Ok(self)
     }
 
     /// The subnet the addresses are from.
@@ -99,11 +116,24 @@ impl Ipam {
 
     /// The first free address above the newest, else the first from the start.
     fn next_free(&self) -> Option<Ipv4Addr> {
-        let first = self.subnet.network().to_bits() + 1;
-        let last = self.subnet.broadcast().to_bits() - 1;
+        let subnet = (
+            self.subnet.network().to_bits() + 1,
+            self.subnet.broadcast().to_bits() - 1,
+        );
+        let (first, last) = match self.range {
+            Some(range) => (
+                range.network().to_bits().max(subnet.0),
+                range.broadcast().to_bits().min(subnet.1),
+            ),
+            None => subnet,
+        };
         let start = self.newest.map_or(first, |newest| newest.to_bits() + 1);
+        let start = match (first..=last).contains(&start) {
+            true => start,
+            false => first,
+        };
         self.first_free(start, last)
-            .or_else(|| self.first_free(first, start.min(last)))
+            .or_else(|| self.first_free(first, start))
     }
 
     /// The first free address from `from` to `to`, both inclusive.
@@ -121,6 +151,21 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn addresses_come_from_the_range_and_others_are_had_by_name() {
+        let net = |text: &str| text.parse::<Ipv4Net>().unwrap();
+        let whole = || Ipam::new(net("10.0.0.0/24"), [10, 0, 0, 1].into()).unwrap();
+        assert!(whole().with_range(net("10.0.1.0/25")).is_err());
+        assert!(whole().with_range(net("10.0.0.0/16")).is_err());
+        let mut ipam = whole().with_range(net("10.0.0.252/30")).unwrap();
+        assert!(ipam.allocate(Some([10, 0, 0, 7].into())).is_ok());
+        let mut given = Vec::new();
+        while let Ok(address) = ipam.allocate(None) {
+            given.push(address.octets()[3]);
+        }
+        assert_eq!(given, [252, 253, 254]);
+    }
 
     fn ipam(text: &str) -> Ipam {
         let (gateway, subnet) = Ipv4Net::parse_with_address(text).unwrap();

@@ -42,5 +42,5 @@ pub use mac::mac_for;
 pub use plan::{Plan, Step};
 pub use pod::{PodLink, PodRoute, connect_pod, disconnect_pod, pod_link};
 pub use resolv_conf::{DnsOptions, resolv_conf};
-pub use subnet::{Ipv4Net, choose_subnet};
+pub use subnet::{Ipv4Net, choose_small_subnet, choose_subnet};
 pub use table::{Protocol, Published};

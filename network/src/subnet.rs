@@ -151,6 +151,35 @@ pub fn choose_subnet(taken: &[Ipv4Net]) -> Result<Ipv4Net, Error> {
         .ok_or(Error::NoFreeSubnet)
 }
 
+/// Chooses a /24 for a further network that meets none of `taken`: of 172.18.0.0 to 172.31.255.0, then of 192.168.0.0/16,
+/// then of 10.0.0.0/8 from the top.
+///
+/// * `taken`: as for [`choose_subnet`], and the subnets of the other networks.
+///
+/// # Errors
+/// [`Error::NoFreeSubnet`] when everything is taken.
+pub fn choose_small_subnet(taken: &[Ipv4Net]) -> Result<Ipv4Net, Error> {
+    let is_free = |candidate: &Ipv4Net| {
+        !taken
+            .iter()
+            .any(|net| net.prefix_len > 0 && net.overlaps(*candidate))
+    };
+    let net = |a, b, c| Ipv4Net {
+        network: Ipv4Addr::new(a, b, c, 0),
+        prefix_len: 24,
+    };
+    let class_b = (18..=31u8).flat_map(|b| (0..=255u8).map(move |c| net(172, b, c)));
+    let class_c = (0..=255u8).map(|c| net(192, 168, c));
+    let class_a = (0..=255u8)
+        .rev()
+        .flat_map(|b| (0..=255u8).rev().map(move |c| net(10, b, c)));
+    class_b
+        .chain(class_c)
+        .chain(class_a)
+        .find(is_free)
+        .ok_or(Error::NoFreeSubnet)
+}
+
 /// The netmask of `prefix_len` bits.
 fn mask(prefix_len: u8) -> u32 {
     !u32::MAX.checked_shr(u32::from(prefix_len)).unwrap_or(0)
@@ -198,6 +227,14 @@ mod tests {
             "10.255.255.0/24"
         );
         assert!(choose_subnet(&nets(&["0.0.0.0/1", "128.0.0.0/1"])).is_err());
+    }
+
+    #[test]
+    fn further_networks_get_small_subnets_beside_each_other() {
+        let choose = |taken: &[&str]| choose_small_subnet(&nets(taken)).unwrap().to_string();
+        assert_eq!(choose(&["0.0.0.0/0", "172.17.0.0/16"]), "172.18.0.0/24");
+        assert_eq!(choose(&["172.18.0.0/24", "172.18.1.0/30"]), "172.18.2.0/24");
+        assert_eq!(choose(&["172.16.0.0/12"]), "192.168.0.0/24");
     }
 
     proptest! {

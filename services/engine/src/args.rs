@@ -34,6 +34,10 @@ pub struct EngineArgs {
     #[arg(long, value_name = "BYTES")]
     pub mtu: Option<u32>,
 
+    /// Address of the host that ports are published on when nobody says; default: all of them.
+    #[arg(long, value_name = "ADDRESS")]
+    pub ip: Option<String>,
+
     /// What to log: `debug`, `info`, `warn`, `error` or `fatal`.
     #[arg(short = 'l', long, value_name = "LEVEL")]
     pub log_level: Option<String>,

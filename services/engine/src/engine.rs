@@ -10,7 +10,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     events::EventBus,
     exec::Execs,
-    network::Network,
+    network::Networks,
     paths::Paths,
     settings::Settings,
 };
@@ -30,8 +30,8 @@ pub(crate) struct Engine {
     pub(crate) containers: Registry,
     /// Processes beside the containers' own.
     pub(crate) execs: Execs,
-    /// The default bridge.
-    pub(crate) network: Network,
+    /// The networks, and which ports of the host are whose.
+    pub(crate) network: Networks,
     /// What happens.
     pub(crate) events: EventBus,
     /// What the host offers.

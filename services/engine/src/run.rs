@@ -24,7 +24,7 @@ use crate::{
     http::server::{self, Listener},
     lock::{LOCK_FILE, LockError, RootLock},
     names,
-    network::Network,
+    network::Networks,
     paths::Paths,
     settings::{Listen, Settings, SettingsError},
 };
@@ -124,7 +124,7 @@ fn start(args: &EngineArgs) -> Result<(), RunError> {
 
 async fn serve(settings: Settings, paths: Paths) -> Result<(), RunError> {
     let images = ImageStore::open(paths.data_root()).map_err(RunError::Images)?;
-    let network = Network::open(&settings).map_err(RunError::Engine)?;
+    let network = Networks::open(&settings).map_err(RunError::Engine)?;
     let engine = Arc::new(Engine {
         cgroup_parent: settings
             .cgroup_parent
@@ -190,15 +190,8 @@ async fn bind(listen: &Listen) -> Result<Listener, RunError> {
 
 /// Does what the first container would otherwise wait for.
 fn warm_up(engine: &EngineRef) {
-    if engine.network.is_disabled() {
-        return;
-    }
     let engine = EngineRef::clone(engine);
-    tokio::task::spawn_blocking(move || {
-        if let Err(error) = engine.network.bridge() {
-            tracing::warn!(%error, "the default bridge can't be brought up; containers that need it will fail");
-        }
-    });
+    tokio::task::spawn_blocking(move || engine.network.ensure_all());
 }
 
 /// Makes and locks both roots. Refused, it leaves no root behind that was not there before.

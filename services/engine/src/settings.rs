@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
@@ -98,6 +98,8 @@ pub(crate) struct Settings {
     pub(crate) bridge: Option<String>,
     /// MTU of the default bridge.
     pub(crate) mtu: u32,
+    /// Where ports are published when nobody says.
+    pub(crate) host_address: Ipv4Addr,
     /// What to log.
     pub(crate) log_level: LogLevel,
     /// Where to write the process id, besides `exec_root`.
@@ -133,6 +135,7 @@ struct ConfigFile {
     bip: Option<String>,
     bridge: Option<String>,
     mtu: Option<u32>,
+    ip: Option<String>,
     log_level: Option<String>,
     debug: Option<bool>,
     pidfile: Option<PathBuf>,
@@ -227,7 +230,16 @@ impl Settings {
         let log_driver = one("log-driver", args.log_driver.clone(), file.log_driver)?
             .unwrap_or_else(|| "json-file".to_owned());
         let shim = one("shim", args.shim.clone(), file.shim)?.unwrap_or_else(find_shim);
+        let ip = one("ip", args.ip.clone(), file.ip)?;
+        let host_address = match &ip {
+            None => Ipv4Addr::UNSPECIFIED,
+            Some(text) => text.parse().map_err(|_| SettingsError::Value {
+                key: "ip",
+                reason: format!("{text} is not an IPv4 address"),
+            })?,
+        };
         Ok(Self {
+            host_address,
             listen,
             bip: one("bip", args.bip.clone(), file.bip)?,
             bridge: one("bridge", args.bridge.clone(), file.bridge)?,

@@ -27,6 +27,11 @@ pub const LISTEN_FD: i32 = 3;
 /// milliseconds by.
 pub const LISTEN_ON_STDIN_ENV: &str = "ATOLL_SHIM_LISTEN_ON_STDIN";
 
+/// Environment variable with the numbers, separated by commas, of descriptors the shim keeps until the container's first
+/// process has ended: sockets that hold published ports. It closes whatever else it was started with. Only the engine
+/// sets it, to the empty text when there are none.
+pub const HELD_ENV: &str = "ATOLL_SHIM_HELD";
+
 /// Environment variable with the folder of isolation/container's state, e.g. `/run/atoll/runtime`.
 pub const STATE_ROOT_ENV: &str = "ATOLL_STATE_ROOT";
 

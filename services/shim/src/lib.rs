@@ -98,6 +98,7 @@ fn run(arguments: &Arguments) -> io::Result<ExitCode> {
 
 fn serve(arguments: &Arguments, state_root: PathBuf) -> io::Result<()> {
     atoll_sys::allocator::keep_small();
+    let held = take_held()?;
     let socket = std::env::var_os(spawn::LISTEN_ON_STDIN_ENV).map(PathBuf::from);
     let listener = if socket.is_some() {
         let listener = take_stdin()?;
@@ -119,6 +120,7 @@ fn serve(arguments: &Arguments, state_root: PathBuf) -> io::Result<()> {
         state_root,
         tells_statuses: arguments.address.is_empty(),
         keeps: false,
+        held,
     };
     let events = Events::new(publisher);
     Shim::new(options, signals, Some(listener), events).run();
@@ -126,6 +128,21 @@ fn serve(arguments: &Arguments, state_root: PathBuf) -> io::Result<()> {
         drop(fs::remove_file(path));
     }
     Ok(())
+}
+
+/// The descriptors the engine has us keep; what else is open was another container's.
+fn take_held() -> io::Result<Vec<OwnedFd>> {
+    let Ok(text) = std::env::var(spawn::HELD_ENV) else {
+        return Ok(Vec::new());
+    };
+    let numbers: Vec<i32> = text
+        .split(',')
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    // Kernels before 5.9 can't; then a port may stay taken longer than it should.
+    let _ = atoll_sys::inherited::close_others(&numbers);
+    let taken = numbers.into_iter().map(atoll_sys::inherited::take);
+    Ok(taken.collect::<Result<_, _>>()?)
 }
 
 /// The socket that is stdin; `/dev/null` takes its place.

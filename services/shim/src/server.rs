@@ -35,6 +35,8 @@ pub(crate) struct Options {
     pub(crate) tells_statuses: bool,
     /// Whether the shim is the keeper of one machine, for a command line ([`crate::keeper`]).
     pub(crate) keeps: bool,
+    /// Held until the first process has ended: the engine's published ports.
+    pub(crate) held: Vec<OwnedFd>,
 }
 
 /// The server's whole state.
@@ -468,6 +470,8 @@ impl Shim {
                 if task.noticed_oom() {
                     self.events.out_of_memory(&task.id);
                 }
+                // Whoever hears of the end may want the ports.
+                self.options.held.clear();
                 task.record_exit(exit);
                 self.events.exited(&task.id, &task.init, exit);
                 // A pod's goes with its sandbox.

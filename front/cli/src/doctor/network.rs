@@ -63,13 +63,14 @@ fn connect(container: std::os::fd::BorrowedFd<'_>) -> Result<(), atoll_network::
         return Ok(());
     };
     let config = BridgeConfig::new(BRIDGE, subnet, GATEWAY, 1500)?;
-    let bridge = Bridge::ensure(&config)?;
+    let bridge = Bridge::ensure(&config, &[])?;
     let request = EndpointRequest {
         container_id: "doctor",
         netns: container,
         address: CONTAINER,
         mac: None,
         interface: "eth0",
+        is_way_out: true,
     };
     bridge.attach(&request).map(drop)
 }

@@ -131,7 +131,15 @@ fn matches(record: &Record, filters: &Filters) -> bool {
         })
         && filters.any("is-task", |wanted| wanted == "false" || wanted == "0")
         && filters.any("health", |wanted| wanted == "none")
-        && filters.any("publish", |_| false)
+        && filters.any("publish", |wanted| {
+            let ports = record.published.iter().flat_map(|all| &all.bindings);
+            ports
+                .flat_map(|(port, list)| list.iter().map(move |at| (port, at)))
+                .any(|(port, at)| {
+                    let (number, protocol) = wanted.split_once('/').unwrap_or((wanted, "tcp"));
+                    at.host_port == number && port.ends_with(protocol)
+                })
+        })
         && filters.any("expose", |wanted| {
             record
                 .config
@@ -172,19 +180,7 @@ pub(crate) fn summary(engine: &EngineRef, record: &Record, size: Option<u64>) ->
             command.push_str(argument);
         }
     }
-    let ports: Vec<Value> = if record.state.is_running() {
-        record
-            .config
-            .exposed_ports
-            .keys()
-            .filter_map(|port| {
-                let (number, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
-                Some(json!({ "PrivatePort": number.parse::<u16>().ok()?, "Type": protocol }))
-            })
-            .collect()
-    } else {
-        Vec::new()
-    };
+    let ports = ports(record);
     let image = match engine.images.resolve(&record.config.image) {
         Ok(image) if image.id.to_string() == record.image_id => record.config.image.clone(),
         // The name means another image by now.
@@ -215,6 +211,35 @@ pub(crate) fn summary(engine: &EngineRef, record: &Record, size: Option<u64>) ->
         summary["SizeRootFs"] = (bytes + image_bytes(engine, record)).into();
     }
     summary
+}
+
+/// Exposed ports, and where the published ones are reached.
+fn ports(record: &Record) -> Vec<Value> {
+    if !record.state.is_running() {
+        return Vec::new();
+    }
+    let none = BTreeMap::new();
+    let published = record.published.as_ref().map_or(&none, |all| &all.bindings);
+    let exposed = record.config.exposed_ports.keys();
+    let mut ports: Vec<Value> = exposed
+        .filter(|port| !published.contains_key(*port))
+        .filter_map(|port| {
+            let (number, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
+            Some(json!({ "PrivatePort": number.parse::<u16>().ok()?, "Type": protocol }))
+        })
+        .collect();
+    for (port, list) in published {
+        let (number, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
+        for binding in list {
+            ports.push(json!({
+                "IP": binding.host_ip,
+                "PrivatePort": number.parse::<u16>().unwrap_or(0),
+                "PublicPort": binding.host_port.parse::<u16>().unwrap_or(0),
+                "Type": protocol,
+            }));
+        }
+    }
+    ports
 }
 
 /// Size of the image's layers.
@@ -318,7 +343,7 @@ fn is_prunable(container: &ContainerRef, filters: &Filters, until: Option<i64>) 
 }
 
 /// A point in time, or a duration back from now such as `10m`.
-fn until_nanos(text: &str) -> Option<i64> {
+pub(crate) fn until_nanos(text: &str) -> Option<i64> {
     if let Some(nanos) = time::parse_nanos(text) {
         return Some(nanos);
     }

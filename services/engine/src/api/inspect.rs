@@ -112,15 +112,13 @@ fn network_settings(record: &Record) -> Value {
         .get("bridge")
         .filter(|_| record.state.is_running())
         .unwrap_or(&none);
-    let ports: BTreeMap<&String, Value> = match record.state.is_running() {
-        true => record
-            .config
-            .exposed_ports
-            .keys()
-            .map(|port| (port, Value::Null))
-            .collect(),
-        false => BTreeMap::new(),
-    };
+    let mut ports: BTreeMap<&String, Value> = BTreeMap::new();
+    if record.state.is_running() {
+        let exposed = record.config.exposed_ports.keys();
+        ports.extend(exposed.map(|port| (port, Value::Null)));
+        let published = record.published.iter().flat_map(|all| &all.bindings);
+        ports.extend(published.map(|(port, list)| (port, json!(list))));
+    }
     let sandbox_key = match record.state.pid {
         0 => String::new(),
         pid => format!("/proc/{pid}/ns/net"),

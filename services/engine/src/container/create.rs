@@ -7,15 +7,17 @@ use atoll_layer::{ChainId, WritableKind, WritableLayer};
 use serde::Deserialize;
 
 use super::{
-    defaults,
+    defaults, ends,
     handle::{Container, ContainerRef, Durability},
     host_wall, id_range, mounts,
-    record::{Record, State, VERSION},
+    record::{EndRecord, Record, State, VERSION},
 };
 use crate::{
     engine::{EngineRef, blocking},
     error::{Error, ErrorKind, Result},
-    image_errors, names, time,
+    image_errors, names,
+    network::ports,
+    time,
     types::{ContainerConfig, EndpointConfig, HostConfig, NetworkingConfig},
 };
 
@@ -88,7 +90,8 @@ fn create_now(
     if has_own_check {
         warnings.push("Health checks are recorded but not run yet.".to_owned());
     }
-    let networks = networks(engine, &host, networking_config)?;
+    let (networks, ends) = networks(engine, &config, &mut host, networking_config)?;
+    ports::wishes(&config, &host)?;
     mounts::prepare(&mounts)?;
 
     let id = names::random_id();
@@ -120,6 +123,8 @@ fn create_now(
         config,
         host_config: host,
         networks,
+        ends,
+        published: None,
         mounts,
         state: State::default(),
         machine: None,
@@ -207,37 +212,110 @@ fn reserve_name(engine: &EngineRef, name: Option<String>, id: &str) -> Result<St
     }
 }
 
+type Networks = (
+    BTreeMap<String, EndpointConfig>,
+    BTreeMap<String, EndRecord>,
+);
+
+/// The networks a container is to join: that of its mode, and those the client lists.
 fn networks(
     engine: &EngineRef,
-    host: &HostConfig,
+    config: &ContainerConfig,
+    host: &mut HostConfig,
     asked: NetworkingConfig,
-) -> Result<BTreeMap<String, EndpointConfig>> {
-    let mode = host.network_mode.as_str();
-    if let Some(other) = mode.strip_prefix("container:") {
+) -> Result<Networks> {
+    let mut networks = BTreeMap::new();
+    let mut ends = BTreeMap::new();
+    if let Some(other) = host.network_mode.strip_prefix("container:") {
         engine
             .containers
             .find(other)
             .map_err(|error| Error::invalid(error.to_string()))?;
-        return Ok(BTreeMap::new());
+        return Ok((networks, ends));
     }
-    let mut endpoint = EndpointConfig::default();
+    let mode = find_network(engine, &host.network_mode)?
+        .record
+        .name
+        .clone();
     for (name, wanted) in asked.endpoints_config {
-        let name = if name == "default" { mode } else { &name };
-        if name != mode {
-            return Err(Error::invalid(format!("network {name} not found")));
-        }
-        endpoint = wanted;
+        let name = match name.as_str() {
+            "default" => mode.clone(),
+            name => find_network(engine, name)?.record.name.clone(),
+        };
+        networks.insert(name, wanted);
     }
-    if let Some(wanted) = endpoint
-        .ipam_config
-        .as_ref()
-        .filter(|ipam| !ipam.ipv4_address.is_empty())
+    networks.entry(mode.clone()).or_default();
+    if networks.len() > 1
+        && networks
+            .keys()
+            .any(|name| matches!(name.as_str(), "host" | "none"))
     {
-        return Err(Error::invalid(format!(
-            "invalid config for network {mode}: user specified IP address {} is supported on user defined networks only",
-            wanted.ipv4_address
+        return Err(Error::invalid(
+            "the networks host and none exclude every other network",
+        ));
+    }
+    if networks.len() > 1 && super::wall::is_machine(host) {
+        return Err(Error::not_implemented(format!(
+            "several networks are not available with --isolation {}: a machine has one network card",
+            host.isolation
         )));
     }
-    endpoint.network_id = engine.network.id(mode).to_owned();
-    Ok(BTreeMap::from([(mode.to_owned(), endpoint)]))
+    for (name, end) in &mut networks {
+        let net = find_network(engine, name)?;
+        end.network_id.clone_from(&net.record.id);
+        check_end(&net, name, end)?;
+        let of_config = match *name == mode {
+            true => config.mac_address.as_str(),
+            false => "",
+        };
+        let mac = match end.mac_address.as_str() {
+            "" => of_config,
+            mac => mac,
+        };
+        if !mac.is_empty() {
+            ends.insert(name.clone(), EndRecord::with_mac(mac)?);
+        }
+    }
+    // The name it has here, whatever prefix of an id the client gave.
+    host.network_mode = mode;
+    Ok((networks, ends))
+}
+
+/// Not a 404: clients take that for a missing image and pull.
+fn find_network(engine: &EngineRef, name: &str) -> Result<crate::network::NetRef> {
+    engine
+        .network
+        .find(name)
+        .map_err(|error| Error::invalid(error.to_string()))
+}
+
+/// Checks what a client wants of one end.
+///
+/// # Errors
+/// 400 in dockerd's words.
+pub(crate) fn check_end(net: &crate::network::Net, name: &str, end: &EndpointConfig) -> Result<()> {
+    let address = ends::wanted_address(end)?;
+    let has_aliases = end.aliases.as_ref().is_some_and(|list| !list.is_empty());
+    if net.is_builtin() {
+        if let Some(address) = address {
+            return Err(Error::invalid(format!(
+                "invalid config for network {name}: invalid endpoint settings:\nuser specified IP address {address} is supported on user defined networks only"
+            )));
+        }
+        if has_aliases && name != "bridge" {
+            return Err(Error::invalid(format!(
+                "invalid config for network {name}: invalid endpoint settings:\nnetwork-scoped alias is supported only for containers in user defined networks"
+            )));
+        }
+        return Ok(());
+    }
+    let Some(address) = address else {
+        return Ok(());
+    };
+    match &net.record.pool {
+        Some(pool) if pool.subnet.is_host(address) && address != pool.gateway => Ok(()),
+        _ => Err(Error::invalid(format!(
+            "invalid config for network {name}: invalid endpoint settings:\nno configured subnet contains IP address {address}"
+        ))),
+    }
 }

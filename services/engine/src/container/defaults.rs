@@ -217,7 +217,6 @@ pub(crate) fn check(
     host_capabilities: &[String],
 ) -> Result<()> {
     wall::check(host)?;
-    check_network(host)?;
     check_limits(host)?;
     super::spec::check_options(host)?;
     capabilities::for_container(host, host_capabilities)?;
@@ -269,10 +268,6 @@ pub(crate) fn check(
     let unavailable = [
         (host.init == Some(true), "--init"),
         (
-            host.links.as_ref().is_some_and(|links| !links.is_empty()),
-            "--link",
-        ),
-        (
             host.volumes_from
                 .as_ref()
                 .is_some_and(|list| !list.is_empty()),
@@ -296,19 +291,6 @@ pub(crate) fn check(
             "{option} is not available yet"
         ))),
         None => Ok(()),
-    }
-}
-
-fn check_network(host: &HostConfig) -> Result<()> {
-    let is_published = host.publish_all_ports || !host.port_bindings.is_empty();
-    match host.network_mode.as_str() {
-        "" | "default" | "bridge" if is_published => Err(Error::not_implemented(
-            "publishing ports is not available yet",
-        )),
-        "" | "default" | "bridge" | "host" | "none" => Ok(()),
-        mode if mode.starts_with("container:") => Ok(()),
-        // Not a 404: clients take that for a missing image and pull.
-        name => Err(Error::invalid(format!("network {name} not found"))),
     }
 }
 
@@ -434,11 +416,6 @@ mod tests {
             ..host.clone()
         };
         assert!(refuse(other).contains("invalid isolation \"hyperv\"; `process`"));
-        let network = HostConfig {
-            network_mode: "web".into(),
-            ..host.clone()
-        };
-        assert_eq!(refuse(network), "network web not found");
         let init = HostConfig {
             init: Some(true),
             ..host.clone()

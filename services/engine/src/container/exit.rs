@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use atoll_shim_protocol::{ExitRecord, spawn};
 use tokio::sync::OwnedRwLockReadGuard;
 
-use super::{ContainerRef, Record, Status, handle::Durability, remove, start};
+use super::{ContainerRef, Record, Status, ends, handle::Durability, remove, start};
 use crate::{
     engine::{EngineRef, blocking},
     error::{Error, Result},
@@ -83,13 +83,12 @@ async fn put_away(
 /// Records the end of a run, frees what it had, tells, then restarts or removes as configured.
 pub(crate) async fn ended(engine: &EngineRef, container: &ContainerRef, exit: Exit) {
     let before = container.record();
-    let address = before
-        .networks
-        .get("bridge")
-        .and_then(|end| end.ip_address.parse().ok());
-    if let Some(address) = address {
-        engine.network.release(address);
-    }
+    let (released, of) = (EngineRef::clone(engine), Arc::clone(&before));
+    let _ = blocking(move || {
+        ends::release(&released, &of);
+        Ok(())
+    })
+    .await;
     container.set_shim(None);
     engine.execs.forget_container(container.id());
     let restart = should_restart(&before, &exit);
@@ -110,6 +109,7 @@ pub(crate) async fn ended(engine: &EngineRef, container: &ContainerRef, exit: Ex
         for end in record.networks.values_mut() {
             end.endpoint_id.clear();
         }
+        record.published = None;
     });
     let record = container.record();
     let ran = time::unix_seconds(&exit.at) - time::unix_seconds(&record.state.started_at);

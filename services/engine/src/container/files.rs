@@ -4,25 +4,41 @@ use std::{fs, io, net::IpAddr, path::Path};
 
 use atoll_network::{DnsOptions, hosts_file, resolv_conf};
 
-use super::record::Record;
+use super::{ends::Ends, record::Record};
 use crate::{
+    engine::EngineRef,
     error::{Error, ErrorKind, Result},
     settings::Settings,
 };
 
+/// Names of the three files.
+const NAMES: [&str; 3] = ["hosts", "hostname", "resolv.conf"];
+
 /// Writes the files into the container's directory.
 ///
-/// * `addresses`: the container's own, for its hosts file.
+/// * `ends`: what it has of networks.
 ///
 /// # Errors
-/// 500 when the disk is full or broken.
+/// 500 when the disk is full or broken; 404 when the container whose network it shares is gone.
 pub(crate) fn write(
+    engine: &EngineRef,
     directory: &Path,
     record: &Record,
-    settings: &Settings,
-    addresses: &[IpAddr],
+    ends: &Ends,
 ) -> Result<()> {
-    write_all(directory, record, settings, addresses).map_err(|error| {
+    let written = match record.network_mode().strip_prefix("container:") {
+        // One network, one set of names.
+        Some(other) => {
+            let other = engine.paths.container(engine.containers.find(other)?.id());
+            let copy = |name: &&str| fs::copy(other.join(name), directory.join(name)).map(drop);
+            NAMES.iter().try_for_each(copy)
+        }
+        None => {
+            let links = linked(engine, record);
+            write_all(directory, record, &engine.settings, ends, links)
+        }
+    };
+    written.map_err(|error| {
         let context = format!("cannot write the files of container {}", record.id);
         Error::caused(ErrorKind::Internal, context, &error)
     })
@@ -32,7 +48,8 @@ fn write_all(
     directory: &Path,
     record: &Record,
     settings: &Settings,
-    addresses: &[IpAddr],
+    ends: &Ends,
+    links: Vec<(String, IpAddr)>,
 ) -> io::Result<()> {
     let config = &record.config;
     let host = &record.host_config;
@@ -44,15 +61,13 @@ fn write_all(
         }
         text
     } else {
-        let gateway = record
-            .networks
-            .get("bridge")
-            .and_then(|end| end.gateway.parse().ok());
-        let extra = extra_hosts(host.extra_hosts.as_deref().unwrap_or_default(), gateway);
+        let gateway = ends.gateway().map(IpAddr::V4);
+        let mut extra = extra_hosts(host.extra_hosts.as_deref().unwrap_or_default(), gateway);
+        extra.extend(links);
         hosts_file(
             &config.hostname,
             Some(&config.domainname),
-            addresses,
+            &ends.addresses(),
             &extra,
         )
     };
@@ -70,11 +85,22 @@ fn write_all(
             own.to_vec()
         }
     };
-    let wishes = DnsOptions {
+    let mut wishes = DnsOptions {
         servers: servers(&or(&host.dns, &settings.dns)),
         search: or(&host.dns_search, &settings.dns_search),
         options: or(&host.dns_options, &settings.dns_opts),
     };
+    if let Some(server) = ends.name_server() {
+        // The engine asks those the user named, and answers for the network's own names, which have no dots.
+        wishes.servers = vec![IpAddr::V4(server)];
+        if !wishes
+            .options
+            .iter()
+            .any(|option| option.starts_with("ndots:"))
+        {
+            wishes.options.push("ndots:0".to_owned());
+        }
+    }
     let host_file = atoll_network::host_resolv_conf().unwrap_or_default();
     let resolv = if is_host && wishes == DnsOptions::default() {
         host_file
@@ -82,6 +108,36 @@ fn write_all(
         resolv_conf(&host_file, &wishes)
     };
     fs::write(directory.join("resolv.conf"), resolv)
+}
+
+/// What `--link` names in the default bridge, which has no names of its own: alias, name and short id of each.
+fn linked(engine: &EngineRef, record: &Record) -> Vec<(String, IpAddr)> {
+    let mut pairs = Vec::new();
+    if record.network_mode() != "bridge" {
+        return pairs;
+    }
+    for link in record.host_config.links.iter().flatten() {
+        let (name, alias) = link.split_once(':').unwrap_or((link, link));
+        let Ok(other) = engine.containers.find(name) else {
+            continue;
+        };
+        let other = other.record();
+        let end = other
+            .networks
+            .get("bridge")
+            .filter(|_| other.state.is_running());
+        let Some(address) = end.and_then(|end| end.ip_address.parse().ok()) else {
+            continue;
+        };
+        let mut names = vec![alias.rsplit('/').next().unwrap_or(alias)];
+        for name in [other.short_id(), other.name.as_str()] {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        pairs.push((names.join(" "), address));
+    }
+    pairs
 }
 
 /// `name:address` pairs; `host-gateway` is the bridge's address.

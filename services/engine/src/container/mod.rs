@@ -4,8 +4,10 @@
 //! its own container's lock, runs in a task of its own (a client that goes away interrupts nothing), and readers see the
 //! latest record without waiting.
 
+pub(crate) mod connect;
 pub(crate) mod create;
 pub(crate) mod defaults;
+pub(crate) mod ends;
 pub(crate) mod exit;
 pub(crate) mod files;
 pub(crate) mod handle;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::id_range::IdRange;
 use crate::{
     time,
-    types::{ContainerConfig, EndpointConfig, HostConfig},
+    types::{ContainerConfig, EndpointConfig, HostConfig, host_config::PortBinding},
 };
 
 /// Version of the record's format.
@@ -39,6 +39,12 @@ pub(crate) struct Record {
     pub(crate) host_config: HostConfig,
     /// Its ends in networks: name → endpoint.
     pub(crate) networks: BTreeMap<String, EndpointConfig>,
+    /// What the API doesn't show of those ends.
+    #[serde(default)]
+    pub(crate) ends: BTreeMap<String, EndRecord>,
+    /// Ports of the host that lead to it, of the current run.
+    #[serde(default)]
+    pub(crate) published: Option<PublishedPorts>,
     /// Its bind mounts and volumes.
     pub(crate) mounts: Vec<MountPoint>,
     /// What it is doing.
@@ -61,6 +67,27 @@ pub(crate) struct Record {
     /// It is gone from disk; whoever still holds it can tell.
     #[serde(skip)]
     pub(crate) is_removed: bool,
+}
+
+/// What the API doesn't show of a container's end in a network.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct EndRecord {
+    /// The host's link.
+    pub(crate) host_ifname: String,
+    /// The link inside.
+    pub(crate) interface: String,
+    /// The hardware address the user chose.
+    pub(crate) wanted_mac: Option<String>,
+}
+
+/// Ports of the host that lead to a container.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct PublishedPorts {
+    /// Id of the network they lead into.
+    pub(crate) network: String,
+    /// `80/tcp` → where on the host.
+    pub(crate) bindings: BTreeMap<String, Vec<PortBinding>>,
 }
 
 /// A mount as inspect shows it.

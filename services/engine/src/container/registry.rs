@@ -136,6 +136,8 @@ pub(crate) mod tests {
             config: Default::default(),
             host_config: Default::default(),
             networks: Default::default(),
+            ends: Default::default(),
+            published: None,
             mounts: Vec::new(),
             state: State::default(),
             machine: None,

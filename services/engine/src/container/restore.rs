@@ -3,7 +3,7 @@
 use std::{fs, path::Path, sync::Arc};
 
 use super::{
-    ContainerRef, Record, Status, exit,
+    ContainerRef, Record, Status, ends, exit,
     handle::{Container, Durability},
     remove, start,
 };
@@ -34,6 +34,9 @@ pub(crate) fn load(engine: &EngineRef) -> Result<()> {
                 if let Err(error) = engine.containers.reserve(&record.name, &id) {
                     tracing::error!(container = id, %error, "two containers have one name; this one is left out");
                     continue;
+                }
+                if record.state.is_running() || record.state.is_starting {
+                    ends::adopt(engine, &record);
                 }
                 engine
                     .containers
@@ -173,7 +176,9 @@ async fn adopt_or_end(engine: &EngineRef, container: &ContainerRef, bundle: &Pat
             }
             exit::free(engine, container.id()).await;
             exit::remove_bundle(engine, container.id());
+            ends::release(engine, &record);
             container.update(|record| {
+                record.published = None;
                 record.state.is_starting = false;
                 record.state.pid = 0;
                 if record.state.status == Status::Restarting {
@@ -200,13 +205,6 @@ async fn adopt_or_end(engine: &EngineRef, container: &ContainerRef, bundle: &Pat
 
 fn adopt(engine: &EngineRef, container: &ContainerRef, shim: Shim, status: TaskStatus, pid: u32) {
     let record = container.record();
-    if let Some(address) = record
-        .networks
-        .get("bridge")
-        .and_then(|end| end.ip_address.parse().ok())
-    {
-        engine.network.reserve(address);
-    }
     let shim = Arc::new(shim);
     container.set_shim(Some(Arc::clone(&shim)));
     container.update(|record| {

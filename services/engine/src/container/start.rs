@@ -2,14 +2,12 @@
 
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
 };
 
 use atoll_layer::WritableLayer;
-use atoll_network::Endpoint;
 use atoll_shim_protocol::{
     LogConfig, LogDriver, StdioUri, machine::MachineNetwork, spawn, start_error_exit_code,
 };
@@ -17,7 +15,10 @@ use atoll_shim_protocol::{
 use super::{
     ContainerRef, Record, Status,
     create::{chain_ids, lowers},
-    exit, files, host_wall, mounts, remove,
+    ends::Ends,
+    exit, files,
+    handle::Durability,
+    host_wall, mounts, remove,
     rootfs::Rootfs,
     spec::{self, SpecInput, devices},
     wall,
@@ -28,7 +29,6 @@ use crate::{
     settings,
     shim::client::{RootfsMount, Shim},
     time,
-    types::EndpointConfig,
 };
 
 /// Starts a container.
@@ -83,24 +83,24 @@ pub(crate) async fn start_locked(engine: &EngineRef, container: &ContainerRef) -
         record.state.error.clear();
         record.stopped_by_user = false;
     })?;
-    let address = match allocate(engine, &record) {
-        Ok(address) => address,
-        Err(error) => return Err(fail(engine, container, None, None, error).await),
+    let mut ends = match Ends::take(engine, &record) {
+        Ok(ends) => ends,
+        Err(error) => return Err(fail(engine, container, None, Ends::default(), error).await),
     };
     let bundle = engine.paths.bundle(container.id());
-    let endpoint = match wall::is_machine(&record.host_config) {
-        true => address.map(|address| wall::card(engine, container.id(), address)),
-        false => None,
+    let card = match wall::is_machine(&record.host_config) {
+        true => ends.plan_card(),
+        false => Ok(None),
     };
-    let (tap, card) = match endpoint.transpose() {
-        Ok(endpoint) => endpoint.unzip(),
-        Err(error) => return Err(fail(engine, container, None, address, error).await),
+    let card = match card {
+        Ok(card) => card,
+        Err(error) => return Err(fail(engine, container, None, ends, error).await),
     };
-    let shim = match prepare(engine, container, &bundle, address, card.as_ref()) {
+    let shim = match prepare(engine, container, &bundle, &ends, card.as_ref()) {
         Ok(shim) => shim,
-        Err((shim, error)) => return Err(fail(engine, container, shim, address, error).await),
+        Err((shim, error)) => return Err(fail(engine, container, shim, ends, error).await),
     };
-    match run(engine, container, &shim, address, tap).await {
+    match run(engine, container, &shim, &ends).await {
         Ok(pid) => {
             let record = container.record();
             tracing::info!(
@@ -116,20 +116,8 @@ pub(crate) async fn start_locked(engine: &EngineRef, container: &ContainerRef) -
             ));
             Ok(())
         }
-        Err(error) => Err(fail(engine, container, Some(shim), address, error).await),
+        Err(error) => Err(fail(engine, container, Some(shim), ends, error).await),
     }
-}
-
-/// Takes an address when the container joins the bridge.
-fn allocate(engine: &EngineRef, record: &Record) -> Result<Option<Ipv4Addr>> {
-    if record.network_mode() != "bridge" {
-        return Ok(None);
-    }
-    let before = record
-        .networks
-        .get("bridge")
-        .and_then(|end| end.ip_address.parse().ok());
-    engine.network.allocate(None, before).map(Some)
 }
 
 /// Starts the shim and, while it comes up, writes the bundle.
@@ -137,20 +125,22 @@ fn prepare(
     engine: &EngineRef,
     container: &ContainerRef,
     bundle: &Path,
-    address: Option<Ipv4Addr>,
+    ends: &Ends,
     card: Option<&MachineNetwork>,
 ) -> Result<Arc<Shim>, (Option<Arc<Shim>>, Error)> {
     let record = container.record();
     make_bundle(bundle).map_err(|error| (None, error))?;
+    let held = ends.holders().map_err(|error| (None, error))?;
     let shim = Shim::launch(
         &engine.settings.shim,
         container.id(),
         bundle,
         &engine.paths.runtime(),
+        held,
     )
     .map_err(|error| (None, error))?;
     let shim = Arc::new(shim);
-    match write_bundle(engine, &record, bundle, address, card) {
+    match write_bundle(engine, &record, bundle, ends, card) {
         Ok(()) => Ok(shim),
         Err(error) => Err((Some(shim), error)),
     }
@@ -177,13 +167,12 @@ fn write_bundle(
     engine: &EngineRef,
     record: &Record,
     bundle: &Path,
-    address: Option<Ipv4Addr>,
+    ends: &Ends,
     card: Option<&MachineNetwork>,
 ) -> Result<()> {
     mounts::prepare(&record.mounts)?;
     let directory = engine.paths.container(&record.id);
-    let addresses: Vec<IpAddr> = address.map(IpAddr::V4).into_iter().collect();
-    files::write(&directory, record, &engine.settings, &addresses)?;
+    files::write(engine, &directory, record, ends)?;
     let groups = record.host_config.group_add.as_deref().unwrap_or_default();
     let identity = rootfs(engine, record).identity(&record.config.user, groups)?;
     let shared = |mode: &str| -> Result<Option<u32>> {
@@ -233,8 +222,7 @@ async fn run(
     engine: &EngineRef,
     container: &ContainerRef,
     shim: &Arc<Shim>,
-    address: Option<Ipv4Addr>,
-    tap: Option<Endpoint>,
+    ends: &Ends,
 ) -> Result<u32> {
     let record = container.record();
     let stdio = stdio(engine, &record, shim.bundle());
@@ -243,21 +231,11 @@ async fn run(
         .create(&mounts, record.config.tty, &stdio)
         .await
         .map_err(start_failed)?;
-    if let Some(address) = address {
-        let endpoint = match tap {
-            Some(tap) => connect_machine(engine, tap).await?,
-            None => attach_network(engine, container.id(), pid, address).await?,
-        };
-        container.update(|record| {
-            let end = record.networks.entry("bridge".to_owned()).or_default();
-            let asked = std::mem::take(end);
-            *end = EndpointConfig {
-                ipam_config: asked.ipam_config,
-                aliases: asked.aliases,
-                driver_opts: asked.driver_opts,
-                ..endpoint
-            };
-        });
+    let made = ends.connect(pid).await?;
+    let must_be_kept = made.must_be_kept();
+    container.update(|record| made.note(record));
+    if must_be_kept {
+        container.save(Durability::Process)?;
     }
     container
         .attach
@@ -285,28 +263,12 @@ async fn run(
     Ok(pid)
 }
 
-async fn attach_network(
-    engine: &EngineRef,
-    id: &str,
-    pid: u32,
-    address: Ipv4Addr,
-) -> Result<EndpointConfig> {
-    let engine = EngineRef::clone(engine);
-    let id = id.to_owned();
-    blocking(move || engine.network.attach(&id, pid, address)).await
-}
-
-async fn connect_machine(engine: &EngineRef, tap: Endpoint) -> Result<EndpointConfig> {
-    let engine = EngineRef::clone(engine);
-    blocking(move || engine.network.connect(&tap)).await
-}
-
 /// Undoes a failed start and records why; answers the error for the client.
 async fn fail(
     engine: &EngineRef,
     container: &ContainerRef,
     shim: Option<Arc<Shim>>,
-    address: Option<Ipv4Addr>,
+    ends: Ends,
     error: Error,
 ) -> Error {
     if let Some(shim) = shim {
@@ -315,9 +277,12 @@ async fn fail(
         shim.shutdown().await;
     }
     exit::remove_bundle(engine, container.id());
-    if let Some(address) = address {
-        engine.network.release(address);
-    }
+    let owner = EngineRef::clone(engine);
+    let _ = blocking(move || {
+        ends.release(&owner);
+        Ok(())
+    })
+    .await;
     container.set_shim(None);
     container.attach.dismiss();
     let code = i64::from(start_error_exit_code(&error.to_string()));
@@ -329,6 +294,7 @@ async fn fail(
         record.state.exit_code = code;
         record.state.error = error.to_string();
         record.state.pid = 0;
+        record.published = None;
         record.exits += 1;
     });
     if let Err(error) = saved {

@@ -1,15 +1,13 @@
 //! Which wall a container is behind, and what that of a machine excludes.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, path::Path, sync::OnceLock};
+use std::{collections::BTreeMap, path::Path, sync::OnceLock};
 
 use atoll_machine::{Backend, host};
-use atoll_network::Endpoint;
 use atoll_shim_protocol::machine::{FACTS_FILE, MachineFacts, MachineNetwork, NETWORK};
 use serde::Deserialize;
 
 use super::host_wall;
 use crate::{
-    engine::EngineRef,
     error::{Error, Result},
     types::HostConfig,
 };
@@ -54,27 +52,6 @@ pub(crate) fn check(host: &HostConfig) -> Result<()> {
         )));
     }
     Ok(())
-}
-
-/// The network card of a container's machine: what the bridge connects, and what the shim is told.
-///
-/// # Errors
-/// When the address isn't one of the bridge's.
-pub(crate) fn card(
-    engine: &EngineRef,
-    id: &str,
-    address: Ipv4Addr,
-) -> Result<(Endpoint, MachineNetwork)> {
-    let endpoint = engine.network.machine_endpoint(id, address)?;
-    let card = MachineNetwork {
-        tap: endpoint.host_ifname.clone(),
-        mac: endpoint.mac.0,
-        mtu: engine.network.config().mtu(),
-        address: endpoint.address,
-        prefix_len: endpoint.prefix_len,
-        gateway: endpoint.gateway,
-    };
-    Ok((endpoint, card))
 }
 
 /// What the shim wrote down of the container's machine.

@@ -71,13 +71,12 @@ pub(crate) async fn route(engine: EngineRef, request: Request) -> Result<Respons
             images::remove(engine, &request, &name(1, segments.len())).await
         }
         ["networks"] if get => networks::list(engine, &request),
-        ["networks", "create"] if post => networks::refuse_create(request).await,
-        ["networks", "prune"] if post => Ok(networks::prune()),
-        ["networks", id] if get => networks::inspect(engine, id),
-        ["networks", id] if delete => networks::refuse_remove(engine, id),
-        ["networks", _, "connect" | "disconnect"] if post => Err(Error::not_implemented(
-            "connecting running containers to networks is not available yet",
-        )),
+        ["networks", "create"] if post => networks::create(engine, request).await,
+        ["networks", "prune"] if post => networks::prune(engine, &request).await,
+        ["networks", id] if get => networks::inspect(engine, &request, id),
+        ["networks", id] if delete => networks::remove(engine, id).await,
+        ["networks", id, "connect"] if post => networks::connect(engine, request, id).await,
+        ["networks", id, "disconnect"] if post => networks::disconnect(engine, request, id).await,
         ["volumes"] if get => Ok(volumes::list()),
         ["volumes", "create"] if post => Err(volumes::unavailable()),
         ["volumes", "prune"] if post => Ok(volumes::prune()),

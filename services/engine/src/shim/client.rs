@@ -1,7 +1,7 @@
 //! One container's shim: starting it, and the Task API spoken with it.
 
 use std::{
-    os::fd::OwnedFd,
+    os::fd::{AsRawFd as _, OwnedFd},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -51,6 +51,17 @@ impl From<RootfsMountSpec> for RootfsMount {
     }
 }
 
+/// Lets the next program have `held` under the same numbers, and says which these are. Shims that are started meanwhile
+/// inherit them too, and close what is none of theirs.
+fn hand_over(held: &[OwnedFd]) -> std::io::Result<String> {
+    let mut numbers = Vec::with_capacity(held.len());
+    for socket in held {
+        rustix::io::fcntl_setfd(socket, rustix::io::FdFlags::empty())?;
+        numbers.push(socket.as_raw_fd().to_string());
+    }
+    Ok(numbers.join(","))
+}
+
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ExitStatus {
@@ -82,6 +93,8 @@ pub(crate) struct Shim {
 impl Shim {
     /// Starts a shim for `bundle` and connects to it; doesn't wait for it to come up, since its socket already listens.
     ///
+    /// * `held`: sockets the shim keeps open as long as the container runs.
+    ///
     /// # Errors
     /// 500 when the program can't be started, with a hint when it can't be found.
     pub(crate) fn launch(
@@ -89,6 +102,7 @@ impl Shim {
         id: &str,
         bundle: &Path,
         state_root: &Path,
+        held: Vec<OwnedFd>,
     ) -> Result<Self> {
         let io_error = |what: &str| {
             let context = format!("cannot {what} for container {id}");
@@ -110,6 +124,10 @@ impl Shim {
             .current_dir(bundle)
             .env(spawn::STATE_ROOT_ENV, state_root)
             .env(spawn::LISTEN_ON_STDIN_ENV, &socket)
+            .env(
+                spawn::HELD_ENV,
+                hand_over(&held).map_err(io_error("hand over ports"))?,
+            )
             .stdin(OwnedFd::from(listener))
             .stdout(log)
             .stderr(log_again);

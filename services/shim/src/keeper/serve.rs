@@ -43,6 +43,7 @@ pub(crate) fn keep(state_root: PathBuf) -> io::Result<ExitCode> {
     let signals = SignalFd::new(&[&[libc::SIGCHLD], &PASSED_ON[..]].concat())?;
     atoll_sys::process::become_subreaper()?;
     let options = Options {
+        held: Vec::new(),
         state_root,
         tells_statuses: true,
         keeps: true,
