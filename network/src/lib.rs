@@ -20,6 +20,7 @@
 
 mod apply;
 mod bridge;
+pub mod dns;
 mod error;
 mod host;
 mod hosts_file;
