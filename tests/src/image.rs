@@ -28,6 +28,7 @@ const APPLETS: &[&str] = &[
     "mkdir",
     "mount",
     "nc",
+    "nslookup",
     "nproc",
     "ping",
     "ps",

@@ -17,14 +17,14 @@ use crate::{
         remove, restore,
         spec::{HostFacts, capabilities},
     },
-    engine::{Engine, EngineRef},
+    engine::{Engine, EngineRef, blocking},
     error::{Error, chain},
     events::EventBus,
     exec::Execs,
     http::server::{self, Listener},
     lock::{LOCK_FILE, LockError, RootLock},
     names,
-    network::Networks,
+    network::{Networks, dns},
     paths::Paths,
     settings::{Listen, Settings, SettingsError},
 };
@@ -143,6 +143,7 @@ async fn serve(settings: Settings, paths: Paths) -> Result<(), RunError> {
         paths,
     });
     restore::load(&engine).map_err(RunError::Engine)?;
+    serve_networks(&engine);
     restore::reconcile(&engine).await;
     // Listened on only now: whoever connects sees the true state.
     let mut listeners = Vec::new();
@@ -150,7 +151,6 @@ async fn serve(settings: Settings, paths: Paths) -> Result<(), RunError> {
         listeners.push(bind(listen).await?);
     }
     write_pid(&engine)?;
-    warm_up(&engine);
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Threads)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Threads)?;
     for listener in listeners {
@@ -188,10 +188,19 @@ async fn bind(listen: &Listen) -> Result<Listener, RunError> {
     listener.map_err(|source| RunError::Listen { address, source })
 }
 
-/// Does what the first container would otherwise wait for.
-fn warm_up(engine: &EngineRef) {
+/// Does what the first container would otherwise wait for: bridges, name servers.
+fn serve_networks(engine: &EngineRef) {
     let engine = EngineRef::clone(engine);
-    tokio::task::spawn_blocking(move || engine.network.ensure_all());
+    tokio::spawn(async move {
+        let all = EngineRef::clone(&engine);
+        let up = blocking(move || {
+            all.network.ensure_all();
+            Ok(())
+        });
+        if up.await.is_ok() {
+            dns::serve_all(&engine).await;
+        }
+    });
 }
 
 /// Makes and locks both roots. Refused, it leaves no root behind that was not there before.

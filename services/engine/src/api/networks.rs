@@ -16,7 +16,7 @@ use crate::{
         request::Request,
         response::{self, Response},
     },
-    network::{Asked, AskedPool, Net, NetRef},
+    network::{Asked, AskedPool, Net, NetRef, dns},
     time,
     types::EndpointConfig,
 };
@@ -133,6 +133,9 @@ pub(crate) async fn create(engine: &EngineRef, mut request: Request) -> Result<R
     let asked = asked(body)?;
     let owner = EngineRef::clone(engine);
     let net = uninterrupted(blocking(move || owner.network.create(asked))).await?;
+    if let Err(error) = dns::serve(engine, &net).await {
+        tracing::warn!(network = net.record.name, %error, "no name server; names don't resolve there");
+    }
     network_event(engine, &net, "create", &[]);
     tracing::info!(
         network = net.record.name,

@@ -183,6 +183,7 @@ impl Networks {
             is_removed: true,
             ..record.clone()
         };
+        self.servers.stop(&record.id);
         let taken_down = self
             .store(&removed)
             .and_then(|()| net.bridge().map_or(Ok(()), |bridge| bridge.take_down()));

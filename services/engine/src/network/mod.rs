@@ -25,6 +25,7 @@ use crate::{
 };
 
 mod create;
+pub(crate) mod dns;
 pub(crate) mod net;
 pub(crate) mod ports;
 pub(crate) mod record;
@@ -61,6 +62,8 @@ pub(crate) struct Networks {
     changing: Mutex<()>,
     /// Ports of the host.
     pub(crate) ports: Ports,
+    /// Name servers.
+    pub(crate) servers: dns::Servers,
 }
 
 impl Networks {
@@ -92,6 +95,7 @@ impl Networks {
             by_id: RwLock::default(),
             changing: Mutex::new(()),
             ports: Ports::default(),
+            servers: dns::Servers::default(),
         };
         networks.load()?;
         let chosen = networks.choose(settings, &stored)?;
