@@ -15,7 +15,7 @@ fn on_host(engine: &Engine, script: &str) -> Ran {
 /// Asks until there is an answer: the server in the container may not listen yet.
 fn ask(engine: &Engine, address: &str, port: &str) -> String {
     let script = format!(
-        "for n in $(seq 50); do busybox timeout 2 busybox nc {address} {port} < /dev/null && exit; sleep 0.1; done; exit 1"
+        "for n in $(seq 50); do busybox timeout 2 busybox nc {address} {port} < /dev/null | grep . && exit; sleep 0.1; done; exit 1"
     );
     on_host(engine, &script).ok()
 }
@@ -258,4 +258,40 @@ fn a_systems_port_is_published_and_a_chroots_refused() {
             "9",
         ])
         .complains(&["--publish contradicts --isolation chroot"]);
+}
+
+#[test]
+fn our_own_command_line_does_the_same() {
+    let engine = Engine::with_image();
+    let id = engine
+        .atoll(&["network", "create", "--subnet", "10.66.0.0/24", "net"])
+        .ok();
+    assert_eq!(id.len(), 64);
+    let listed = engine.atoll(&["network", "ls"]).ok();
+    assert!(
+        listed.contains("10.66.0.0/24") && listed.contains("bridge"),
+        "{listed}"
+    );
+    let run = ["run", "-d", "--name", "web", "--network", "net"];
+    let more = [
+        "--ip",
+        "10.66.0.9",
+        "-p",
+        "127.0.0.1:8080:80",
+        "bb",
+        "sh",
+        "-c",
+        SERVER,
+    ];
+    engine.atoll(&[&run[..], &more].concat()).ok();
+    assert_eq!(engine.atoll(&["port", "web", "80"]).ok(), "127.0.0.1:8080");
+    assert_eq!(ask(&engine, "127.0.0.1", "8080"), "served");
+    engine
+        .atoll(&["network", "rm", "net"])
+        .complains(&["has active endpoints", "hint: stop the containers"]);
+    engine
+        .atoll(&["run", "-d", "-p", "0:0:0", "bb", "true"])
+        .complains(&["invalid --publish"]);
+    engine.atoll(&["network", "disconnect", "net", "web"]).ok();
+    engine.atoll(&["network", "rm", "net"]).ok();
 }

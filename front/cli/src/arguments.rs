@@ -6,6 +6,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 pub(crate) mod container;
 pub(crate) mod machine;
+pub(crate) mod network;
 
 use container::{CreateArgs, RunArgs};
 
@@ -77,6 +78,10 @@ pub(crate) enum Verb {
     Rmi(RmiArgs),
     /// Show all details of containers and images
     Inspect(InspectArgs),
+    /// Show where a container's ports are reached
+    Port(network::PortArgs),
+    /// Make, list, remove networks, and connect containers to them
+    Network(network::NetworkArgs),
     /// Show the versions of client and engine
     Version(FormatArgs),
     /// Show what the engine is and has

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::arguments::container::ContainerArgs;
 use crate::error::Error;
+use crate::ports;
 use crate::values::{self, Volume};
 
 /// What the body depends on besides the flags.
@@ -53,12 +54,50 @@ pub(crate) fn create_body(args: &ContainerArgs, around: &Surroundings<'_>) -> Re
     set(&mut body, "StopSignal", args.stop_signal.clone());
     set(&mut body, "StopTimeout", args.stop_timeout);
 
+    set(&mut body, "MacAddress", args.mac_address.clone());
+    let exposed = ports::exposed(&args.expose, &args.publish)?;
+    if !exposed.is_empty() {
+        body["ExposedPorts"] = Value::Object(exposed);
+    }
+    if let Some(networks) = networks(args)? {
+        body["NetworkingConfig"] = json!({ "EndpointsConfig": networks });
+    }
     let mut volumes = Map::new();
     body["HostConfig"] = host_config(args, around, &mut volumes)?;
     if !volumes.is_empty() {
         body["Volumes"] = Value::Object(volumes);
     }
     Ok(body)
+}
+
+/// What is wanted of each network; none when nothing is.
+fn networks(args: &ContainerArgs) -> Result<Option<Value>, Error> {
+    let mut first = Map::new();
+    if let Some(ip) = &args.ip {
+        first.insert("IPAMConfig".to_owned(), json!({ "IPv4Address": ip }));
+    }
+    if !args.network_alias.is_empty() {
+        first.insert("Aliases".to_owned(), json!(args.network_alias));
+    }
+    let Some((mode, others)) = args.network.split_first() else {
+        return match first.is_empty() {
+            true => Ok(None),
+            false => Err(Error::value(
+                "--network",
+                "",
+                "--ip and --network-alias need a network of your own",
+            )),
+        };
+    };
+    if first.is_empty() && others.is_empty() {
+        return Ok(None);
+    }
+    let mut networks = Map::new();
+    networks.insert(mode.clone(), Value::Object(first));
+    for other in others {
+        networks.insert(other.clone(), json!({}));
+    }
+    Ok(Some(Value::Object(networks)))
 }
 
 fn host_config(
@@ -72,8 +111,19 @@ fn host_config(
     }
     set(&mut host, "Isolation", args.isolation.clone());
     set(&mut host, "Runtime", args.runtime.clone());
-    set(&mut host, "NetworkMode", args.network.clone());
+    set(&mut host, "NetworkMode", args.network.first().cloned());
     set_list(&mut host, "Dns", &args.dns);
+    set_list(&mut host, "DnsSearch", &args.dns_search);
+    set_list(&mut host, "DnsOptions", &args.dns_option);
+    set_list(&mut host, "Links", &args.link);
+    set(
+        &mut host,
+        "PublishAllPorts",
+        args.publish_all.then_some(true),
+    );
+    if !args.publish.is_empty() {
+        host["PortBindings"] = ports::bindings(&args.publish)?;
+    }
     set_list(&mut host, "ExtraHosts", &args.add_host);
     set_list(&mut host, "CapAdd", &args.cap_add);
     set_list(&mut host, "CapDrop", &args.cap_drop);
@@ -221,6 +271,26 @@ mod tests {
         assert_eq!(body["Entrypoint"], json!(["sh"]));
         assert_eq!(body["Cmd"], json!(["-c", "true"]));
         assert_eq!(body["Labels"], json!({"k": "v"}));
+    }
+
+    #[test]
+    fn networks_and_ports_reach_the_engine() {
+        let body = body(
+            "atoll run --network a --network b --ip 10.0.0.7 --network-alias db -p 8080:80 -P \
+             --expose 9/udp bb",
+        )
+        .unwrap();
+        assert_eq!(
+            body["NetworkingConfig"]["EndpointsConfig"],
+            json!({"a": {"IPAMConfig": {"IPv4Address": "10.0.0.7"}, "Aliases": ["db"]}, "b": {}})
+        );
+        assert_eq!(body["ExposedPorts"], json!({"80/tcp": {}, "9/udp": {}}));
+        assert_eq!(body["HostConfig"]["NetworkMode"], "a");
+        assert_eq!(body["HostConfig"]["PublishAllPorts"], true);
+        assert_eq!(
+            body["HostConfig"]["PortBindings"],
+            json!({"80/tcp": [{"HostIp": "", "HostPort": "8080"}]})
+        );
     }
 
     #[test]

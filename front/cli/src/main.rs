@@ -26,6 +26,7 @@ mod error;
 mod frames;
 mod human;
 mod pipes;
+mod ports;
 mod print;
 mod progress;
 mod session;

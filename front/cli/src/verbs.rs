@@ -10,6 +10,7 @@ mod kernel;
 mod lifecycle;
 mod logs;
 mod machine;
+mod network;
 mod ps;
 mod run;
 mod system;
@@ -42,6 +43,8 @@ pub(crate) async fn dispatch(client: &Client, verb: Verb) -> Result<u8, Error> {
         Verb::Import(args) => images::import(client, &args).await?,
         Verb::Rmi(args) => images::rmi(client, &args).await?,
         Verb::Inspect(args) => inspect::inspect(client, &args).await?,
+        Verb::Port(args) => network::port(client, &args).await?,
+        Verb::Network(args) => network::network(client, &args.verb).await?,
         Verb::Compare(args) => return compare::compare(client, &args).await,
         Verb::Version(args) => system::version(client, &args).await?,
         Verb::Info(args) => system::info(client, &args).await?,

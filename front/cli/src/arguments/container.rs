@@ -162,18 +162,50 @@ pub(crate) struct ContainerArgs {
     /// Host name inside the container
     #[arg(short = 'h', long, value_name = "NAME", help_heading = "Network")]
     pub(crate) hostname: Option<String>,
-    /// Network: bridge, none, host, container:NAME
+    /// Network: bridge, none, host, container:NAME, or one of `atoll network`; may be given several times
     #[arg(
         long,
         visible_alias = "net",
         value_name = "NETWORK",
         help_heading = "Network"
     )]
-    pub(crate) network: Option<String>,
+    pub(crate) network: Vec<String>,
+    /// Further name in the first network
+    #[arg(long, value_name = "NAME", help_heading = "Network")]
+    pub(crate) network_alias: Vec<String>,
+    /// Address in the first network
+    #[arg(long, value_name = "ADDRESS", help_heading = "Network")]
+    pub(crate) ip: Option<String>,
+    /// Hardware address in the first network
+    #[arg(long, value_name = "ADDRESS", help_heading = "Network")]
+    pub(crate) mac_address: Option<String>,
+    /// Name another container here, NAME[:ALIAS]
+    #[arg(long, value_name = "NAME[:ALIAS]", help_heading = "Network")]
+    pub(crate) link: Vec<String>,
+    /// Publish a port of the container on the host
+    #[arg(
+        short,
+        long,
+        value_name = "[[ADDRESS:]HOST:]CONTAINER[/PROTOCOL]",
+        help_heading = "Network"
+    )]
+    pub(crate) publish: Vec<String>,
+    /// Publish every exposed port on a free port of the host
+    #[arg(short = 'P', long, help_heading = "Network")]
+    pub(crate) publish_all: bool,
+    /// Expose a port, or a range
+    #[arg(long, value_name = "PORT[/PROTOCOL]", help_heading = "Network")]
+    pub(crate) expose: Vec<String>,
     /// Name server instead of the host's
     #[arg(long, value_name = "ADDRESS", help_heading = "Network")]
     pub(crate) dns: Vec<String>,
-    /// Additional line of /etc/hosts, NAME:ADDRESS
+    /// Domain to look names up in instead of the host's
+    #[arg(long, value_name = "DOMAIN", help_heading = "Network")]
+    pub(crate) dns_search: Vec<String>,
+    /// Option of the resolver, like ndots:2
+    #[arg(long, value_name = "OPTION", help_heading = "Network")]
+    pub(crate) dns_option: Vec<String>,
+    /// Additional line of /etc/hosts, NAME:ADDRESS; host-gateway is the host's address
     #[arg(long, value_name = "NAME:ADDRESS", help_heading = "Network")]
     pub(crate) add_host: Vec<String>,
 
