@@ -319,7 +319,11 @@ fn read_name(bytes: &[u8], start: usize) -> Option<(Option<String>, usize)> {
                 if !text.is_empty() {
                     text.push('.');
                 }
-                text.extend(label.iter().map(|byte| char::from(byte.to_ascii_lowercase())));
+                text.extend(
+                    label
+                        .iter()
+                        .map(|byte| char::from(byte.to_ascii_lowercase())),
+                );
                 Some(text)
             }
             _ => None,
@@ -369,7 +373,10 @@ mod tests {
         assert_eq!((query.name(), query.kind()), (Some("web.net"), Kind::A));
         let addresses = [Ipv4Addr::new(10, 1, 2, 3), Ipv4Addr::new(10, 1, 2, 4)];
         let answer = understood(&query.addresses(&addresses));
-        assert_eq!((answer.id(), answer.response_code()), (7, ResponseCode::NoError));
+        assert_eq!(
+            (answer.id(), answer.response_code()),
+            (7, ResponseCode::NoError)
+        );
         assert!(answer.recursion_available() && answer.recursion_desired());
         let found: Vec<_> = answer
             .answers()
