@@ -13,6 +13,7 @@ use crate::{
     network::Networks,
     paths::Paths,
     settings::Settings,
+    volume::Volumes,
 };
 
 /// A shared engine.
@@ -26,6 +27,8 @@ pub(crate) struct Engine {
     pub(crate) paths: Paths,
     /// Images and layers.
     pub(crate) images: ImageStore,
+    /// Volumes.
+    pub(crate) volumes: Volumes,
     /// Containers.
     pub(crate) containers: Registry,
     /// Processes beside the containers' own.

@@ -39,6 +39,7 @@ mod signal;
 mod sockets;
 mod time;
 mod types;
+mod volume;
 
 pub use args::EngineArgs;
 pub use error::{Error, ErrorKind};

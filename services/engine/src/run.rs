@@ -16,6 +16,7 @@ use crate::{
         registry::Registry,
         remove, restore,
         spec::{HostFacts, capabilities},
+        volumes,
     },
     engine::{Engine, EngineRef, blocking},
     error::{Error, chain},
@@ -27,6 +28,7 @@ use crate::{
     network::{Networks, dns},
     paths::Paths,
     settings::{Listen, Settings, SettingsError},
+    volume::Volumes,
 };
 
 /// Threads that serve requests; blocking work has its own.
@@ -107,6 +109,7 @@ fn start(args: &EngineArgs) -> Result<(), RunError> {
     let paths = Paths::new(&settings.data_root, &settings.exec_root);
     let _locks = take_roots(&paths)?;
     make_directories(&paths)?;
+    let left_volumes = volumes::of_removed(&paths.tmp());
     empty(&paths.tmp());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
@@ -116,14 +119,19 @@ fn start(args: &EngineArgs) -> Result<(), RunError> {
         .enable_all()
         .build()
         .map_err(RunError::Threads)?;
-    let result = runtime.block_on(serve(settings, paths));
+    let result = runtime.block_on(serve(settings, paths, left_volumes));
     // Blocking work that is under way has nobody to answer to.
     runtime.shutdown_background();
     result
 }
 
-async fn serve(settings: Settings, paths: Paths) -> Result<(), RunError> {
+async fn serve(
+    settings: Settings,
+    paths: Paths,
+    left_volumes: Vec<String>,
+) -> Result<(), RunError> {
     let images = ImageStore::open(paths.data_root()).map_err(RunError::Images)?;
+    let volumes = Volumes::open(&paths.volumes(), &paths.tmp()).map_err(RunError::Engine)?;
     let network = Networks::open(&settings).map_err(RunError::Engine)?;
     let engine = Arc::new(Engine {
         cgroup_parent: settings
@@ -133,6 +141,7 @@ async fn serve(settings: Settings, paths: Paths) -> Result<(), RunError> {
         id: engine_id(&paths),
         host: host_facts(),
         images,
+        volumes,
         containers: Registry::default(),
         execs: Execs::default(),
         network,
@@ -145,6 +154,8 @@ async fn serve(settings: Settings, paths: Paths) -> Result<(), RunError> {
     restore::load(&engine).map_err(RunError::Engine)?;
     serve_networks(&engine);
     restore::reconcile(&engine).await;
+    volumes::remove_left(&engine, &left_volumes);
+    engine.volumes.settle();
     // Listened on only now: whoever connects sees the true state.
     let mut listeners = Vec::new();
     for listen in &engine.settings.listen {

@@ -83,8 +83,8 @@ fn bad_requests_are_answered_and_nothing_is_left() {
             "400",
         ),
         (
-            "{\"Image\":\"host\",\"HostConfig\":{\"Binds\":[\"data:/d\"]}}",
-            "501",
+            "{\"Image\":\"host\",\"HostConfig\":{\"Binds\":[\"../data:/d\"]}}",
+            "400",
         ),
         (
             "{\"Image\":\"host\",\"HostConfig\":{\"CapAdd\":[\"NOPE\"]}}",

@@ -1,6 +1,7 @@
 //! Copying a layer that is in the store already, to have it on top of another parent.
 //!
-//! Images repeat layers (an empty one most of all), and an archive has the bytes only once.
+//! Images repeat layers (an empty one most of all), and an archive has the bytes only once. The same fills a volume with what
+//! an image has at its place.
 
 use std::{
     collections::HashMap,
@@ -36,6 +37,20 @@ pub(crate) fn copy_tree(source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Resul
         links: HashMap::new(),
     };
     copier.directory(source, target)
+}
+
+/// Copies everything below `source`, and its attributes, into the empty directory `target`: contents, owners, modes, extended
+/// attributes, times, hard links within it, symlinks as they are.
+///
+/// Recursion takes about 1 KiB of stack a level and three descriptors.
+///
+/// * `source`, `target`: opened for reading, not `O_PATH`.
+///
+/// # Errors
+/// The kernel's: `EEXIST` for names that are there already, `ENOSPC`; `EMFILE` for a tree as deep as there are descriptors.
+/// What was copied stays.
+pub fn copy_directory(source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Errno> {
+    copy_tree(source, target)
 }
 
 struct Copier<'a> {
@@ -113,7 +128,16 @@ fn copy_data(source: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {
     if rustix::fs::ioctl_ficlone(target, source).is_ok() {
         return Ok(());
     }
-    while rustix::fs::copy_file_range(source, None, target, None, 1 << 30)? > 0 {}
+    loop {
+        match rustix::fs::copy_file_range(source, None, target, None, 1 << 30) {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            // Between file systems of different kinds.
+            Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => break,
+            Err(errno) => return Err(errno),
+        }
+    }
+    while rustix::fs::sendfile(target, source, None, 1 << 30)? > 0 {}
     Ok(())
 }
 

@@ -33,6 +33,7 @@ mod writable;
 
 pub use self::{
     archive::{ArchiveEntry, ArchiveEntryKind, ArchiveReader, is_layer_start},
+    copy::copy_directory,
     decompress::{Compression, SNIFF_BYTES, decompress},
     digest::{ChainId, Digest, DigestError},
     error::LayerError,

@@ -204,7 +204,7 @@ pub(crate) fn summary(engine: &EngineRef, record: &Record, size: Option<u64>) ->
         "Status": record.state.words(),
         "HostConfig": { "NetworkMode": record.host_config.network_mode },
         "NetworkSettings": { "Networks": networks },
-        "Mounts": record.mounts,
+        "Mounts": record.shown_mounts(),
     });
     if let Some(bytes) = size {
         summary["SizeRw"] = bytes.into();
@@ -287,7 +287,8 @@ pub(crate) async fn remove(engine: &EngineRef, request: &Request, id: &str) -> R
     } else {
         How::Asked
     };
-    remove::remove(engine, &container, how).await?;
+    let takes_volumes = request.query.flag("v");
+    remove::remove_with(engine, &container, how, takes_volumes).await?;
     Ok(response::empty(StatusCode::NO_CONTENT))
 }
 

@@ -76,7 +76,7 @@ fn inspect(engine: &EngineRef, record: &Record) -> Value {
             },
             "Name": "overlay2",
         },
-        "Mounts": record.mounts,
+        "Mounts": record.shown_mounts(),
         "Config": record.config,
         "NetworkSettings": network_settings(record),
     })

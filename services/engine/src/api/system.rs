@@ -92,7 +92,7 @@ pub(crate) fn info(engine: &EngineRef) -> Result<Response> {
         "Driver": "overlay2",
         "DriverStatus": [["Backing Filesystem", "overlayfs"], ["Supports d_type", "true"]],
         "Plugins": {
-            "Volume": [],
+            "Volume": [crate::volume::DRIVER],
             "Network": ["bridge", "host", "null"],
             "Authorization": null,
             "Log": ["json-file", "none"],
@@ -278,7 +278,7 @@ pub(crate) async fn disk_usage(engine: &EngineRef) -> Result<Response> {
         "LayersSize": layers_bytes,
         "Images": images,
         "Containers": containers,
-        "Volumes": [],
+        "Volumes": super::volumes::with_usage(engine).await,
         "BuildCache": [],
         "BuilderSize": 0,
     })))

@@ -11,6 +11,7 @@ use super::{
     handle::{Container, ContainerRef, Durability},
     host_wall, id_range, mounts,
     record::{EndRecord, Record, State, VERSION},
+    start, volumes,
 };
 use crate::{
     engine::{EngineRef, blocking},
@@ -85,14 +86,14 @@ fn create_now(
     defaults::merge_image(&mut config, &host, &image.config.config)?;
     defaults::fill_host_config(&mut host, &engine.settings, engine.host.is_cgroup_v2);
     defaults::check(&config, &host, &engine.host.capabilities)?;
-    let mounts = mounts::collect(&host)?;
+    let planned = volumes::plan(engine, &host, &config)?;
     let mut warnings = Vec::new();
     if has_own_check {
         warnings.push("Health checks are recorded but not run yet.".to_owned());
     }
     let (networks, ends) = networks(engine, &config, &mut host, networking_config)?;
     ports::wishes(&config, &host)?;
-    mounts::prepare(&mounts)?;
+    mounts::prepare(planned.iter().map(|planned| &planned.point))?;
 
     let id = names::random_id();
     if config.hostname.is_empty() {
@@ -110,6 +111,9 @@ fn create_now(
         })?),
         false => None,
     };
+    let mounts = volumes::obtain(engine, &id, planned).inspect_err(|_| {
+        engine.containers.release(&name, &id);
+    })?;
     let (path, args) = defaults::command(&config);
     let record = Record {
         version: VERSION,
@@ -142,6 +146,7 @@ fn create_now(
     let container = Arc::new(Container::new(record, engine.paths.record(&id)));
     if let Err(error) = make(engine, &container, &image, durability) {
         let _ = fs::remove_dir_all(engine.paths.container(&id));
+        volumes::release(engine, &id, &container.record().mounts, true);
         engine.containers.release(&name, &id);
         return Err(error);
     }
@@ -179,6 +184,8 @@ fn make(
     };
     WritableLayer::create(&directory, &lowers, &kind)
         .map_err(|error| Error::caused(ErrorKind::Internal, "", &error))?;
+    let record = container.record();
+    volumes::fill(engine, &record, || start::rootfs(engine, &record), false)?;
     container.save(durability)
 }
 

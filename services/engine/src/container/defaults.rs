@@ -267,12 +267,6 @@ pub(crate) fn check(
     }
     let unavailable = [
         (host.init == Some(true), "--init"),
-        (
-            host.volumes_from
-                .as_ref()
-                .is_some_and(|list| !list.is_empty()),
-            "--volumes-from",
-        ),
         (!host.storage_opt.is_empty(), "--storage-opt"),
         (
             !matches!(host.userns_mode.as_str(), "" | "host"),

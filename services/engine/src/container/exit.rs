@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use atoll_shim_protocol::{ExitRecord, spawn};
 use tokio::sync::OwnedRwLockReadGuard;
 
-use super::{ContainerRef, Record, Status, ends, handle::Durability, remove, start};
+use super::{ContainerRef, Record, Status, ends, handle::Durability, remove, start, volumes};
 use crate::{
     engine::{EngineRef, blocking},
     error::{Error, Result},
@@ -90,6 +90,7 @@ pub(crate) async fn ended(engine: &EngineRef, container: &ContainerRef, exit: Ex
     })
     .await;
     container.set_shim(None);
+    volumes::unmount(engine, &before);
     engine.execs.forget_container(container.id());
     let restart = should_restart(&before, &exit);
     container.update(|record| {

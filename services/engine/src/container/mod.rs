@@ -23,6 +23,7 @@ pub(crate) mod rootfs;
 pub(crate) mod spec;
 pub(crate) mod start;
 pub(crate) mod users;
+pub(crate) mod volumes;
 pub(crate) mod wall;
 
 pub(crate) use handle::ContainerRef;

@@ -114,6 +114,23 @@ pub(crate) struct MountPoint {
     pub(crate) rw: bool,
     /// Mount propagation.
     pub(crate) propagation: String,
+    /// How a volume is used; not for inspect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) volume: Option<VolumeUse>,
+}
+
+/// How a container uses a volume.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct VolumeUse {
+    /// It goes with its last container, since nobody gave it a name.
+    #[serde(default)]
+    pub(crate) is_anonymous: bool,
+    /// What the image has there is copied into it when it is empty.
+    #[serde(default)]
+    pub(crate) copies: bool,
+    /// The folder in it that is mounted; empty for the whole.
+    #[serde(default)]
+    pub(crate) subpath: String,
 }
 
 /// What a container is doing.
@@ -229,6 +246,15 @@ impl Record {
             "" | "default" => "bridge",
             mode => mode,
         }
+    }
+
+    /// Its mounts as inspect shows them.
+    pub(crate) fn shown_mounts(&self) -> Vec<MountPoint> {
+        let shown = |mount: &MountPoint| MountPoint {
+            volume: None,
+            ..mount.clone()
+        };
+        self.mounts.iter().map(shown).collect()
     }
 
     /// Whether it shares the host's network.

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use atoll_layer::WritableLayer;
 
-use super::{ContainerRef, Status, lifecycle};
+use super::{ContainerRef, Status, lifecycle, volumes};
 use crate::{
     engine::{EngineRef, uninterrupted},
     error::{Error, ErrorKind, Result},
@@ -22,6 +22,25 @@ pub(crate) enum How {
     AfterExit,
 }
 
+/// Removes a container that a client wants gone, with or without its anonymous volumes.
+///
+/// # Errors
+/// As [`remove`].
+pub(crate) async fn remove_with(
+    engine: &EngineRef,
+    container: &ContainerRef,
+    how: How,
+    takes_volumes: bool,
+) -> Result<()> {
+    let engine = EngineRef::clone(engine);
+    let container = ContainerRef::clone(container);
+    uninterrupted(async move {
+        let _operation = container.operation.lock().await;
+        remove_now(&engine, &container, how, takes_volumes).await
+    })
+    .await
+}
+
 /// Removes a container: from disk first (in one rename), then from memory; its files are deleted after that.
 ///
 /// # Errors
@@ -31,16 +50,17 @@ pub(crate) async fn remove(engine: &EngineRef, container: &ContainerRef, how: Ho
     let container = ContainerRef::clone(container);
     if how == How::AfterExit {
         // Called by the end of the run, which nothing interrupts.
-        return remove_now(&engine, &container, how).await;
+        return remove_now(&engine, &container, how, false).await;
     }
-    uninterrupted(async move {
-        let _operation = container.operation.lock().await;
-        remove_now(&engine, &container, how).await
-    })
-    .await
+    remove_with(&engine, &container, how, false).await
 }
 
-async fn remove_now(engine: &EngineRef, container: &ContainerRef, how: How) -> Result<()> {
+async fn remove_now(
+    engine: &EngineRef,
+    container: &ContainerRef,
+    how: How,
+    takes_volumes: bool,
+) -> Result<()> {
     let record = container.record();
     if record.is_removed {
         return match how {
@@ -69,6 +89,9 @@ async fn remove_now(engine: &EngineRef, container: &ContainerRef, how: How) -> R
         .paths
         .tmp()
         .join(format!("removed-{}", container.id()));
+    if takes_volumes {
+        volumes::mark(&directory);
+    }
     match fs::rename(&directory, &trash) {
         Ok(()) => {}
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -80,6 +103,8 @@ async fn remove_now(engine: &EngineRef, container: &ContainerRef, how: How) -> R
     }
     engine.containers.remove(container.id());
     container.attach.dismiss();
+    let takes_volumes = takes_volumes || record.host_config.auto_remove;
+    volumes::release(engine, container.id(), &record.mounts, takes_volumes);
     engine.container_event(&record, "destroy", &[]);
     container.update(|record| record.is_removed = true);
     tracing::info!(container = record.short_id(), "removed");

@@ -5,7 +5,7 @@ use std::{fs, path::Path, sync::Arc};
 use super::{
     ContainerRef, Record, Status, ends, exit,
     handle::{Container, Durability},
-    remove, start,
+    remove, start, volumes,
 };
 use crate::{
     engine::EngineRef,
@@ -38,6 +38,7 @@ pub(crate) fn load(engine: &EngineRef) -> Result<()> {
                 if record.state.is_running() || record.state.is_starting {
                     ends::adopt(engine, &record);
                 }
+                volumes::note(engine, &record);
                 engine
                     .containers
                     .insert(Arc::new(Container::new(record, path)));
@@ -177,6 +178,7 @@ async fn adopt_or_end(engine: &EngineRef, container: &ContainerRef, bundle: &Pat
             exit::free(engine, container.id()).await;
             exit::remove_bundle(engine, container.id());
             ends::release(engine, &record);
+            volumes::unmount(engine, &record);
             container.update(|record| {
                 record.published = None;
                 record.state.is_starting = false;

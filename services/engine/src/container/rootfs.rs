@@ -74,6 +74,43 @@ impl Rootfs {
         }
     }
 
+    /// Opens the folder at `path`, none when there is nothing. Symlinks are resolved inside the root.
+    ///
+    /// # Errors
+    /// 400 when something else than a folder is there; 500 when it can't be opened.
+    pub(crate) fn directory(&self, path: &str) -> Result<Option<OwnedFd>> {
+        let failed = |error: io::Error| {
+            let context = format!("cannot open the image's {path}");
+            Error::caused(ErrorKind::Internal, context, &error)
+        };
+        let find = |root: &OwnedFd| -> Result<Option<OwnedFd>> {
+            let Some(place) = open_as(root, path, OFlags::PATH).map_err(failed)? else {
+                return Ok(None);
+            };
+            let status = rustix::fs::fstat(&place).map_err(|errno| failed(errno.into()))?;
+            if FileType::from_raw_mode(status.st_mode) != FileType::Directory {
+                return Err(Error::invalid(format!(
+                    "cannot mount volume over existing file, file exists {path}"
+                )));
+            }
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let folder = rustix::fs::openat(&place, ".", flags, Mode::empty());
+            folder.map(Some).map_err(|errno| failed(errno.into()))
+        };
+        match self {
+            Self::Tree(root) => find(root),
+            Self::Layers(layers) => {
+                for layer in layers {
+                    let root = open_directory(layer).map_err(failed)?;
+                    if let Some(found) = find(&root)? {
+                        return Ok(Some(found));
+                    }
+                }
+                Ok(None)
+            }
+        }
+    }
+
     /// Resolves who a process runs as.
     ///
     /// # Errors
@@ -99,7 +136,15 @@ fn open_directory(path: &Path) -> io::Result<OwnedFd> {
 
 fn open(root: &impl AsFd, path: &str) -> io::Result<Option<OwnedFd>> {
     // Never blocks on a fifo that lies there.
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    open_as(
+        root,
+        path,
+        OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY,
+    )
+}
+
+fn open_as(root: &impl AsFd, path: &str, flags: OFlags) -> io::Result<Option<OwnedFd>> {
+    let flags = flags | OFlags::CLOEXEC;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     match rustix::fs::openat2(root, path, flags, Mode::empty(), resolve) {
         Ok(file) => Ok(Some(file)),

@@ -21,6 +21,7 @@ use super::{
     host_wall, mounts, remove,
     rootfs::Rootfs,
     spec::{self, SpecInput, devices},
+    volumes::{self, Subpaths},
     wall,
 };
 use crate::{
@@ -96,7 +97,11 @@ pub(crate) async fn start_locked(engine: &EngineRef, container: &ContainerRef) -
         Ok(card) => card,
         Err(error) => return Err(fail(engine, container, None, ends, error).await),
     };
-    let shim = match prepare(engine, container, &bundle, &ends, card.as_ref()) {
+    let subpaths = match mount_volumes(engine, &record).await {
+        Ok(subpaths) => subpaths,
+        Err(error) => return Err(fail(engine, container, None, ends, error).await),
+    };
+    let shim = match prepare(engine, container, &bundle, &ends, card.as_ref(), &subpaths) {
         Ok(shim) => shim,
         Err((shim, error)) => return Err(fail(engine, container, shim, ends, error).await),
     };
@@ -120,6 +125,21 @@ pub(crate) async fn start_locked(engine: &EngineRef, container: &ContainerRef) -
     }
 }
 
+/// Mounts volumes that are no plain folders, and fills those that are empty.
+async fn mount_volumes(engine: &EngineRef, record: &Arc<Record>) -> Result<Subpaths> {
+    if record.mounts.iter().all(|point| point.kind != "volume") {
+        return Ok(Subpaths::default());
+    }
+    let (engine, record) = (EngineRef::clone(engine), Arc::clone(record));
+    // A server that does not answer is waited for by the kernel.
+    blocking(move || {
+        volumes::mount(&engine, &record)?;
+        let filled = volumes::fill(&engine, &record, || rootfs(&engine, &record), true);
+        filled.and_then(|()| Subpaths::open(&record))
+    })
+    .await
+}
+
 /// Starts the shim and, while it comes up, writes the bundle.
 fn prepare(
     engine: &EngineRef,
@@ -127,8 +147,9 @@ fn prepare(
     bundle: &Path,
     ends: &Ends,
     card: Option<&MachineNetwork>,
+    subpaths: &Subpaths,
 ) -> Result<Arc<Shim>, (Option<Arc<Shim>>, Error)> {
-    let record = container.record();
+    let record = subpaths.applied_to(&container.record());
     make_bundle(bundle).map_err(|error| (None, error))?;
     let held = ends.holders().map_err(|error| (None, error))?;
     let shim = Shim::launch(
@@ -170,7 +191,7 @@ fn write_bundle(
     ends: &Ends,
     card: Option<&MachineNetwork>,
 ) -> Result<()> {
-    mounts::prepare(&record.mounts)?;
+    mounts::prepare(record.mounts.iter())?;
     let directory = engine.paths.container(&record.id);
     files::write(engine, &directory, record, ends)?;
     let groups = record.host_config.group_add.as_deref().unwrap_or_default();
@@ -277,6 +298,7 @@ async fn fail(
         shim.shutdown().await;
     }
     exit::remove_bundle(engine, container.id());
+    volumes::unmount(engine, &container.record());
     let owner = EngineRef::clone(engine);
     let _ = blocking(move || {
         ends.release(&owner);

@@ -195,7 +195,17 @@ pub(crate) struct VolumeOptions {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) subpath: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) driver_config: Option<Value>,
+    pub(crate) driver_config: Option<DriverConfig>,
+}
+
+/// The driver of a volume that a mount makes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub(crate) struct DriverConfig {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) options: Option<BTreeMap<String, String>>,
 }
 
 /// Options of a tmpfs mount.

@@ -5,7 +5,9 @@ pub(crate) mod host_config;
 pub(crate) mod network;
 
 pub(crate) use config::{ContainerConfig, HealthConfig};
-pub(crate) use host_config::{HostConfig, LogConfig};
+#[cfg(test)]
+pub(crate) use host_config::VolumeOptions;
+pub(crate) use host_config::{HostConfig, LogConfig, MountRequest};
 pub(crate) use network::{EndpointConfig, NetworkingConfig};
 
 /// A set as Go writes it: names with empty objects.

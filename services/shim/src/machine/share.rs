@@ -67,6 +67,8 @@ impl Shown {
         binds: &[Bind],
         grows: bool,
     ) -> Result<Self, Failure> {
+        // A source may be a descriptor of the engine's, which leads into its mount namespace.
+        let sources = open(binds)?;
         namespace::unshare(libc::CLONE_NEWNS)
             .map_err(|errno| failed("make a mount namespace")(errno.into()))?;
         // Mounts of others go on to appear here, ours stay here.
@@ -85,7 +87,7 @@ impl Shown {
                 .map_err(failed("let the share grow"))?;
             fs::create_dir(share.join(MEMBERS)).map_err(failed("make the share"))?;
         }
-        put(share, root, binds)?;
+        put(share, root, sources)?;
         Ok(shown)
     }
 }
@@ -105,7 +107,7 @@ pub(crate) fn add(
     mount::set_attributes(root.as_fd(), c"", true, &change)
         .map_err(|errno| failed("shut the root file system in")(errno.into()))?;
     fs::create_dir(&folder).map_err(failed("make the share"))?;
-    let added = put(&folder, Some(root), binds);
+    let added = open(binds).and_then(|sources| put(&folder, Some(root), sources));
     if added.is_err() {
         remove(share, name);
     }
@@ -129,7 +131,26 @@ pub(crate) fn remove(share: &Path, name: &str) {
     }
 }
 
-fn put(folder: &Path, root: Option<OwnedFd>, binds: &[Bind]) -> Result<(), Failure> {
+/// What is to be shown as one of `binds/N`.
+struct Source<'a> {
+    path: &'a Path,
+    tree: OwnedFd,
+    is_directory: bool,
+}
+
+fn open(binds: &[Bind]) -> Result<Vec<Source<'_>>, Failure> {
+    let opened = binds.iter().map(|bind| {
+        let (tree, is_directory) = clone(bind).map_err(cannot_show(&bind.source))?;
+        Ok(Source {
+            path: &bind.source,
+            tree,
+            is_directory,
+        })
+    });
+    opened.collect()
+}
+
+fn put(folder: &Path, root: Option<OwnedFd>, sources: Vec<Source<'_>>) -> Result<(), Failure> {
     if let Some(root) = root {
         let place = folder.join("rootfs");
         fs::create_dir(&place)
@@ -138,26 +159,36 @@ fn put(folder: &Path, root: Option<OwnedFd>, binds: &[Bind]) -> Result<(), Failu
     }
     let folder = folder.join("binds");
     fs::create_dir(&folder).map_err(failed("make the share"))?;
-    for (number, bind) in binds.iter().enumerate() {
+    for (number, source) in sources.iter().enumerate() {
         let place = folder.join(number.to_string());
-        show(bind, &place).map_err(failed(format!("show {}", bind.source.display())))?;
+        show(source, &place).map_err(cannot_show(source.path))?;
     }
     Ok(())
 }
 
-fn show(bind: &Bind, place: &Path) -> io::Result<()> {
+fn cannot_show(path: &Path) -> impl FnOnce(io::Error) -> Failure {
+    failed(format!("show {}", path.display()))
+}
+
+/// A copy of a bind's mounts that is mounted nowhere yet, and whether it is a directory.
+fn clone(bind: &Bind) -> io::Result<(OwnedFd, bool)> {
     let source = c_path(&bind.source)?;
     let tree = mount::clone_tree(CWD, &source, bind.recursive, false)?;
     let mut attributes = Attributes::NOSUID | Attributes::NODEV | Attributes::NOEXEC;
     attributes.set(Attributes::RDONLY, bind.read_only);
     let change = Change::attributes(attributes, Attributes::empty());
     mount::set_attributes(tree.as_fd(), c"", bind.recursive, &change)?;
-    if fs::metadata(&bind.source)?.is_dir() {
+    let kind = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&tree)?.st_mode);
+    Ok((tree, kind.is_dir()))
+}
+
+fn show(source: &Source<'_>, place: &Path) -> io::Result<()> {
+    if source.is_directory {
         fs::create_dir(place)?;
     } else {
         File::create_new(place)?;
     }
-    attach(&tree, place)
+    attach(&source.tree, place)
 }
 
 fn attach(tree: &OwnedFd, place: &Path) -> io::Result<()> {
