@@ -2,12 +2,12 @@
 
 use std::io::{self, BufReader, Read};
 
+use atoll_tar::{Entry, EntryKind, TarReader, is_tar_start};
 use bytes::Bytes;
 
 use crate::{
     Compression, LayerError, SNIFF_BYTES,
     stream::{CHUNK_BYTES, read_chunk},
-    tar::{Entry, EntryKind, TarReader, is_tar_start},
 };
 
 /// Files of a tar archive one after the other, whichever way it is compressed.
@@ -81,7 +81,7 @@ impl<'a> ArchiveReader<'a> {
     pub fn next_entry(&mut self) -> Result<Option<ArchiveEntry>, LayerError> {
         match self.tar.next() {
             Ok(entry) => Ok(entry.map(archive_entry)),
-            Err(error) => Err(self.told(error)),
+            Err(error) => Err(self.told(error.into())),
         }
     }
 
@@ -109,7 +109,7 @@ impl<'a> ArchiveReader<'a> {
     pub fn drain(&mut self) -> Result<(), LayerError> {
         match self.tar.drain() {
             Ok(()) => Ok(()),
-            Err(error) => Err(self.told(error)),
+            Err(error) => Err(self.told(error.into())),
         }
     }
 
@@ -149,7 +149,7 @@ impl<R: io::BufRead> Read for EntryData<'_, R> {
                 Ok(length)
             }
             Err(error) => {
-                self.error = Some(error);
+                self.error = Some(error.into());
                 Err(io::ErrorKind::Other.into())
             }
         }

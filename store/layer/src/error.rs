@@ -3,9 +3,20 @@
 use std::{io, path::PathBuf};
 
 use atoll_erofs::ErofsError;
+use atoll_tar::TarError;
 use rustix::io::Errno;
 
 use crate::digest::{ChainId, Digest};
+
+impl From<TarError> for LayerError {
+    fn from(error: TarError) -> Self {
+        match error {
+            TarError::Tar { reason, offset } => Self::Tar { reason, offset },
+            TarError::Truncated { offset } => Self::Truncated { offset },
+            TarError::Read(error) => Self::Read(error),
+        }
+    }
+}
 
 /// Why a layer couldn't be unpacked, found or removed.
 #[derive(Debug, thiserror::Error)]

@@ -28,7 +28,6 @@ mod sink;
 mod staged;
 mod store;
 mod stream;
-mod tar;
 mod writable;
 
 pub use self::{

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use atoll_tar::Entry;
 use rustix::{
     fs::{
         AtFlags, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags, chmodat, chownat, fchmod,
@@ -11,7 +12,7 @@ use rustix::{
 };
 
 use super::root::{printable, write_error};
-use crate::{LayerError, tar::Entry};
+use crate::LayerError;
 
 /// Marks a directory that hides what lower layers have at its place.
 pub(crate) const OPAQUE_XATTR: &str = "trusted.overlay.opaque";

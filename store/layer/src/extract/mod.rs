@@ -17,6 +17,7 @@ use std::{
     rc::Rc,
 };
 
+use atoll_tar::{Entry, EntryKind, TarReader};
 use rustix::{
     fs::{
         AtFlags, FileType, Mode, OFlags, SeekFrom, Stat, ftruncate, linkat, makedev, mkdirat,
@@ -31,10 +32,7 @@ use self::{
     path::{Whiteout, clean, split},
     root::{LayerRoot, escape, printable, write_error},
 };
-use crate::{
-    LayerError,
-    tar::{Entry, EntryKind, TarReader},
-};
+use crate::LayerError;
 
 /// What was written.
 #[derive(Debug)]

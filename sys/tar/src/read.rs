@@ -6,14 +6,11 @@
 //! size overrides the header's only there. (The family of tar parsers that let it slip to a
 //! helper header in between could be made to see other files than everybody else.)
 
-mod header;
-mod pax;
-
 use std::io::{self, BufRead};
 
-use self::header::{BLOCK_BYTES, Header};
-use self::pax::PaxRecords;
-use crate::LayerError;
+use crate::error::TarError;
+use crate::header::{self, BLOCK_BYTES, Header};
+use crate::pax::{self, PaxRecords};
 
 /// Longest PAX header, GNU long name or sparse map taken.
 const MAX_META_BYTES: u64 = 1 << 20;
@@ -22,37 +19,54 @@ const MAX_SEGMENTS: usize = 1 << 16;
 
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum EntryKind {
+pub enum EntryKind {
+    /// A regular file, with data.
     File,
+    /// Another name of an earlier entry's file.
     HardLink,
+    /// A symlink.
     Symlink,
+    /// A character device.
     CharDevice,
+    /// A block device.
     BlockDevice,
+    /// A directory.
     Directory,
+    /// A named pipe.
     Fifo,
 }
 
 /// One entry, its data still unread.
-#[derive(Debug)]
-pub(crate) struct Entry {
-    pub(crate) path: Vec<u8>,
-    pub(crate) link: Vec<u8>,
-    pub(crate) kind: EntryKind,
-    pub(crate) mode: u32,
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// As it is in the archive: not cleaned.
+    pub path: Vec<u8>,
+    /// Target of a link, as it is in the archive.
+    pub link: Vec<u8>,
+    /// What it is.
+    pub kind: EntryKind,
+    /// Permissions and set-id bits, at most 0o7777.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
     /// The size of the file once written; for a sparse file more than the archive has.
-    pub(crate) size_bytes: u64,
-    pub(crate) mtime: (i64, u32),
-    pub(crate) atime: Option<(i64, u32)>,
-    pub(crate) device: (u32, u32),
-    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub size_bytes: u64,
+    /// Seconds since 1970 and nanoseconds.
+    pub mtime: (i64, u32),
+    /// The same of the last access, if it is told.
+    pub atime: Option<(i64, u32)>,
+    /// Major and minor number of a device.
+    pub device: (u32, u32),
+    /// Extended attributes: names and values.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// (offset, length) of the data of a sparse file, ascending and inside `size_bytes`.
-    pub(crate) segments: Option<Vec<(u64, u64)>>,
+    pub segments: Option<Vec<(u64, u64)>>,
 }
 
 /// Whether `start` begins with a valid header or the zero block of an empty archive.
-pub(crate) fn is_tar_start(start: &[u8]) -> bool {
+pub fn is_tar_start(start: &[u8]) -> bool {
     let Some(block) = start.first_chunk::<BLOCK_BYTES>() else {
         return false;
     };
@@ -61,7 +75,7 @@ pub(crate) fn is_tar_start(start: &[u8]) -> bool {
 }
 
 /// Reads entries one after the other.
-pub(crate) struct TarReader<R> {
+pub struct TarReader<R> {
     input: R,
     offset: u64,
     /// Data bytes of the current entry not yet consumed.
@@ -72,7 +86,8 @@ pub(crate) struct TarReader<R> {
 }
 
 impl<R: BufRead> TarReader<R> {
-    pub(crate) fn new(input: R) -> Self {
+    /// Reads an archive from its start.
+    pub fn new(input: R) -> Self {
         Self {
             input,
             offset: 0,
@@ -84,7 +99,14 @@ impl<R: BufRead> TarReader<R> {
     }
 
     /// Skips what is left of the current entry and parses the next one.
-    pub(crate) fn next(&mut self) -> Result<Option<Entry>, LayerError> {
+    ///
+    /// # Errors
+    /// [`TarError`] for an archive that is damaged or cut short, or when the input fails.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "an entry's data is read from the reader itself"
+    )]
+    pub fn next(&mut self) -> Result<Option<Entry>, TarError> {
         self.skip_data()?;
         let mut extensions = Extensions::default();
         loop {
@@ -97,7 +119,7 @@ impl<R: BufRead> TarReader<R> {
                     self.is_at_end = true;
                     return Ok(None);
                 }
-                return Err(LayerError::Truncated {
+                return Err(TarError::Truncated {
                     offset: self.offset,
                 });
             };
@@ -106,7 +128,7 @@ impl<R: BufRead> TarReader<R> {
                 self.is_at_end = true;
                 return Ok(None);
             }
-            let bad = |reason: String| LayerError::Tar {
+            let bad = |reason: String| TarError::Tar {
                 reason,
                 offset: start,
             };
@@ -145,8 +167,8 @@ impl<R: BufRead> TarReader<R> {
         header: &Header<'_>,
         extensions: Extensions,
         start: u64,
-    ) -> Result<Entry, LayerError> {
-        let bad = |reason: String| LayerError::Tar {
+    ) -> Result<Entry, TarError> {
+        let bad = |reason: String| TarError::Tar {
             reason,
             offset: start,
         };
@@ -214,12 +236,8 @@ impl<R: BufRead> TarReader<R> {
     }
 
     /// The extension blocks after an old GNU sparse header.
-    fn gnu_sparse(
-        &mut self,
-        header: &Header<'_>,
-        start: u64,
-    ) -> Result<Vec<(u64, u64)>, LayerError> {
-        let bad = |reason: String| LayerError::Tar {
+    fn gnu_sparse(&mut self, header: &Header<'_>, start: u64) -> Result<Vec<(u64, u64)>, TarError> {
+        let bad = |reason: String| TarError::Tar {
             reason,
             offset: start,
         };
@@ -227,7 +245,7 @@ impl<R: BufRead> TarReader<R> {
         header::sparse_segments(header.sparse_slots(), &mut segments).map_err(bad)?;
         let mut has_more = header.has_sparse_extension();
         while has_more {
-            let block = self.header_block()?.ok_or(LayerError::Truncated {
+            let block = self.header_block()?.ok_or(TarError::Truncated {
                 offset: self.offset,
             })?;
             header::sparse_segments(&block[..504], &mut segments).map_err(bad)?;
@@ -240,8 +258,8 @@ impl<R: BufRead> TarReader<R> {
     }
 
     /// GNU's PAX sparse format 1.0: decimal lines at the start of the data, padded to a block.
-    fn sparse_map_in_data(&mut self, start: u64) -> Result<Vec<(u64, u64)>, LayerError> {
-        let bad = |reason: &str| LayerError::Tar {
+    fn sparse_map_in_data(&mut self, start: u64) -> Result<Vec<(u64, u64)>, TarError> {
+        let bad = |reason: &str| TarError::Tar {
             reason: reason.to_owned(),
             offset: start,
         };
@@ -252,7 +270,7 @@ impl<R: BufRead> TarReader<R> {
             if self.data_left < BLOCK_BYTES as u64 || numbers.len() > 2 * MAX_SEGMENTS {
                 return Err(bad("sparse map is damaged"));
             }
-            let block = self.header_block()?.ok_or(LayerError::Truncated {
+            let block = self.header_block()?.ok_or(TarError::Truncated {
                 offset: self.offset,
             })?;
             self.data_left -= BLOCK_BYTES as u64;
@@ -291,7 +309,10 @@ impl<R: BufRead> TarReader<R> {
     /// The next piece of the current entry's data, at most `limit` bytes; empty at its end.
     ///
     /// Call [`Self::consume`] with what was used.
-    pub(crate) fn data(&mut self, limit: u64) -> Result<&[u8], LayerError> {
+    ///
+    /// # Errors
+    /// [`TarError::Truncated`] when the archive ends before, [`TarError::Read`].
+    pub fn data(&mut self, limit: u64) -> Result<&[u8], TarError> {
         let left = self.data_left.min(limit);
         if left == 0 {
             return Ok(&[]);
@@ -299,20 +320,24 @@ impl<R: BufRead> TarReader<R> {
         let offset = self.offset;
         let chunk = fill(&mut self.input)?;
         if chunk.is_empty() {
-            return Err(LayerError::Truncated { offset });
+            return Err(TarError::Truncated { offset });
         }
         let length = usize::try_from(left).map_or(chunk.len(), |left| left.min(chunk.len()));
         Ok(&chunk[..length])
     }
 
-    pub(crate) fn consume(&mut self, length: usize) {
+    /// Takes note that `length` bytes of [`Self::data`] were used.
+    pub fn consume(&mut self, length: usize) {
         self.input.consume(length);
         self.offset += length as u64;
         self.data_left -= length as u64;
     }
 
     /// Reads to the end of the input, past the archive's end.
-    pub(crate) fn drain(&mut self) -> Result<(), LayerError> {
+    ///
+    /// # Errors
+    /// [`TarError::Read`].
+    pub fn drain(&mut self) -> Result<(), TarError> {
         loop {
             let length = fill(&mut self.input)?.len();
             if length == 0 {
@@ -328,7 +353,7 @@ impl<R: BufRead> TarReader<R> {
         self.padding = size_bytes.next_multiple_of(BLOCK_BYTES as u64) - size_bytes;
     }
 
-    fn skip_data(&mut self) -> Result<(), LayerError> {
+    fn skip_data(&mut self) -> Result<(), TarError> {
         while self.data_left > 0 {
             let length = self.data(u64::MAX)?.len();
             self.consume(length);
@@ -338,7 +363,7 @@ impl<R: BufRead> TarReader<R> {
             let length = match self.data(u64::MAX) {
                 Ok(data) => data.len(),
                 // Some writers leave out the padding of the very last entry.
-                Err(LayerError::Truncated { .. }) => {
+                Err(TarError::Truncated { .. }) => {
                     self.data_left = 0;
                     return Ok(());
                 }
@@ -349,10 +374,10 @@ impl<R: BufRead> TarReader<R> {
         Ok(())
     }
 
-    fn meta_data(&mut self, size_bytes: u64, start: u64) -> Result<Vec<u8>, LayerError> {
+    fn meta_data(&mut self, size_bytes: u64, start: u64) -> Result<Vec<u8>, TarError> {
         if size_bytes > MAX_META_BYTES {
             let reason = format!("extended header of {size_bytes} bytes is too large");
-            return Err(LayerError::Tar {
+            return Err(TarError::Tar {
                 reason,
                 offset: start,
             });
@@ -373,7 +398,7 @@ impl<R: BufRead> TarReader<R> {
     }
 
     /// The next 512 bytes, or nothing at the input's end.
-    fn header_block(&mut self) -> Result<Option<[u8; BLOCK_BYTES]>, LayerError> {
+    fn header_block(&mut self) -> Result<Option<[u8; BLOCK_BYTES]>, TarError> {
         let mut block = [0; BLOCK_BYTES];
         let mut filled = 0;
         while filled < BLOCK_BYTES {
@@ -382,11 +407,11 @@ impl<R: BufRead> TarReader<R> {
                 return match filled {
                     0 => Ok(None),
                     // Something shorter than a block at the very start is no tar archive at all.
-                    _ if self.entries == 0 => Err(LayerError::Tar {
+                    _ if self.entries == 0 => Err(TarError::Tar {
                         reason: "no tar header".to_owned(),
                         offset: 0,
                     }),
-                    _ => Err(LayerError::Truncated {
+                    _ => Err(TarError::Truncated {
                         offset: self.offset,
                     }),
                 };
@@ -440,14 +465,14 @@ fn check_segments(segments: &[(u64, u64)], real: u64, archived: u64) -> Result<(
     Ok(())
 }
 
-fn fill<R: BufRead>(input: &mut R) -> Result<&[u8], LayerError> {
+fn fill<R: BufRead>(input: &mut R) -> Result<&[u8], TarError> {
     // A borrow returned from inside a loop on EINTR upsets the borrow checker; ask twice instead.
     loop {
         match input.fill_buf() {
             Ok(_) => break,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(LayerError::Read(error)),
+            Err(error) => return Err(TarError::Read(error)),
         }
     }
-    input.fill_buf().map_err(LayerError::Read)
+    input.fill_buf().map_err(TarError::Read)
 }
