@@ -102,7 +102,7 @@ pub(crate) struct Attributes<'a> {
 
 impl<'a> Attributes<'a> {
     /// Those of an entry.
-    pub(crate) fn of(entry: &'a Entry, options: Options, ids: Ids) -> Result<Self, FilesError> {
+    pub(crate) fn of(entry: &'a Entry, options: &Options, ids: Ids) -> Result<Self, FilesError> {
         let (uid, gid) = options.owner.unwrap_or((entry.uid, entry.gid));
         let owner = ids.outside(uid).zip(ids.outside(gid));
         let (uid, gid) = owner.ok_or_else(|| FilesError::Path {

@@ -110,7 +110,7 @@ impl From<&FilesError> for Fault {
     fn from(error: &FilesError) -> Self {
         let kind = match error {
             FilesError::NotFound(_) => FaultKind::NotFound,
-            FilesError::Output(_) | FilesError::Archive(TarError::Read(_)) => FaultKind::Other,
+            FilesError::Output(_) => FaultKind::Other,
             FilesError::Kernel { source, .. } => match source.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FaultKind::NoSpace,
                 _ => FaultKind::Other,

@@ -39,7 +39,7 @@ pub struct Request {
 }
 
 /// What is done at a path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Action {
     /// Only looks.
@@ -51,13 +51,16 @@ pub enum Action {
 }
 
 /// How an archive is unpacked.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Options {
     /// A folder is never replaced by something else, nor something else by a folder.
     pub keeps_kinds: bool,
     /// Owner and group of all that is written, instead of the archive's.
     pub owner: Option<(u32, u32)>,
+    /// What the tree is to be called there: the first name of every entry becomes this one. An archive of `.` is put below it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
 }
 
 /// What is at a path.
@@ -90,6 +93,22 @@ pub enum Ids {
     },
 }
 
+/// Writes an archive of what is at `path` below `root`, called `name` in it.
+///
+/// # Errors
+/// As [`serve`].
+pub fn read_as(
+    root: BorrowedFd<'_>,
+    path: &str,
+    name: &str,
+    output: &mut dyn Write,
+) -> Result<(), FilesError> {
+    let mut place = place::Place::parse(path)?;
+    let found = place.find(root)?;
+    place.shown = name.as_bytes().to_vec();
+    read::archive(root, &place, &found, Ids::Same, output)
+}
+
 /// Does what `request` asks for below `root`.
 ///
 /// * `root`: the container's root directory; opened with or without `O_PATH`.
@@ -110,7 +129,7 @@ pub fn serve(
     on_found: &mut dyn FnMut(PathStat),
 ) -> Result<(), FilesError> {
     let place = place::Place::parse(&request.path)?;
-    match request.action {
+    match &request.action {
         Action::Stat => {
             on_found(place.find(root)?.stat(root, &place)?);
             Ok(())

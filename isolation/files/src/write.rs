@@ -23,7 +23,7 @@ const MOST_LEVELS: usize = 400;
 pub(crate) fn extract(
     root: BorrowedFd<'_>,
     place: &Place,
-    options: Options,
+    options: &Options,
     ids: Ids,
     input: &mut dyn BufRead,
 ) -> Result<(), FilesError> {
@@ -74,7 +74,7 @@ type Names = Vec<Vec<u8>>;
 struct Writer<'a> {
     root: BorrowedFd<'a>,
     base: &'a [Vec<u8>],
-    options: Options,
+    options: &'a Options,
     ids: Ids,
     /// The directory of the entry before, which is mostly that of the next.
     parent: Option<(Names, Rc<OwnedFd>)>,
@@ -88,7 +88,7 @@ impl Writer<'_> {
         entry: &Entry,
         tar: &mut TarReader<R>,
     ) -> Result<(), FilesError> {
-        let names = cleaned(&entry.path)?;
+        let names = self.names(&entry.path)?;
         let attributes = Attributes::of(entry, self.options, self.ids)?;
         let Some((name, parents)) = names.split_last() else {
             // The directory itself.
@@ -132,7 +132,7 @@ impl Writer<'_> {
                 written?;
             }
             EntryKind::HardLink => {
-                let target = cleaned(&entry.link)?;
+                let target = self.names(&entry.link)?;
                 let (target, folders) = target.split_last().ok_or_else(|| FilesError::Path {
                     path: printable(&entry.path),
                     reason: "is a hard link to a directory",
@@ -157,6 +157,20 @@ impl Writer<'_> {
             }
         }
         Ok(())
+    }
+
+    /// An entry's names, as it is to be called here.
+    fn names(&self, path: &[u8]) -> Result<Names, FilesError> {
+        let mut names = cleaned(path)?;
+        if let Some(name) = &self.options.name {
+            let name = name.as_bytes().to_vec();
+            let is_below = path == b"." || path.starts_with(b"./") || path.starts_with(b"/");
+            match names.first_mut() {
+                Some(first) if !is_below => *first = name,
+                _ => names.insert(0, name),
+            }
+        }
+        Ok(names)
     }
 
     /// Opens a directory below the base, making it when it is missing.
@@ -212,7 +226,7 @@ impl Writer<'_> {
             return Ok(true);
         }
         if self.options.keeps_kinds && is_directory != becomes_directory {
-            let mut existing = self.full(&cleaned(&entry.path)?).join(&b'/');
+            let mut existing = self.full(&self.names(&entry.path)?).join(&b'/');
             existing.insert(0, b'/');
             return Err(FilesError::Overwrite {
                 existing: printable(&existing),

@@ -193,6 +193,7 @@ fn a_tree_comes_out_and_goes_in_whole() {
         Options {
             keeps_kinds: true,
             owner: Some((5, 6)),
+            ..Options::default()
         },
         &bytes,
     )
@@ -218,6 +219,36 @@ fn names_begin_as_docker_has_them() {
     assert!(names("/").lines().any(|name| name == "/real/f"));
     assert!(matches!(rig.read("/none"), Err(FilesError::NotFound(_))));
     assert!(rig.read("/real/f/").is_err());
+}
+
+#[test]
+fn a_tree_gets_another_name() {
+    let rig = Rig::new();
+    fill(&rig.root());
+    let named = Options {
+        name: Some("new".to_owned()),
+        ..Options::default()
+    };
+    let list = |path: &str| {
+        let mut names: Vec<_> = fs::read_dir(rig.root().join(path))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    };
+    for from in ["/src", "/src/."] {
+        rig.write("/dst", named.clone(), &rig.read(from).unwrap().1)
+            .unwrap();
+        assert_eq!(list("dst"), ["new"], "{from}");
+        assert_eq!(list("dst/new"), ["deep", "file", "link", "pipe"], "{from}");
+        let inode = |path: &str| fs::metadata(rig.root().join(path)).unwrap().ino();
+        assert_eq!(inode("dst/new/file"), inode("dst/new/deep/twin"), "{from}");
+        fs::remove_dir_all(rig.root().join("dst/new")).unwrap();
+    }
+    rig.write("/dst", named, &rig.read("/src/file").unwrap().1)
+        .unwrap();
+    assert_eq!(list("dst"), ["new"]);
 }
 
 #[test]
@@ -291,8 +322,12 @@ fn bad_archives_and_places_are_told() {
     let keeps = Options {
         keeps_kinds: true,
         owner: None,
+        ..Options::default()
     };
-    let said = rig.write("/dst", keeps, &good).unwrap_err().to_string();
+    let said = rig
+        .write("/dst", keeps.clone(), &good)
+        .unwrap_err()
+        .to_string();
     assert_eq!(
         said,
         "cannot overwrite directory \"/dst/f\" with non-directory \"f\""
@@ -302,7 +337,7 @@ fn bad_archives_and_places_are_told() {
     let said = rig
         .write(
             "/dst",
-            keeps,
+            keeps.clone(),
             &archive(&[entry("f", EntryKind::Directory, "")]),
         )
         .unwrap_err();

@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+mod copying;
 mod modules;
 mod mounts;
 mod serve;
@@ -23,7 +24,7 @@ use std::io::{self, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
 
-use atoll_guest::protocol::{NOTHING, SERVE};
+use atoll_guest::protocol::{FILES, NOTHING, SERVE};
 use rustix::process::{WaitOptions, wait};
 use rustix::system::RebootCommand;
 use rustix::time::{ClockId, clock_gettime};
@@ -52,6 +53,12 @@ impl Failure {
 
 fn main() {
     if std::env::args_os().skip(1).eq([NOTHING]) {
+        return;
+    }
+    if std::env::args_os().nth(1).is_some_and(|word| word == FILES)
+        && !rustix::process::getpid().is_init()
+    {
+        copying::serve();
         return;
     }
     if let Err(failure) = run() {

@@ -12,7 +12,7 @@ use atoll_spec::{Process, Resources, Spec};
 use serde::{Deserialize, Serialize};
 
 /// Version of the protocol, in every [`Hello`].
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// The host's port that guests connect to.
 pub const PORT: u32 = 1024;
 /// Bytes of the longest line, its newline included: a container's whole configuration is on one.
@@ -25,6 +25,11 @@ pub const LONGEST_GREETING: usize = 1024;
 pub const SERVE: &str = "--serve";
 /// The only argument of the agent's own program that does nothing.
 pub const NOTHING: &str = "--nothing";
+/// The first of three arguments of the agent's own program that copies files: then come the process id of the container's first
+/// process and an [`atoll_files::Request`] as JSON. Archives are its standard streams; its standard error has [`FilesMessage`]s.
+pub const FILES: &str = "--files";
+/// Type of an [`atoll_files::Request`] as JSON in an `Exec` request of the Task API.
+pub const FILES_REQUEST: &str = "io.atoll.files.v1.Request";
 /// The tag of the virtiofs share that a container's files come from.
 pub const SHARE_TAG: &str = "atoll";
 /// Where that share is mounted in the guest.
@@ -230,6 +235,21 @@ pub struct Exec {
     pub spec: Process,
     /// Its streams.
     pub streams: Streams,
+    /// Files to copy, by the agent's own program outside of the container, instead of running `spec`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<atoll_files::Request>,
+}
+
+/// A line on the standard error of a process that copies files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FilesMessage {
+    /// What is at the path; an archive of it follows on the standard output, if one was asked for.
+    Found(atoll_files::PathStat),
+    /// All is done, and written back to the host.
+    Done,
+    /// It was not done.
+    Failed(atoll_files::Fault),
 }
 
 /// What the agent says on its connection after the greeting.
@@ -381,7 +401,7 @@ mod tests {
         });
         assert_eq!(
             text(line(&hello).unwrap()),
-            "{\"agent\":{\"version\":2,\"release\":\"6.1.0\"}}\n"
+            "{\"agent\":{\"version\":3,\"release\":\"6.1.0\"}}\n"
         );
         let stream = Greeting::Stream(StreamName {
             container: "web".to_owned(),

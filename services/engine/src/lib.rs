@@ -21,6 +21,7 @@
 mod api;
 mod args;
 mod container;
+mod copying;
 mod engine;
 mod error;
 mod events;

@@ -17,6 +17,12 @@ pub(crate) fn format(timestamp: Timestamp) -> String {
     timestamp.to_string()
 }
 
+/// A file's time, the same way; the zero time for one that no calendar has.
+pub(crate) fn rfc3339(seconds: i64, nanos: u32) -> String {
+    let nanos = i32::try_from(nanos).unwrap_or(0);
+    Timestamp::new(seconds, nanos).map_or_else(|_| ZERO.to_owned(), format)
+}
+
 /// Nanoseconds since 1970.
 pub(crate) fn now_nanos() -> i64 {
     let since = SystemTime::now()

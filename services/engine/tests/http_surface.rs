@@ -215,9 +215,9 @@ async fn containers_are_made_listed_inspected_and_removed() {
     );
     assert!(
         engine
-            .request("GET", "/containers/one/archive?path=/")
+            .request("GET", "/containers/one/archive?path=/none")
             .0
-            .starts_with("http/1.1 501")
+            .starts_with("http/1.1 404")
     );
     assert!(
         engine

@@ -42,6 +42,7 @@ impl Task {
             Request::Exec(Box::new(Exec {
                 process: exec_id.to_owned(),
                 spec,
+                files: exec.files.take(),
                 streams: Streams {
                     terminal: exec.process.io.terminal,
                     stdin: exec.has_stdin,

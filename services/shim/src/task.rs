@@ -8,7 +8,7 @@ use atoll_container::{
     CheckpointRequest, Container, CreateRequest, Created, ExecRequest, InitProcess, RestoreRequest,
     StdioRequest,
 };
-use atoll_guest::protocol::Streams;
+use atoll_guest::protocol::{FILES_REQUEST, Streams};
 use atoll_shim_protocol::{ExitRecord, spawn};
 use atoll_spec::{NamespaceKind, Resources, Spec};
 use containerd_shim_protos::api;
@@ -80,6 +80,8 @@ pub(crate) struct Exec {
     pub(crate) process: Process,
     /// What to run; taken by the start.
     pub(crate) spec: Option<atoll_spec::Process>,
+    /// Files to copy instead, in a machine.
+    pub(crate) files: Option<atoll_files::Request>,
     /// Whether it has a standard input.
     pub(crate) has_stdin: bool,
 }
@@ -290,6 +292,24 @@ impl Task {
         Ok(self.host()?.container.checkpoint(request)?)
     }
 
+    /// The files that an exec is to copy, if it is no process of the container.
+    fn files_of(
+        &self,
+        request: &api::ExecProcessRequest,
+    ) -> Result<Option<atoll_files::Request>, Failure> {
+        if request.spec.type_url != FILES_REQUEST {
+            return Ok(None);
+        }
+        if !self.is_in_machine() {
+            return Err(Failure::invalid(
+                "files of a container on this host are copied without its shim",
+            ));
+        }
+        serde_json::from_slice(&request.spec.value)
+            .map(Some)
+            .map_err(|error| Failure::invalid(format!("bad request for files: {error}")))
+    }
+
     /// Announces an exec.
     pub(crate) fn add_exec(
         &mut self,
@@ -314,8 +334,12 @@ impl Task {
                 "cannot exec in a stopped container: container is not running",
             ));
         }
-        let spec: atoll_spec::Process = serde_json::from_slice(&request.spec.value)
-            .map_err(|error| Failure::invalid(format!("bad process to exec: {error}")))?;
+        let files = self.files_of(request)?;
+        let spec: atoll_spec::Process = match files {
+            Some(_) => atoll_spec::Process::default(),
+            None => serde_json::from_slice(&request.spec.value)
+                .map_err(|error| Failure::invalid(format!("bad process to exec: {error}")))?,
+        };
         let io = IoNames {
             stdin: request.stdin.clone(),
             stdout: request.stdout.clone(),
@@ -334,6 +358,7 @@ impl Task {
             key,
             process: Process::new(request.exec_id.clone(), io, stdio),
             spec: Some(spec),
+            files,
             has_stdin,
         });
         Ok(())

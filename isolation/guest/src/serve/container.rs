@@ -2,11 +2,12 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use atoll_container::{
-    Container, ContainerId, CreateRequest, Error, ErrorKind, ExecRequest, InitProcess,
+    Container, ContainerId, CreateRequest, Error, ErrorKind, ExecRequest, InitProcess, StdioRequest,
 };
-use atoll_guest::protocol::{Create, Exec, Fault, FaultKind, MEMBERS, SHARE, Usage};
+use atoll_guest::protocol::{Create, Exec, FILES, Fault, FaultKind, MEMBERS, SHARE, Usage};
 use atoll_spec::Resources;
 use atoll_sys::process;
 use rustix::mount::{UnmountFlags, unmount};
@@ -99,6 +100,17 @@ impl Guest {
             });
         }
         let opened = streams::open(&self.id, &exec.process, exec.streams).map_err(no_streams)?;
+        if let Some(files) = &exec.files {
+            let pid = copy_files(self.init.pid, files, opened.process)?;
+            pumps.extend(opened.pumps);
+            self.processes.push(Running {
+                name: exec.process,
+                pid,
+                terminal: None,
+                has_ended: false,
+            });
+            return Ok(pid);
+        }
         let mut request = ExecRequest::new(exec.spec);
         request.stdio = opened.process;
         let started = self
@@ -237,6 +249,34 @@ impl Guest {
             message: format!("process {name} does not exist"),
         })
     }
+}
+
+/// Starts our own program beside the container, to copy its files; gives its id.
+fn copy_files(
+    init: u32,
+    files: &atoll_files::Request,
+    streams: StdioRequest,
+) -> Result<u32, Fault> {
+    let StdioRequest::Fds {
+        stdin,
+        stdout,
+        stderr,
+    } = streams
+    else {
+        return Err(other("files are not copied by a terminal".to_owned()));
+    };
+    let request = serde_json::to_string(files).map_err(|error| other(error.to_string()))?;
+    let child = Command::new("/proc/self/exe")
+        .args([FILES, &init.to_string(), &request])
+        .env_clear()
+        .stdin(stdin)
+        .stdout(stdout)
+        .stderr(stderr)
+        .spawn();
+    // Reaped with all others.
+    child
+        .map(|child| child.id())
+        .map_err(|error| other(format!("run what copies files: {error}")))
 }
 
 /// There is no container yet.

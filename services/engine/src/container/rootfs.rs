@@ -50,7 +50,7 @@ impl Rootfs {
     /// # Errors
     /// When it has ended.
     pub(crate) fn of_process(pid: u32) -> io::Result<Self> {
-        open_directory(Path::new(&format!("/proc/{pid}/root"))).map(Self::Tree)
+        process_root(pid).map(Self::Tree)
     }
 
     /// Reads `path` (relative), empty when there is none. Symlinks are resolved inside the root.
@@ -127,6 +127,14 @@ impl Rootfs {
         };
         users::resolve(spec, &file("etc/passwd")?, &file("etc/group")?, extra)
     }
+}
+
+/// The root of a running process, as it sees it: its mounts too.
+///
+/// # Errors
+/// When it has ended.
+pub(crate) fn process_root(pid: u32) -> io::Result<OwnedFd> {
+    open_directory(Path::new(&format!("/proc/{pid}/root")))
 }
 
 fn open_directory(path: &Path) -> io::Result<OwnedFd> {

@@ -133,6 +133,26 @@ pub(crate) fn mount(engine: &EngineRef, record: &Record) -> Result<()> {
     Ok(())
 }
 
+/// Mounts them for something else than a run, without telling; [`let_go`] undoes it.
+///
+/// # Errors
+/// As [`mount`].
+pub(crate) fn borrow(engine: &EngineRef, record: &Record) -> Result<()> {
+    for (_, volume) in of(engine, &record.mounts) {
+        volume
+            .mount(&record.id)
+            .inspect_err(|_| let_go(engine, record))?;
+    }
+    Ok(())
+}
+
+/// Undoes [`borrow`].
+pub(crate) fn let_go(engine: &EngineRef, record: &Record) {
+    for (_, volume) in of(engine, &record.mounts) {
+        volume.unmount(&record.id);
+    }
+}
+
 /// Unmounts them after a run.
 pub(crate) fn unmount(engine: &EngineRef, record: &Record) {
     for (_, volume) in of(engine, &record.mounts) {
@@ -258,6 +278,11 @@ impl Subpaths {
             opened.insert(point.destination.clone(), place.map_err(failed)?);
         }
         Ok(Self(opened))
+    }
+
+    /// The folder to mount at a mount's destination, if it is not the whole volume.
+    pub(crate) fn get(&self, point: &MountPoint) -> Option<&OwnedFd> {
+        self.0.get(&point.destination)
     }
 
     /// The record whose mounts have what is open as their sources: for the bundle only.

@@ -1,7 +1,6 @@
 //! Bodies of answers: whole, or streamed through a bounded channel.
 
 use std::{
-    convert::Infallible,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -9,6 +8,8 @@ use std::{
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 use tokio::sync::mpsc;
+
+use crate::error::Error;
 
 /// How many chunks a slow client may leave waiting.
 const CHANNEL_CHUNKS: usize = 4;
@@ -20,6 +21,8 @@ pub(crate) enum Body {
     Full(Option<Bytes>),
     /// As it comes; ends when the sender is dropped.
     Stream(mpsc::Receiver<Bytes>),
+    /// As it comes, until something fails: the connection is then broken off, so that the client sees that it lacks something.
+    Pieces(mpsc::Receiver<Result<Bytes, Error>>),
 }
 
 /// The writing end of a streamed body. Sending fails when the client has gone.
@@ -45,17 +48,23 @@ impl Body {
 
 impl hyper::body::Body for Body {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         match self.get_mut() {
             Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Stream(receiver) => receiver
                 .poll_recv(cx)
                 .map(|chunk| chunk.map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Pieces(receiver) => receiver.poll_recv(cx).map(|piece| {
+                let piece = piece?;
+                Some(piece.map(Frame::data).inspect_err(|error| {
+                    tracing::warn!(%error, "an answer is broken off");
+                }))
+            }),
         }
     }
 
@@ -68,7 +77,7 @@ impl hyper::body::Body for Body {
             Self::Full(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
-            Self::Stream(_) => SizeHint::default(),
+            Self::Stream(_) | Self::Pieces(_) => SizeHint::default(),
         }
     }
 }

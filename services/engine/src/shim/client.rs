@@ -8,7 +8,7 @@ use std::{
 
 use atoll_guest::{
     processes,
-    protocol::{PROCESS_STATUS, ProcessStatus},
+    protocol::{FILES_REQUEST, PROCESS_STATUS, ProcessStatus},
 };
 use atoll_layer::RootfsMountSpec;
 use atoll_shim_protocol::{StdioUri, spawn};
@@ -229,6 +229,34 @@ impl Shim {
             id: self.id.clone(),
             exec_id: exec.to_owned(),
             terminal,
+            stdout: stdio.to_string(),
+            spec: MessageField::some(spec),
+            ..Default::default()
+        };
+        let reply = self.client.exec(within(REQUEST_TIMEOUT), &request).await;
+        reply.map(drop).map_err(|error| self.error(&error))
+    }
+
+    /// Prepares what copies files in a machine, as an exec.
+    ///
+    /// # Errors
+    /// When the container doesn't run, or is in no machine.
+    pub(crate) async fn copy(
+        &self,
+        exec: &str,
+        files: &atoll_files::Request,
+        stdio: &StdioUri,
+    ) -> Result<()> {
+        let value = serde_json::to_vec(files)
+            .map_err(|error| Error::internal(format!("cannot ask for files: {error}")))?;
+        let spec = Any {
+            type_url: FILES_REQUEST.to_owned(),
+            value,
+            ..Default::default()
+        };
+        let request = api::ExecProcessRequest {
+            id: self.id.clone(),
+            exec_id: exec.to_owned(),
             stdout: stdio.to_string(),
             spec: MessageField::some(spec),
             ..Default::default()
