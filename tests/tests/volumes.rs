@@ -565,6 +565,67 @@ fn inspect_and_events_tell_of_volumes() {
 }
 
 #[test]
+fn our_own_command_knows_volumes() {
+    let engine = Engine::with_image();
+    assert_eq!(
+        engine
+            .atoll(&["volume", "create", "-l", "a=b", "data"])
+            .ok(),
+        "data"
+    );
+    engine
+        .atoll(&[
+            "run",
+            "--rm",
+            "-v",
+            "data:/d",
+            "bb",
+            "sh",
+            "-c",
+            "echo kept > /d/f",
+        ])
+        .ok();
+    assert_eq!(
+        engine
+            .atoll(&["run", "--rm", "-v", "data:/d", "bb", "cat", "/d/f"])
+            .ok(),
+        "kept"
+    );
+    let listed = engine.atoll(&["volume", "ls"]).ok();
+    assert!(
+        listed.starts_with("VOLUME NAME") && listed.contains("data"),
+        "{listed}"
+    );
+    assert_eq!(
+        engine
+            .atoll(&["volume", "ls", "-q", "-f", "label=a=b"])
+            .ok(),
+        "data"
+    );
+    let place = engine
+        .atoll(&["volume", "inspect", "-f", "{{.Mountpoint}}", "data"])
+        .ok();
+    assert_eq!(place, data(&engine, "data").display().to_string());
+    engine
+        .atoll(&["create", "--name", "cc", "-v", "data:/d", "bb", "true"])
+        .ok();
+    let used = engine.atoll(&["volume", "rm", "data"]);
+    assert!(
+        used.code != 0 && used.stderr.contains("volume is in use"),
+        "{}",
+        used.stderr
+    );
+    engine.atoll(&["rm", "cc"]).ok();
+    let pruned = engine.atoll(&["volume", "prune"]);
+    assert_eq!(
+        (pruned.stdout.as_str(), pruned.stderr.as_str()),
+        ("", "0B are free again\n")
+    );
+    assert_eq!(engine.atoll(&["volume", "prune", "--all"]).ok(), "data");
+    assert_ne!(engine.atoll(&["volume", "inspect", "data"]).code, 0);
+}
+
+#[test]
 fn volumes_and_who_has_them_outlive_a_killed_engine() {
     let mut engine = Engine::with_image();
     let create = [

@@ -7,6 +7,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 pub(crate) mod container;
 pub(crate) mod machine;
 pub(crate) mod network;
+pub(crate) mod volume;
 
 use container::{CreateArgs, RunArgs};
 
@@ -66,6 +67,13 @@ pub(crate) enum Verb {
     Wait(NamesArgs),
     /// Remove containers
     Rm(RmArgs),
+    /// Copy files between a container and this system
+    #[command(
+        override_usage = "atoll cp [OPTIONS] CONTAINER:PATH PATH|-\n       atoll cp [OPTIONS] PATH|- CONTAINER:PATH"
+    )]
+    Cp(CpArgs),
+    /// Make, list and remove volumes
+    Volume(volume::VolumeArgs),
     /// List images
     Images(ImagesArgs),
     /// Fetch an image from a registry
@@ -319,6 +327,29 @@ pub(crate) struct RmArgs {
     /// Names or ids of containers
     #[arg(value_name = "CONTAINER", required = true)]
     pub(crate) names: Vec<String>,
+    #[command(flatten)]
+    help: HelpFlag,
+}
+
+/// `cp`.
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct CpArgs {
+    /// Keep owners and groups
+    #[arg(short, long)]
+    pub(crate) archive: bool,
+    /// Copy what a symlink at the source leads to
+    #[arg(short = 'L', long)]
+    pub(crate) follow_link: bool,
+    /// Say nothing when it is done
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// CONTAINER:PATH, a path here, or - for an archive on the standard input
+    #[arg(value_name = "SOURCE")]
+    pub(crate) source: String,
+    /// CONTAINER:PATH, a path here, or - for an archive on the standard output
+    #[arg(value_name = "DESTINATION")]
+    pub(crate) destination: String,
     #[command(flatten)]
     help: HelpFlag,
 }

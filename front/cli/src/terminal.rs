@@ -13,6 +13,11 @@ pub(crate) fn is_input() -> bool {
     io::stdin().is_terminal()
 }
 
+/// Whether the standard output is one.
+pub(crate) fn is_output() -> bool {
+    io::stdout().is_terminal()
+}
+
 /// Rows and columns of the terminal on the standard output, or else input.
 pub(crate) fn size() -> Option<(u16, u16)> {
     let of = |fd: BorrowedFd<'_>| tcgetwinsize(fd).ok().filter(|size| size.ws_row > 0);

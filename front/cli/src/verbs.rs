@@ -2,6 +2,7 @@
 
 mod attach;
 mod compare;
+mod cp;
 mod doctor;
 mod exec;
 mod images;
@@ -14,6 +15,7 @@ mod network;
 mod ps;
 mod run;
 mod system;
+mod volume;
 
 use crate::arguments::Verb;
 use crate::arguments::machine::KernelVerb;
@@ -37,6 +39,8 @@ pub(crate) async fn dispatch(client: &Client, verb: Verb) -> Result<u8, Error> {
         Verb::Kill(args) => lifecycle::kill(client, &args).await?,
         Verb::Wait(args) => lifecycle::wait(client, &args).await?,
         Verb::Rm(args) => lifecycle::rm(client, &args).await?,
+        Verb::Cp(args) => cp::cp(client, &args).await?,
+        Verb::Volume(args) => volume::volume(client, &args.verb).await?,
         Verb::Images(args) => images::list(client, &args).await?,
         Verb::Pull(args) => images::pull(client, &args).await?,
         Verb::Load(args) => images::load(client, &args).await?,
