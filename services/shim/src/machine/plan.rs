@@ -320,15 +320,23 @@ pub(super) fn mounts(
                 mount.destination.display()
             )));
         }
+        let read_only = has("ro") || has("rro");
+        let is_same = |bind: &Bind| bind.source == *source && bind.recursive == recursive;
+        let shown = binds.iter().position(is_same);
         ours.push(Mount {
-            source: Some(format!("{SHARE}/{folder}binds/{}", binds.len()).into()),
+            source: Some(format!("{SHARE}/{folder}binds/{}", shown.unwrap_or(binds.len())).into()),
             ..mount.clone()
         });
-        binds.push(Bind {
-            source: source.clone(),
-            read_only: has("ro") || has("rro"),
-            recursive,
-        });
+        // A directory of the host is one to the guest, wherever it finds it: shown read-only as well, it might be so
+        // everywhere. The guest's kernel keeps to the container what is read-only there.
+        match shown.and_then(|number| binds.get_mut(number)) {
+            Some(bind) => bind.read_only &= read_only,
+            None => binds.push(Bind {
+                source: source.clone(),
+                read_only,
+                recursive,
+            }),
+        }
     }
     Ok((ours, binds))
 }
@@ -538,6 +546,20 @@ mod tests {
             let mounts = [mounts[0].clone(), bad];
             assert!(root_source(&mounts).is_err(), "{mounts:?}");
         }
+    }
+
+    #[test]
+    fn what_is_mounted_twice_is_shown_once() {
+        let mut spec = spec(WEB);
+        let mut again = spec.mounts[2].clone();
+        again.destination = "/again".into();
+        again.options = vec!["bind".to_owned()];
+        spec.mounts.push(again);
+        let (mounts, binds) = mounts(&spec.mounts, "", false).unwrap();
+        assert_eq!(binds.len(), 2);
+        assert!(!binds[1].read_only);
+        assert_eq!(mounts[2].source, mounts[3].source);
+        assert!(mounts[2].options.contains(&"ro".to_owned()));
     }
 
     #[test]
