@@ -498,6 +498,15 @@ fn a_folder_of_a_volume_can_be_mounted_and_leads_nowhere_else() {
             run(&engine, wall, &["--mount", &mount("in/b")], "cat /s/f").ok(),
             "in"
         );
+        // The same folder twice: what may be written does not depend on which was looked at first.
+        let read_only = format!("{},readonly", mount("a/b"));
+        let script =
+            "cat /s/f; echo new > /d/a/b/g; cat /s/g; rm /d/a/b/g; touch /s/x || echo refused";
+        let options = ["-v", "data:/d", "--mount", &read_only];
+        assert_eq!(
+            run(&engine, wall, &options, script).ok(),
+            "in\nnew\nrefused"
+        );
         // The volume's own root.
         assert_eq!(
             run(&engine, wall, &["--mount", &mount("root")], "ls /s").ok(),

@@ -5,7 +5,9 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, StatVfsMountFlags, StatxFlags,
+};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -56,8 +58,9 @@ pub(super) struct Found {
     pub(super) is_submount: bool,
 }
 
-/// Which file, for the host.
-type Identity = (u64, u64);
+/// Which file, for the host: device and inode, and whether it is seen through a read-only mount. A file that is seen both
+/// ways is two nodes: as one it could be written everywhere or nowhere, as it was found first.
+type Identity = (u64, u64, bool);
 
 #[derive(Debug)]
 struct Node {
@@ -83,6 +86,8 @@ pub(super) struct Nodes {
     descriptors: OwnedFd,
     nodes: BTreeMap<u64, Node>,
     by_identity: HashMap<Identity, u64>,
+    /// Whether a mount, by its id, is read-only: asked once, because some file systems ask a server.
+    mounts: HashMap<u64, bool>,
     handles: BTreeMap<u64, Handle>,
     next_node: u64,
     next_handle: u64,
@@ -108,6 +113,7 @@ impl Nodes {
             descriptors,
             nodes: BTreeMap::new(),
             by_identity: HashMap::new(),
+            mounts: HashMap::new(),
             handles: BTreeMap::new(),
             next_node: ROOT + 1,
             next_handle: 1,
@@ -141,7 +147,7 @@ impl Nodes {
 
     fn enter(&mut self, fd: OwnedFd) -> Result<(u64, Stat), Errno> {
         let stat = rustix::fs::fstat(&fd)?;
-        let identity = (stat.st_dev, stat.st_ino);
+        let identity = self.identity(&fd, &stat)?;
         if let Some(id) = self.by_identity.get(&identity).copied() {
             if let Some(node) = self.nodes.get_mut(&id) {
                 node.lookups = node.lookups.saturating_add(1);
@@ -155,6 +161,20 @@ impl Nodes {
         self.next_node += 1;
         self.insert(id, fd, identity, 1);
         Ok((id, stat))
+    }
+
+    fn identity(&mut self, fd: &OwnedFd, stat: &Stat) -> Result<Identity, Errno> {
+        let mount = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?.stx_mnt_id;
+        let is_read_only = match self.mounts.get(&mount) {
+            Some(known) => *known,
+            None => {
+                let mounted = rustix::fs::fstatvfs(fd)?.f_flag;
+                let is_read_only = mounted.contains(StatVfsMountFlags::RDONLY);
+                self.mounts.insert(mount, is_read_only);
+                is_read_only
+            }
+        };
+        Ok((stat.st_dev, stat.st_ino, is_read_only))
     }
 
     fn insert(&mut self, id: u64, fd: OwnedFd, identity: Identity, lookups: u64) {
@@ -299,8 +319,9 @@ impl Nodes {
             }
             if let Ok(fd) = self.open_path(&saved.path)
                 && let Ok(stat) = rustix::fs::fstat(&fd)
+                && let Ok(identity) = self.identity(&fd, &stat)
             {
-                self.insert(saved.id, fd, (stat.st_dev, stat.st_ino), saved.lookups);
+                self.insert(saved.id, fd, identity, saved.lookups);
             }
         }
         for saved in state.handles.iter().take(self.max_handles) {
