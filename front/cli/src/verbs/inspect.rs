@@ -10,14 +10,26 @@ use crate::template::Template;
 
 /// `atoll inspect`: containers first, then images, as `--type` allows.
 pub(super) async fn inspect(client: &Client, args: &InspectArgs) -> Result<(), Error> {
-    let template = match args.format.as_deref() {
+    show(&args.names, args.format.as_deref(), async |name| {
+        one(client, args, name).await
+    })
+    .await
+}
+
+/// Prints what `look` finds of each name, as `format` says; reports the rest.
+pub(super) async fn show(
+    names: &[String],
+    format: Option<&str>,
+    look: impl AsyncFn(&str) -> Result<Value, Error>,
+) -> Result<(), Error> {
+    let template = match format {
         None | Some("json") => None,
         Some(format) => Some(Template::parse(format)?),
     };
     let mut found = Vec::new();
     let mut is_whole = true;
-    for name in &args.names {
-        match one(client, args, name).await {
+    for name in names {
+        match look(name).await {
             Ok(details) => found.push(details),
             Err(error) => {
                 error::report(&error);
@@ -31,7 +43,7 @@ pub(super) async fn inspect(client: &Client, args: &InspectArgs) -> Result<(), E
                 print::line(&template.render(details)?)?;
             }
         }
-        None if args.format.is_some() => print::line(&Value::Array(found).to_string())?,
+        None if format.is_some() => print::line(&Value::Array(found).to_string())?,
         None => print::line(&format!("{:#}", Value::Array(found)))?,
     }
     if is_whole {

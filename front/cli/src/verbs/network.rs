@@ -5,15 +5,16 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::inspect::show;
+use super::lifecycle::each;
 use super::ps::filters;
 use crate::arguments::network::{
     ConnectArgs, CreateNetworkArgs, DisconnectArgs, InspectNetworksArgs, ListNetworksArgs,
     NetworkVerb, PortArgs, PruneNetworksArgs,
 };
 use crate::client::{Client, Target};
-use crate::error::{self, Error};
+use crate::error::Error;
 use crate::table::List;
-use crate::template::Template;
 use crate::{human, print, values};
 
 /// `atoll network`.
@@ -123,52 +124,23 @@ fn row(network: &Summary, is_whole: bool) -> Map<String, Value> {
 }
 
 async fn inspect(client: &Client, args: &InspectNetworksArgs) -> Result<(), Error> {
-    let template = match args.format.as_deref() {
-        None | Some("json") => None,
-        Some(format) => Some(Template::parse(format)?),
-    };
-    let mut found: Vec<Value> = Vec::new();
-    let mut is_whole = true;
-    for name in &args.names {
-        let action = format!("inspect network {name}");
-        match client
-            .get(&action, &Target::object("networks", name, ""))
+    show(&args.names, args.format.as_deref(), async |name| {
+        let target = Target::object("networks", name, "");
+        client
+            .get(&format!("inspect network {name}"), &target)
             .await
-        {
-            Ok(details) => found.push(details),
-            Err(error) => {
-                error::report(&error);
-                is_whole = false;
-            }
-        }
-    }
-    match template {
-        Some(template) => {
-            for details in &found {
-                print::line(&template.render(details)?)?;
-            }
-        }
-        None => print::line(&format!("{:#}", Value::Array(found)))?,
-    }
-    whole(is_whole)
+    })
+    .await
 }
 
 async fn remove(client: &Client, names: &[String]) -> Result<(), Error> {
-    let mut is_whole = true;
-    for name in names {
-        let action = format!("remove network {name}");
-        match client
-            .delete(&action, &Target::object("networks", name, ""))
+    each(names, async |name| {
+        let target = Target::object("networks", name, "");
+        client
+            .delete(&format!("remove network {name}"), &target)
             .await
-        {
-            Ok(_) => print::line(name)?,
-            Err(error) => {
-                error::report(&error);
-                is_whole = false;
-            }
-        }
-    }
-    whole(is_whole)
+    })
+    .await
 }
 
 async fn prune(client: &Client, args: &PruneNetworksArgs) -> Result<(), Error> {
@@ -236,13 +208,6 @@ fn port_lines(ports: &Map<String, Value>, wanted: Option<&str>) -> Vec<String> {
         }
     }
     lines
-}
-
-fn whole(is_whole: bool) -> Result<(), Error> {
-    match is_whole {
-        true => Ok(()),
-        false => Err(Error::Partial),
-    }
 }
 
 #[cfg(test)]

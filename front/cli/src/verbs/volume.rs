@@ -3,13 +3,13 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::inspect::show;
 use super::lifecycle::each;
 use super::ps::filters;
 use crate::arguments::volume::{CreateArgs, InspectArgs, LsArgs, PruneArgs, RmArgs, VolumeVerb};
 use crate::client::{Client, Target};
-use crate::error::{self, Error};
+use crate::error::Error;
 use crate::table::List;
-use crate::template::Template;
 use crate::{human, print, values};
 
 /// `atoll volume`.
@@ -78,36 +78,11 @@ fn row(volume: &Value) -> Map<String, Value> {
 }
 
 async fn inspect(client: &Client, args: &InspectArgs) -> Result<(), Error> {
-    let template = match args.format.as_deref() {
-        None | Some("json") => None,
-        Some(format) => Some(Template::parse(format)?),
-    };
-    let mut found: Vec<Value> = Vec::new();
-    let mut is_whole = true;
-    for name in &args.names {
+    show(&args.names, args.format.as_deref(), async |name| {
         let target = Target::object("volumes", name, "");
-        match client.get(&format!("inspect volume {name}"), &target).await {
-            Ok(details) => found.push(details),
-            Err(error) => {
-                error::report(&error);
-                is_whole = false;
-            }
-        }
-    }
-    match template {
-        Some(template) => {
-            for details in &found {
-                print::line(&template.render(details)?)?;
-            }
-        }
-        None if args.format.is_some() => print::line(&Value::Array(found).to_string())?,
-        None => print::line(&format!("{:#}", Value::Array(found)))?,
-    }
-    if is_whole {
-        Ok(())
-    } else {
-        Err(Error::Partial)
-    }
+        client.get(&format!("inspect volume {name}"), &target).await
+    })
+    .await
 }
 
 async fn remove(client: &Client, args: &RmArgs) -> Result<(), Error> {

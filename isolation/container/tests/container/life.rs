@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use atoll_container::{Container, ErrorKind, ExecRequest, StartBy, StdioRequest, create};
+use atoll_container::{Container, Created, ErrorKind, ExecRequest, StartBy, StdioRequest, create};
 use atoll_spec::{Memory, Pids, Resources, Status};
 use atoll_sys::process::{self, Exit};
 
@@ -266,18 +266,26 @@ fn exec_gets_a_terminal() {
     let _ = process::wait(created.init.pidfd.as_fd());
 }
 
-#[test]
-fn without_a_pid_namespace_all_processes_are_found_and_killed() {
+/// A running container of three processes, which have no PID namespace of their own.
+fn three_in_the_hosts_pid_namespace() -> (Bundle, Created) {
     let mut bundle = Bundle::new();
     bundle
         .linux()
         .namespaces
         .retain(|ns| ns.kind != atoll_spec::NamespaceKind::Pid);
     bundle.script("sleep 61 & sleep 62 & exec sleep 60");
-    let mut created = bundle.create().unwrap();
-    created.init.start().unwrap();
+    let mut created = bundle.create().expect("the bundle is right");
+    created.init.start().expect("it was created just now");
+    wait_until("three processes", || {
+        created.container.pids().expect("its cgroup is there").len() == 3
+    });
+    (bundle, created)
+}
+
+#[test]
+fn without_a_pid_namespace_all_processes_are_found_and_killed() {
+    let (bundle, created) = three_in_the_hosts_pid_namespace();
     let container = &created.container;
-    wait_until("three processes", || container.pids().unwrap().len() == 3);
     container.kill(libc::SIGTERM, true).unwrap();
     let _ = process::wait(created.init.pidfd.as_fd());
     container.delete(true).unwrap();
@@ -286,16 +294,8 @@ fn without_a_pid_namespace_all_processes_are_found_and_killed() {
 
 #[test]
 fn a_kill_ends_what_no_pid_namespace_ends() {
-    let mut bundle = Bundle::new();
-    bundle
-        .linux()
-        .namespaces
-        .retain(|ns| ns.kind != atoll_spec::NamespaceKind::Pid);
-    bundle.script("sleep 61 & sleep 62 & exec sleep 60");
-    let mut created = bundle.create().unwrap();
-    created.init.start().unwrap();
+    let (bundle, created) = three_in_the_hosts_pid_namespace();
     let container = &created.container;
-    wait_until("three processes", || container.pids().unwrap().len() == 3);
     // Only SIGKILL is for all, as only that can't be asked for by the first process itself.
     container.kill(libc::SIGTERM, false).unwrap();
     let _ = process::wait(created.init.pidfd.as_fd());
