@@ -2,19 +2,12 @@
 //!
 //! [`self_exe::protect`](crate::self_exe::protect) does the same from `main`, with words for what fails. By then the
 //! program has touched some forty pages and prepared signals, threads and arguments, all of which the second execution
-//! does again: a fifteenth of what a container costs. So `front/runtime/build.rs` makes [`atoll_start`] the entry point of
+//! does again: a tenth of what a container costs. So `front/runtime/build.rs` makes [`atoll_start`] the entry point of
 //! the static program, and `main` finds the work done. Whatever goes wrong here is left to it.
 
 use std::arch::{asm, naked_asm};
 
-/// `struct mount_attr` of mount_setattr(2).
-#[repr(C)]
-struct MountAttributes {
-    set: u64,
-    clear: u64,
-    propagation: u64,
-    user_namespace: u64,
-}
+use crate::mount::{Attributes, Change};
 
 /// The entry point: [`execute_protected`], then libc's.
 ///
@@ -58,15 +51,10 @@ unsafe extern "C" fn execute_protected(block: *const usize) {
     let Ok(mount) = usize::try_from(mount) else {
         return;
     };
-    let read_only = MountAttributes {
-        set: libc::MOUNT_ATTR_RDONLY,
-        clear: 0,
-        propagation: 0,
-        user_namespace: 0,
-    };
+    let read_only = Change::attributes(Attributes::RDONLY, Attributes::empty());
     let empty = libc::AT_EMPTY_PATH as usize;
     let attributes = &raw const read_only as usize;
-    let size = size_of::<MountAttributes>();
+    let size = size_of::<Change>();
     // SAFETY: a terminated string, and a structure of the size named.
     if unsafe {
         call(
