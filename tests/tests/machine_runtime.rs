@@ -4,6 +4,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
 
 use atoll_tests::bundle::Bundle;
@@ -192,6 +193,44 @@ fn a_killed_keeper_takes_the_machine_with_it() {
             .count(),
         0
     );
+}
+
+/// Ends the keeper of `a` while the command waits for its answer.
+fn asked_while_the_keeper_ends(bundle: &Bundle, arguments: &[&str]) -> Ran {
+    let keeper = pid(bundle, "a").to_string();
+    let socket = bundle.folder.path().join("state/a/keeper.sock");
+    fs::remove_file(&socket).unwrap();
+    let listener = UnixListener::bind(&socket).unwrap();
+    let ended = std::thread::spawn(move || {
+        let (connection, _) = listener.accept().unwrap();
+        Ran::of(Command::new("kill").args(["-KILL", &keeper])).ok();
+        drop(connection);
+    });
+    let ran = bundle.runtime(arguments);
+    ended.join().unwrap();
+    ran
+}
+
+#[test]
+fn a_keeper_that_ends_when_it_is_asked_means_a_stopped_container() {
+    let cases: [(&[&str], &[&str]); 3] = [
+        (&["kill", "a"], &["container not running"]),
+        (&["pause", "a"], &["in the stopped state"]),
+        (&["delete", "--force", "a"], &[]),
+    ];
+    for (arguments, words) in cases {
+        let bundle = Bundle::in_machine(&STAYS);
+        bundle.detached(&["create", "a"]);
+        bundle.runtime(&["start", "a"]).ok();
+        let ran = asked_while_the_keeper_ends(&bundle, arguments);
+        if words.is_empty() {
+            ran.ok();
+            continue;
+        }
+        ran.complains(words);
+        assert_eq!(bundle.status("a"), "stopped");
+        bundle.runtime(&["delete", "a"]).ok();
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use atoll_container::{Container, CreateRequest, Error, ErrorKind};
-use atoll_shim::keeper::KeeperError;
+use atoll_shim::keeper::{Keeper, KeeperError};
 use atoll_spec::Status;
 
 use crate::arguments::{DeleteArguments, KillArguments};
@@ -14,8 +14,8 @@ use crate::report::{Failure, Outcome};
 
 /// Executes the program of a created container; as a service, waits until it is ready.
 pub(crate) fn start(root: &Path, container: &Container) -> Outcome<()> {
-    if let Some(mut keeper) = machine::keeper_of(root, container)? {
-        return Ok(keeper.start("")?);
+    if machine::ask(root, container, |keeper| keeper.start(""))?.is_some() {
+        return Ok(());
     }
     let folder = CreateRequest::notify_folder(root, container.id());
     // Without the folder the container was made by somebody who is no service.
@@ -36,16 +36,16 @@ pub(crate) fn start(root: &Path, container: &Container) -> Outcome<()> {
 
 /// Freezes a container.
 pub(crate) fn pause(root: &Path, container: &Container) -> Outcome<()> {
-    match machine::keeper_of(root, container)? {
-        Some(mut keeper) => Ok(keeper.pause()?),
+    match machine::ask(root, container, Keeper::pause)? {
+        Some(()) => Ok(()),
         None => Ok(container.pause()?),
     }
 }
 
 /// Thaws a container.
 pub(crate) fn resume(root: &Path, container: &Container) -> Outcome<()> {
-    match machine::keeper_of(root, container)? {
-        Some(mut keeper) => Ok(keeper.resume()?),
+    match machine::ask(root, container, Keeper::resume)? {
+        Some(()) => Ok(()),
         None => Ok(container.resume()?),
     }
 }
@@ -56,19 +56,19 @@ pub(crate) fn kill(root: &Path, container: &Container, arguments: &KillArguments
         Failure::new(format!("unknown signal {:?}", arguments.signal))
             .with_hint("give a name such as TERM or SIGKILL, or a number from 1 to 64")
     })?;
-    if let Some(mut keeper) = machine::keeper_of(root, container)? {
-        return match keeper.kill("", signal.cast_unsigned(), arguments.all) {
-            Err(KeeperError::Refused { is_gone: true, .. }) => {
-                Err(Failure::new("container not running"))
-            }
-            other => Ok(other?),
-        };
+    // Container managers look for runc's words.
+    let not_running = || Failure::new("container not running");
+    let by_keeper = machine::ask(root, container, |keeper| {
+        match keeper.kill("", signal.cast_unsigned(), arguments.all) {
+            Err(KeeperError::Refused { is_gone: true, .. }) => Ok(Err(not_running())),
+            other => other.map(Ok),
+        }
+    })?;
+    if let Some(outcome) = by_keeper {
+        return outcome;
     }
     match container.kill(signal, arguments.all) {
-        // Container managers look for runc's words.
-        Err(error) if error.kind() == ErrorKind::WrongStatus => {
-            Err(Failure::new("container not running"))
-        }
+        Err(error) if error.kind() == ErrorKind::WrongStatus => Err(not_running()),
         other => Ok(other?),
     }
 }
@@ -82,14 +82,13 @@ pub(crate) fn delete(root: &Path, arguments: &DeleteArguments) -> Outcome<()> {
         }
         other => other?,
     };
-    let Some(mut keeper) = machine::keeper_of(root, &container)? else {
+    let Some(status) = machine::ask(root, &container, Keeper::status)? else {
         return Ok(container.delete(arguments.force)?);
     };
-    let status = keeper.status()?;
     if !arguments.force && !matches!(status, Status::Created | Status::Stopped) {
         return Err(Error::NotStopped { id, status }.into());
     }
-    machine::end(&container, &mut keeper)?;
+    machine::end(root, &container)?;
     Ok(container.delete(true)?)
 }
 

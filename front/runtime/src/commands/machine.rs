@@ -113,8 +113,10 @@ pub(super) fn keeper_of(root: &Path, container: &Container) -> Outcome<Option<Ke
     }
     match Keeper::connect(root, container.id().as_str()) {
         Ok(keeper) => Ok(Some(keeper)),
-        // It ends right now.
-        Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => Ok(None),
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+            wait_for_end(container)?;
+            Ok(None)
+        }
         Err(error) => Err(Failure::io(
             format!("cannot reach the keeper of container {}", container.id()),
             &error,
@@ -123,29 +125,49 @@ pub(super) fn keeper_of(root: &Path, container: &Container) -> Outcome<Option<Ke
     }
 }
 
+/// Asks the keeper of a container that is in a machine; none where [`keeper_of`] has none, and where it ends meanwhile.
+pub(super) fn ask<T>(
+    root: &Path,
+    container: &Container,
+    question: impl FnOnce(&mut Keeper) -> Result<T, KeeperError>,
+) -> Outcome<Option<T>> {
+    let Some(mut keeper) = keeper_of(root, container)? else {
+        return Ok(None);
+    };
+    match question(&mut keeper) {
+        Err(KeeperError::Ended) => {
+            wait_for_end(container)?;
+            Ok(None)
+        }
+        other => Ok(Some(other?)),
+    }
+}
+
 /// The container's status: of one in a machine, what its keeper says.
 pub(super) fn status(root: &Path, container: &Container) -> Outcome<Status> {
     // One that cannot be asked is as its process is.
-    let keeper = keeper_of(root, container).ok().flatten();
-    match keeper.map(|mut keeper| keeper.status()) {
-        Some(Ok(status)) => Ok(status),
+    match ask(root, container, Keeper::status) {
+        Ok(Some(status)) => Ok(status),
         _ => Ok(container.state()?.status),
     }
 }
 
 /// Ends what is in a machine, with its files written back, as far as its guest does that in time.
-pub(super) fn end(container: &Container, keeper: &mut Keeper) -> Outcome<()> {
+pub(super) fn end(root: &Path, container: &Container) -> Outcome<()> {
+    let kill = rustix::process::Signal::KILL.as_raw().cast_unsigned();
+    // One that has ended meanwhile takes no signal; what is left after the wait is killed.
+    let _ = ask(root, container, |keeper| keeper.kill("", kill, false))?;
+    wait_for_end(container)
+}
+
+/// Waits until a keeper that is ending has ended; for [`END`] at most.
+fn wait_for_end(container: &Container) -> Outcome<()> {
     let pid = container.state()?.pid;
     let Some(pidfd) = pid.and_then(|pid| open_process(pid).ok()) else {
         return Ok(());
     };
-    // One that has ended meanwhile takes no signal.
-    let kill = rustix::process::Signal::KILL.as_raw();
-    let _ = keeper.kill("", kill.cast_unsigned(), false);
     let limit = Timespec::try_from(END).map_err(|error| Failure::io("cannot wait", &error))?;
-    let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
-    // What is left after that is killed.
-    let _ = poll(&mut fds, Some(&limit));
+    let _ = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&limit));
     Ok(())
 }
 

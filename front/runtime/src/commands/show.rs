@@ -6,6 +6,7 @@ use std::process::Command;
 
 use atoll_container::Container;
 use atoll_guest::protocol::ProcessStatus;
+use atoll_shim::keeper::Keeper;
 use atoll_spec::Status;
 use serde::Serialize;
 
@@ -127,8 +128,8 @@ fn table(rows: &[[String; 6]]) -> String {
 
 /// Lists a container's processes.
 pub(crate) fn ps(root: &Path, container: &Container, arguments: &PsArguments) -> Outcome<()> {
-    if let Some(mut keeper) = machine::keeper_of(root, container)? {
-        return guests(&keeper.processes()?, arguments);
+    if let Some(processes) = machine::ask(root, container, Keeper::processes)? {
+        return guests(&processes, arguments);
     }
     let pids = container.pids()?;
     if arguments.format == "json" {

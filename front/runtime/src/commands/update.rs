@@ -30,8 +30,8 @@ pub(crate) fn update(
             Failure::new("nothing to change").with_hint("name a limit, or give --resources FILE")
         );
     }
-    match machine::keeper_of(root, container)? {
-        Some(mut keeper) => Ok(keeper.update(&resources)?),
+    match machine::ask(root, container, |keeper| keeper.update(&resources))? {
+        Some(()) => Ok(()),
         None => Ok(container.update(&resources)?),
     }
 }

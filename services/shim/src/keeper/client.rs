@@ -33,6 +33,8 @@ pub enum KeeperError {
         /// Its words, as runc's.
         message: String,
     },
+    /// It went away instead of answering: its container has ended, or it was killed.
+    Ended,
     /// It cannot be asked.
     Unreachable(io::Error),
 }
@@ -41,6 +43,7 @@ impl fmt::Display for KeeperError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused { message, .. } => out.write_str(message),
+            Self::Ended => out.write_str("the machine's keeper has ended"),
             Self::Unreachable(error) => write!(out, "cannot ask the machine's keeper: {error}"),
         }
     }
@@ -50,7 +53,11 @@ impl std::error::Error for KeeperError {}
 
 impl From<io::Error> for KeeperError {
     fn from(error: io::Error) -> Self {
-        Self::Unreachable(error)
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+        match error.kind() {
+            BrokenPipe | ConnectionReset | UnexpectedEof => Self::Ended,
+            _ => Self::Unreachable(error),
+        }
     }
 }
 
