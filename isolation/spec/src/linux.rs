@@ -1,7 +1,7 @@
 //! The Linux part of the configuration. Spec: OCI runtime-spec 1.3, config-linux.md.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -130,6 +130,15 @@ pub struct Namespace {
     /// File of the namespace to join; absent makes a new one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
+}
+
+impl Namespace {
+    /// File of the namespace to join; none for a new one, which an empty path means as well.
+    #[must_use]
+    pub fn joined(&self) -> Option<&Path> {
+        let path = self.path.as_deref();
+        path.filter(|path| !path.as_os_str().is_empty())
+    }
 }
 
 /// A range of ids mapped into a user namespace.

@@ -10,7 +10,7 @@ use atoll_container::{
 };
 use atoll_guest::protocol::{FILES_REQUEST, Streams};
 use atoll_shim_protocol::{ExitRecord, spawn};
-use atoll_spec::{NamespaceKind, Resources, Spec};
+use atoll_spec::{Namespace, NamespaceKind, Resources, Spec};
 use containerd_shim_protos::api;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 
@@ -37,6 +37,7 @@ pub(crate) struct Task {
     pub(crate) init: Process,
     pub(crate) execs: Vec<Exec>,
     pub(crate) is_paused: bool,
+    /// The kernel ends all processes along with the first.
     has_own_pids: bool,
     pub(crate) oom: Option<OomNotifier>,
     oom_kills: u64,
@@ -159,8 +160,9 @@ impl Task {
         let Opened { process, mut ours } = stdio::open(&io, false)?;
         create.stdio = process;
         let has_own_pids = spec.linux.as_ref().is_some_and(|linux| {
-            let mut kinds = linux.namespaces.iter();
-            kinds.any(|namespace| namespace.kind == NamespaceKind::Pid)
+            let of_pids = |one: &&Namespace| one.kind == NamespaceKind::Pid;
+            let mut made = linux.namespaces.iter().filter(of_pids);
+            made.any(|namespace| namespace.joined().is_none())
         });
         if let Some(from) = from {
             let init = Process::new(String::new(), io, ours);
@@ -426,7 +428,7 @@ impl Task {
                 was_init = process.exec_id.is_empty();
             }
         }
-        // Without a pid namespace nobody else ends what the init process started.
+        // Without a PID namespace of its own nobody else ends what the init process started.
         if was_init
             && !has_own_pids
             && let Some(host) = &self.host

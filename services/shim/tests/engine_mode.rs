@@ -575,6 +575,31 @@ fn a_shim_without_a_container_ends_with_its_last_connection() {
 }
 
 #[test]
+fn what_is_left_in_anothers_pid_namespace_ends_with_the_first_process() {
+    let owner = Bundle::new("sleep 100");
+    let pid = owner.create();
+    owner.start("");
+    let bundle = Bundle::new("sleep 1234 > /dev/null 2>&1 & echo $!; exit 3");
+    bundle.change(|config| {
+        config["linux"]["namespaces"][0]["path"] = format!("/proc/{pid}/ns/pid").into();
+    });
+    bundle.create();
+    bundle.start("");
+    assert_eq!(bundle.wait(""), 3);
+    // Nothing but the end of its first process ends it.
+    wait_until("the end of what it left", || {
+        let seen = Command::new("nsenter")
+            .args(["-t", &pid.to_string(), "-p", "-m", "/bin/busybox", "ps"])
+            .output()
+            .unwrap();
+        let seen = String::from_utf8(seen.stdout).unwrap();
+        assert!(seen.contains("sleep 100"), "{seen}");
+        !seen.contains("sleep 1234")
+    });
+    owner.kill(libc::SIGKILL);
+}
+
+#[test]
 fn an_out_of_memory_kill_is_recorded() {
     let bundle = Bundle::with(
         &[

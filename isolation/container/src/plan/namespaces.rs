@@ -67,11 +67,9 @@ pub(crate) fn file_name(kind: NamespaceKind) -> &'static str {
 pub(super) fn plan(linux: &Linux) -> Result<NamespacePlan> {
     let mut plan = NamespacePlan::default();
     for namespace in &linux.namespaces {
-        match &namespace.path {
-            Some(path) if !path.as_os_str().is_empty() => {
-                plan.joined.push((namespace.kind, path.clone()));
-            }
-            _ => plan.new.push(namespace.kind),
+        match namespace.joined() {
+            Some(path) => plan.joined.push((namespace.kind, path.to_owned())),
+            None => plan.new.push(namespace.kind),
         }
     }
     plan.time_offsets = time_offsets(linux, &plan)?;
