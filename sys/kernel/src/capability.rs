@@ -73,9 +73,12 @@ pub const SYS_RESOURCE: u32 = 24;
 /// The number of a capability by its name, in any case, with or without `CAP_`.
 #[must_use]
 pub fn number(name: &str) -> Option<u32> {
-    let short = |text: &str| text.strip_prefix("CAP_").unwrap_or(text).to_owned();
-    let wanted = short(&name.to_ascii_uppercase());
-    let position = NAMES.iter().position(|known| short(known) == wanted)?;
+    let bare = match name.get(..4) {
+        Some(prefix) if prefix.eq_ignore_ascii_case("CAP_") => &name[4..],
+        _ => name,
+    };
+    let mut known = NAMES.iter().map(|known| &known[4..]);
+    let position = known.position(|known| known.eq_ignore_ascii_case(bare))?;
     u32::try_from(position).ok()
 }
 
