@@ -38,7 +38,7 @@ use crate::{CreateRequest, StartBy, StdioRequest, hook, rootless, wall};
 /// [`Error`]; nothing is left behind then: each thing made is undone by a guard.
 pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
     request.bundle = absolute(&request.bundle)?;
-    let facts = HostFacts::detect(request.systemd_cgroup)?;
+    let facts = HostFacts::detect(request.systemd_cgroup, request.hierarchies.as_ref())?;
     let id = request.id.clone();
     let state_root = request.state_root.clone();
     let host_folder = state::host_path(&state::folder_of(&absolute(&state_root)?, &id));

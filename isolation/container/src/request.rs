@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use atoll_cgroup::Hierarchies;
 use atoll_spec::{Mount, Process};
 
 use crate::ContainerId;
@@ -35,6 +36,8 @@ pub struct CreateRequest {
     pub has_notify_folder: bool,
     /// Who starts the program.
     pub start_by: StartBy,
+    /// The control group hierarchies, of a caller that makes several containers and has looked; absent looks.
+    pub hierarchies: Option<Hierarchies>,
     /// Told once of what is left out, in words for people, before anything is done.
     pub warn: fn(&[String]),
     /// Told of what is going on.
@@ -58,6 +61,7 @@ impl CreateRequest {
             death_signal: None,
             has_notify_folder: false,
             start_by: StartBy::Caller,
+            hierarchies: None,
             warn: |_| (),
             debug: |_| (),
         }

@@ -47,6 +47,8 @@ pub const UPPER_TAG: &str = "upper";
 pub const UPPER: &str = "/run/atoll/upper";
 /// Where a root file system of layers is mounted; one without is `rootfs` in [`SHARE`].
 pub const ROOTFS: &str = "/run/atoll/rootfs";
+/// The control group of a machine's first container, which is there already in copies of a machine; no id has an `@`.
+pub const FIRST_CGROUP: &str = "/@container";
 
 /// The first line of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,8 +125,9 @@ pub enum Request {
     /// machine is to be.
     Create(Box<Create>),
     /// Makes such a container, runs a program of the agent's own in it that does nothing, and takes all of it away: what a
-    /// container needs has been executed once then, and machines made of this one know the code. Nothing of `network`,
-    /// `sysctls`, `clock_ns` and `entropy` is done, and nothing connected. Before [`Request::Create`] only.
+    /// container needs has been executed once then, and machines made of this one know the code. What is left is
+    /// [`FIRST_CGROUP`] and, with a `network`, a card that is up. Nothing else of `network`, nor of `sysctls`, `clock_ns`
+    /// and `entropy`, is done, and nothing connected. Before [`Request::Create`] only.
     Rehearse(Box<Create>),
     /// Executes the container's program.
     Start,

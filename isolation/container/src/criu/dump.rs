@@ -49,7 +49,7 @@ impl Container {
         let mut spec = spec;
         spec.mounts.extend(self.notify_mount(&spec));
         super::refuse_wall(&spec)?;
-        let plan = plan(&spec, &create, &HostFacts::detect(false)?)?;
+        let plan = plan(&spec, &create, &HostFacts::detect(false, None)?)?;
         check_features(&request)?;
         make_folder(&request.criu.images)?;
         if let Some(work) = &request.criu.work {

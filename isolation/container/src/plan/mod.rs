@@ -57,17 +57,21 @@ impl HostFacts {
     /// Looks at the running system.
     ///
     /// * `asks_systemd`: whether systemd makes the control groups.
+    /// * `hierarchies`: where they are, if that is known.
     ///
     /// # Errors
     /// [`Error::Kernel`], [`Error::Cgroup`].
-    pub fn detect(asks_systemd: bool) -> Result<Self> {
+    pub fn detect(asks_systemd: bool, hierarchies: Option<&Hierarchies>) -> Result<Self> {
         let sets = capability::current().map_err(|errno| Error::Kernel {
             step: "capget".to_owned(),
             errno,
         })?;
         Ok(Self {
             capabilities: sets.permitted,
-            hierarchies: Hierarchies::detect()?,
+            hierarchies: match hierarchies {
+                Some(known) => known.clone(),
+                None => Hierarchies::detect()?,
+            },
             is_in_user_namespace: is_in_user_namespace(),
             systemd: match asks_systemd {
                 true => Some(systemd::detect(is_root())?),

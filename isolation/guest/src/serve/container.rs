@@ -4,11 +4,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use atoll_cgroup::Hierarchies;
 use atoll_container::{
     Container, ContainerId, CreateRequest, Error, ErrorKind, ExecRequest, InitProcess, StdioRequest,
 };
 use atoll_guest::protocol::{Create, Exec, FILES, Fault, FaultKind, MEMBERS, SHARE, Usage};
-use atoll_spec::Resources;
+use atoll_spec::{NamespaceKind, Resources, Spec};
 use atoll_sys::process;
 use rustix::mount::{UnmountFlags, unmount};
 
@@ -27,6 +28,8 @@ pub(super) struct Guest {
     init: InitProcess,
     processes: Vec<Running>,
     is_started: bool,
+    /// Whether processes may be left when its first has ended.
+    outlives_first: bool,
     /// Its folder in the share, if it is not the machine's first.
     folder: Option<PathBuf>,
 }
@@ -42,22 +45,33 @@ struct Running {
 
 impl Guest {
     /// Makes the container; its streams are connected.
-    pub(super) fn create(name: &str, create: Create, pumps: &mut Vec<Pump>) -> Result<Self, Fault> {
+    pub(super) fn create(
+        name: &str,
+        create: Create,
+        hierarchies: &Hierarchies,
+        pumps: &mut Vec<Pump>,
+    ) -> Result<Self, Fault> {
         let folder = create.folder.as_deref().map(member_folder).transpose()?;
-        let made = Self::make(name, create, pumps);
+        let made = Self::make(name, create, hierarchies, pumps);
         if let (Err(_), Some(folder)) = (&made, &folder) {
             let_go(folder);
         }
         made.map(|guest| Self { folder, ..guest })
     }
 
-    fn make(name: &str, create: Create, pumps: &mut Vec<Pump>) -> Result<Self, Fault> {
+    fn make(
+        name: &str,
+        create: Create,
+        hierarchies: &Hierarchies,
+        pumps: &mut Vec<Pump>,
+    ) -> Result<Self, Fault> {
         let id: ContainerId = name.parse().map_err(|error: Error| fault(&error))?;
         std::fs::create_dir_all(BUNDLE)
             .map_err(|error| other(format!("make {BUNDLE}: {error}")))?;
         let opened = streams::open(name, "", create.streams).map_err(no_streams)?;
         let mut request = CreateRequest::new(id, STATE_ROOT.into(), PathBuf::from(BUNDLE));
         request.stdio = opened.process;
+        request.hierarchies = Some(hierarchies.clone());
         let made = atoll_container::create(request, &create.spec).map_err(|error| fault(&error))?;
         let mut init = made.init;
         let terminal = init.terminal.take();
@@ -76,6 +90,7 @@ impl Guest {
             }],
             init,
             is_started: false,
+            outlives_first: !makes_pid_namespace(&create.spec),
             folder: None,
         })
     }
@@ -225,8 +240,10 @@ impl Guest {
         process.terminal = None;
         let name = process.name.clone();
         if name.is_empty() {
-            // Without a PID namespace of its own, nobody else ends what it started.
-            let _ = self.container.kill(libc::SIGKILL, true);
+            if self.outlives_first {
+                // Nobody else ends what it started.
+                let _ = self.container.kill(libc::SIGKILL, true);
+            }
         } else {
             self.processes.retain(|process| process.pid != pid);
         }
@@ -277,6 +294,13 @@ fn copy_files(
     child
         .map(|child| child.id())
         .map_err(|error| other(format!("run what copies files: {error}")))
+}
+
+/// Whether the kernel ends all its processes along with the first.
+fn makes_pid_namespace(spec: &Spec) -> bool {
+    let all = spec.linux.iter().flat_map(|linux| &linux.namespaces);
+    let mut pid = all.filter(|namespace| namespace.kind == NamespaceKind::Pid);
+    pid.any(|namespace| namespace.joined().is_none())
 }
 
 /// There is no container yet.

@@ -1,6 +1,9 @@
 //! A root file system of layers: partitions of a disk below a writable directory of the host's.
 
-use std::fs;
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use atoll_guest::protocol::{Layers, ROOTFS, UPPER};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -10,6 +13,32 @@ const DISK: &str = "vda";
 /// Where they are mounted: short, because the list of them all has to fit into a page.
 const FOLDER: &str = "/l";
 
+/// What every container has mounted over it, below all layers: to make what an image lacks, the guest would have to ask
+/// its host half a dozen times for each.
+const PLACES: &str = "/run/atoll/places";
+/// Folders there.
+const FOLDERS: [&str; 4] = ["proc", "dev", "sys", "etc"];
+/// Empty files there.
+const FILES: [&str; 3] = ["etc/resolv.conf", "etc/hostname", "etc/hosts"];
+
+/// Makes the folders and files that lie below all layers.
+///
+/// # Errors
+/// What cannot be made.
+pub(super) fn make_places() -> io::Result<()> {
+    let at = |name: &str| Path::new(PLACES).join(name);
+    for name in FOLDERS {
+        fs::create_dir_all(at(name))?;
+        // Whatever the umask is.
+        fs::set_permissions(at(name), Permissions::from_mode(0o755))?;
+    }
+    for name in FILES {
+        File::create(at(name))?;
+        fs::set_permissions(at(name), Permissions::from_mode(0o644))?;
+    }
+    Ok(())
+}
+
 /// Mounts the layers and the overlay of them at [`ROOTFS`].
 pub(super) fn mount_all(layers: Layers) -> Result<(), String> {
     let mut lowers = String::new();
@@ -18,11 +47,10 @@ pub(super) fn mount_all(layers: Layers) -> Result<(), String> {
         fs::create_dir_all(&place).map_err(|error| format!("make {place}: {error}"))?;
         mount(&device, &place, "erofs", MountFlags::RDONLY, None)
             .map_err(|errno| format!("mount layer {number} from {device}: {errno}"))?;
-        if number > 1 {
-            lowers.push(':');
-        }
         lowers.push_str(&place);
+        lowers.push(':');
     }
+    lowers.push_str(PLACES);
     fs::create_dir_all(ROOTFS).map_err(|error| format!("make {ROOTFS}: {error}"))?;
     let options = format!("lowerdir={lowers},upperdir={UPPER}/diff,workdir={UPPER}/work");
     let options = std::ffi::CString::new(options).map_err(|error| error.to_string())?;

@@ -23,6 +23,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use atoll_cgroup::Hierarchies;
 use atoll_guest::protocol::{
     Call, Create, Greeting, Hello, LONGEST_LINE, Message, Outcome, Request, Setup, VERSION,
 };
@@ -50,6 +51,8 @@ struct Agent {
     signals: SignalFd,
     /// By their ids.
     guests: BTreeMap<String, Guest>,
+    /// They do not change while the machine lives.
+    hierarchies: Hierarchies,
     /// It has been said how the machine is to be.
     is_set_up: bool,
     pumps: Vec<Pump>,
@@ -62,10 +65,14 @@ struct Agent {
 pub(crate) fn serve() -> Result<(), Failure> {
     network::bring_up_loopback()?;
     let signals = SignalFd::new(&[libc::SIGCHLD]).map_err(Failure::of("take signals"))?;
+    let hierarchies = Hierarchies::detect()
+        .map_err(io::Error::other)
+        .map_err(Failure::of("find the control groups"))?;
     let mut agent = Agent {
         host: greet()?,
         signals,
         guests: BTreeMap::new(),
+        hierarchies,
         is_set_up: false,
         pumps: Vec::new(),
     };
@@ -151,7 +158,7 @@ impl Agent {
                 return Outcome::Failed(container::out_of_turn(&container));
             }
             Request::Rehearse(create) => {
-                return match rehearsal::rehearse(*create) {
+                return match rehearsal::rehearse(*create, &self.hierarchies) {
                     Ok(()) => Outcome::Done,
                     Err(message) => Outcome::Failed(container::other(message)),
                 };
@@ -205,7 +212,7 @@ impl Agent {
         let made = setup
             .map_or(Ok(()), |setup| self.set_up(setup))
             .map_err(container::other)
-            .and_then(|()| Guest::create(&id, create, &mut self.pumps));
+            .and_then(|()| Guest::create(&id, create, &self.hierarchies, &mut self.pumps));
         match made {
             Ok(guest) => {
                 let pid = guest.pid();

@@ -34,14 +34,25 @@ pub(super) fn set(sysctls: &BTreeMap<String, String>) -> Result<(), String> {
     Ok(())
 }
 
+/// Brings the card up without an address: filling its ring with buffers is most of the work that it makes.
+pub(super) fn bring_up_card() -> Result<(), Error> {
+    // Addresses by router advertisement are not planned; a kernel without IPv6 is fine.
+    let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{CARD}/disable_ipv6"), "1");
+    route::execute(&[route::Request::SetUp {
+        name: CARD.to_owned(),
+    }])
+}
+
 /// Makes the card be as the host says; without a network nothing is done.
 pub(super) fn configure(network: Option<&Network>) -> Result<(), Error> {
     let Some(network) = network else {
         return Ok(());
     };
-    // Addresses by router advertisement are not planned; a kernel without IPv6 is fine.
-    let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{CARD}/disable_ipv6"), "1");
-    let card = route::link(CARD)?;
+    let mut card = route::link(CARD)?;
+    if !card.as_ref().is_some_and(|card| card.is_up) {
+        bring_up_card()?;
+        card = route::link(CARD)?;
+    }
     let index = card.map_or(0, |link| link.index);
     let mut requests = vec![route::Request::Configure {
         name: CARD.to_owned(),
@@ -55,9 +66,6 @@ pub(super) fn configure(network: Option<&Network>) -> Result<(), Error> {
         prefix_len: *prefix_len,
     };
     requests.extend(network.addresses.iter().map(address));
-    requests.push(route::Request::SetUp {
-        name: CARD.to_owned(),
-    });
     let route = |route: &Route| {
         route::Request::AddRoute(RouteEntry {
             destination: route.destination,

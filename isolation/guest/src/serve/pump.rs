@@ -8,6 +8,8 @@ use rustix::net::Shutdown;
 
 /// Bytes moved at once; what a pump keeps at most.
 const BUFFER: usize = 32 << 10;
+/// Bytes moved at once of a stream that says little: memory that is new costs a fault for each page.
+const LITTLE: usize = 2 << 10;
 /// Buffers moved before others get their turn.
 const TURNS: usize = 4;
 
@@ -17,6 +19,8 @@ pub(super) struct Pump {
     to: OwnedFd,
     buffer: Vec<u8>,
     written: usize,
+    /// It filled its buffer.
+    says_much: bool,
 }
 
 impl Pump {
@@ -26,6 +30,7 @@ impl Pump {
             to,
             buffer: Vec::new(),
             written: 0,
+            says_much: false,
         }
     }
 
@@ -63,15 +68,17 @@ impl Pump {
     fn step(&mut self) -> Result<bool, Errno> {
         if self.written == self.buffer.len() {
             self.written = 0;
-            self.buffer.resize(BUFFER, 0);
+            let room = if self.says_much { BUFFER } else { LITTLE };
+            self.buffer.resize(room, 0);
             let count = rustix::io::read(&self.from, &mut self.buffer[..]);
             self.buffer.truncate(*count.as_ref().unwrap_or(&0));
             if count? == 0 {
                 return Ok(false);
             }
+            self.says_much = self.buffer.len() == room;
         }
         self.written += rustix::io::write(&self.to, &self.buffer[self.written..])?;
-        if self.written == self.buffer.len() && self.buffer.len() < BUFFER {
+        if self.written == self.buffer.len() && !self.says_much {
             // Most streams are silent most of the time.
             self.buffer = Vec::new();
             self.written = 0;

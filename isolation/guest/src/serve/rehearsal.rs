@@ -6,13 +6,15 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use atoll_cgroup::Hierarchies;
 use atoll_container::{CreateRequest, Error, StdioRequest};
-use atoll_guest::protocol::{Create, NOTHING};
+use atoll_guest::protocol::{Create, FIRST_CGROUP, NOTHING};
 use atoll_spec::{Mount, Spec};
 use rustix::process::{Pid, WaitOptions, waitpid};
 
 use super::container::{BUNDLE, STATE_ROOT};
-use super::{layers, root};
+use super::root::CGROUPS;
+use super::{layers, network, root};
 
 /// Its id.
 const ID: &str = "rehearsal";
@@ -22,8 +24,14 @@ const PROGRAM: &str = "/run/atoll/rehearsal";
 const INSIDE: &str = "/dev/.atoll-rehearsal";
 
 /// Makes the container that `create` describes with our own program in it, runs it to its end, and leaves nothing.
-pub(super) fn rehearse(create: Create) -> Result<(), String> {
+///
+/// What takes a guest's kernel long to make, and is the same for every container, is left: its control group, empty, and
+/// the card, up.
+pub(super) fn rehearse(create: Create, hierarchies: &Hierarchies) -> Result<(), String> {
     let setup = create.machine.unwrap_or_default();
+    if setup.network.is_some() {
+        network::bring_up_card().map_err(|error| error.to_string())?;
+    }
     if let Some(layers) = setup.layers {
         layers::mount_all(layers)?;
     }
@@ -33,7 +41,7 @@ pub(super) fn rehearse(create: Create) -> Result<(), String> {
         .and_then(|()| fs::create_dir_all(BUNDLE))
         .map_err(|error| format!("copy the agent to {PROGRAM}: {error}"))
         .and(shared)
-        .and_then(|()| run(&ours(create.spec)));
+        .and_then(|()| run(&ours(create.spec), hierarchies));
     // It may not be there.
     let _ = fs::remove_file(PROGRAM);
     if setup.shm_bytes.is_some() {
@@ -41,7 +49,9 @@ pub(super) fn rehearse(create: Create) -> Result<(), String> {
     }
     let undone = setup.layers.map_or(Ok(()), layers::unmount_all);
     let forgotten = root::forget_shares().map_err(|failure| failure.to_string());
-    done.and(undone).and(forgotten)
+    let group = format!("{CGROUPS}{FIRST_CGROUP}");
+    let grouped = fs::create_dir(&group).map_err(|error| format!("make {group}: {error}"));
+    done.and(undone).and(forgotten).and(grouped)
 }
 
 /// The configuration with our program in place of the container's.
@@ -60,10 +70,11 @@ fn ours(mut spec: Spec) -> Spec {
     spec
 }
 
-fn run(spec: &Spec) -> Result<(), String> {
+fn run(spec: &Spec, hierarchies: &Hierarchies) -> Result<(), String> {
     let said = |error: &Error| atoll_sys::with_causes(error);
     let id = ID.parse().map_err(|error| said(&error))?;
     let mut request = CreateRequest::new(id, STATE_ROOT.into(), PathBuf::from(BUNDLE));
+    request.hierarchies = Some(hierarchies.clone());
     request.stdio = nothing().map_err(|error| format!("open /dev/null: {error}"))?;
     let mut made = atoll_container::create(request, spec).map_err(|error| said(&error))?;
     let ran = made

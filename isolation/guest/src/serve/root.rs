@@ -1,6 +1,6 @@
 //! The agent's own root file system.
 
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::fs::symlink;
 
 use atoll_guest::protocol::{POD_SHM, SHARE, SHARE_TAG, UPPER, UPPER_TAG};
@@ -8,8 +8,13 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_move, unmount};
 use rustix::process::{chdir, chroot};
 
+use super::layers;
 use crate::{Failure, mounts};
 
+/// Where control groups are.
+pub(super) const CGROUPS: &str = "/sys/fs/cgroup";
+/// How many KiB are read around a place of the disk with layers.
+const READ_AHEAD: &str = "/sys/block/vda/queue/read_ahead_kb";
 /// Where the new root is made.
 const NEW: &str = "/new";
 
@@ -39,17 +44,21 @@ pub(crate) fn enter_root() -> Result<(), Failure> {
         let _ = symlink(target, format!("/dev/{name}"));
     }
     let plain = flags | MountFlags::NOEXEC;
-    mount("cgroup2", "/sys/fs/cgroup", "cgroup2", plain, None)
-        .map_err(Failure::of("mount /sys/fs/cgroup"))?;
+    mount("cgroup2", CGROUPS, "cgroup2", plain, None)
+        .map_err(Failure::of(format!("mount {CGROUPS}")))?;
     // Every container's would do the same, and copies of a machine have it behind them.
-    let controllers = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+    let controllers =
+        fs::read_to_string(format!("{CGROUPS}/cgroup.controllers")).unwrap_or_default();
     for controller in controllers.split_whitespace() {
         // One that this kernel does not hand on is missed by who asks for it.
         let _ = fs::write(
-            "/sys/fs/cgroup/cgroup.subtree_control",
+            format!("{CGROUPS}/cgroup.subtree_control"),
             format!("+{controller}"),
         );
     }
+    // Layers are read by executing what is in them, here and there: what is read around costs more than another request.
+    let _ = fs::write(READ_AHEAD, "32");
+    layers::make_places().map_err(Failure::of("make places for mounts"))?;
     mount_shares()
 }
 
@@ -98,12 +107,8 @@ pub(super) fn unshare_memory() {
     let _ = unmount(POD_SHM, UnmountFlags::empty());
 }
 
-/// Has the shares' files written back to the host.
+/// Has the shares' files written back to the host, those of mounts in them as well.
 pub(super) fn write_back() {
     // What cannot be written now could not be later; the host sees what is there.
-    for place in [SHARE, UPPER] {
-        if let Ok(share) = File::open(place) {
-            let _ = rustix::fs::syncfs(share);
-        }
-    }
+    rustix::fs::sync();
 }

@@ -58,7 +58,8 @@ pub(super) fn plan(
     let (mounts, binds) = plan::mounts(&spec.mounts, &format!("{place}/"), true)?;
     let resources = linux.resources.clone().unwrap_or_default();
     let root: PathBuf = [SHARE, &place, "rootfs"].iter().collect();
-    let mut guest = plan::guest(spec, linux, &resources, mounts, id.as_str(), root);
+    let cgroup = format!("/{id}");
+    let mut guest = plan::guest(spec, linux, &resources, mounts, &cgroup, root);
     if let Some(inner) = &mut guest.linux {
         inner.namespaces = namespaces;
         // Of the pod's network, only its sandbox says how it is to be.

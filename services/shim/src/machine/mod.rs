@@ -195,7 +195,7 @@ impl Machine {
         keeps: bool,
     ) -> Result<Booting, Failure> {
         let mounts = &request.rootfs_mounts;
-        let mut plan = plan::plan(spec, backend, request.id.as_str(), mounts, keeps)?;
+        let mut plan = plan::plan(spec, backend, mounts, keeps)?;
         let link = match &plan.namespace {
             Some(namespace) => Link::look(namespace)?,
             None => None,

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use atoll_container::RootfsMount;
-use atoll_guest::protocol::{Network, POD_SHM, ROOTFS, Route, SHARE};
+use atoll_guest::protocol::{FIRST_CGROUP, Network, POD_SHM, ROOTFS, Route, SHARE};
 use atoll_machine::Backend;
 use atoll_shim_protocol::machine::{MachineNetwork, NETWORK};
 use atoll_spec::{Linux, Mount, NamespaceKind, Resources, Root, Spec};
@@ -88,7 +88,6 @@ pub(crate) struct Bind {
 pub(crate) fn plan(
     spec: &Spec,
     backend: Backend,
-    id: &str,
     rootfs: &[RootfsMount],
     joins_network: bool,
 ) -> Result<Plan, Failure> {
@@ -124,7 +123,14 @@ pub(crate) fn plan(
         shm_bytes: is_sandbox.then_some(SHM),
         sysctls: sysctls(linux).0,
         binds,
-        guest: guest(spec, linux, &resources, mounts, id, root_path(&root)),
+        guest: guest(
+            spec,
+            linux,
+            &resources,
+            mounts,
+            FIRST_CGROUP,
+            root_path(&root),
+        ),
         root,
         // A sandbox's own share of the CPU is that of a process that sleeps; its machine has the pod's.
         host: host(spec, linux, if is_sandbox { &sizes } else { &resources }),
@@ -348,7 +354,7 @@ pub(super) fn guest(
     linux: &Linux,
     all: &Resources,
     mounts: Vec<Mount>,
-    id: &str,
+    cgroup: &str,
     root: PathBuf,
 ) -> Spec {
     let mut guest = spec.clone();
@@ -369,7 +375,7 @@ pub(super) fn guest(
         .namespaces
         .retain(|namespace| namespace.kind != NamespaceKind::Network);
     inner.sysctl = sysctls(linux).1;
-    inner.cgroups_path = Some(format!("/{id}"));
+    inner.cgroups_path = Some(cgroup.to_owned());
     inner.resources = Some(Resources {
         memory: all.memory.clone(),
         pids: all.pids.clone(),
@@ -445,7 +451,7 @@ mod tests {
     #[test]
     fn a_container_becomes_a_machine_and_a_container_in_it() {
         let spec = spec(WEB);
-        let plan = plan(&spec, Backend::Soft, "web", &[], false).unwrap();
+        let plan = plan(&spec, Backend::Soft, &[], false).unwrap();
         assert_eq!((plan.memory_bytes, plan.cpus), (160 << 20, 2));
         let (tap, network) = plan.network.unwrap();
         assert_eq!(tap, "tap0");
@@ -517,7 +523,7 @@ mod tests {
             mount("erofs", "/l/1.erofs", &["ro"]),
             mount("overlay", "overlay", &upper),
         ];
-        let plan = plan(&spec(WEB), Backend::Soft, "web", &mounts, false).unwrap();
+        let plan = plan(&spec(WEB), Backend::Soft, &mounts, false).unwrap();
         let images = vec!["/l/2.erofs".into(), "/l/1.erofs".into()];
         let upper_folder = "/c/upper".into();
         assert_eq!(
@@ -576,9 +582,7 @@ mod tests {
         let refused = |change: &dyn Fn(&mut Spec)| {
             let mut spec = spec(WEB);
             change(&mut spec);
-            plan(&spec, Backend::Soft, "web", &[], false)
-                .unwrap_err()
-                .message
+            plan(&spec, Backend::Soft, &[], false).unwrap_err().message
         };
         let joined = refused(&|spec| {
             let linux = spec.linux.as_mut().unwrap();
