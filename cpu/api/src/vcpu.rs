@@ -1,5 +1,6 @@
 //! Machines and virtual CPUs, whichever backend executes them.
 
+use std::io::Read;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
@@ -232,11 +233,11 @@ pub trait Vcpu: Send {
         None
     }
 
-    /// Takes over code that [`Vcpu::code`] gave, before it runs: what it executes of that it need not decode. False when
-    /// it cannot use it.
+    /// Takes over code that [`Vcpu::code`] gave, before it runs: what it executes of that it need not decode. It is read to
+    /// its end. False when it cannot be used.
     ///
     /// The bytes are trusted as much as the program: wrong ones have the guest execute something else.
-    fn learn_code(&mut self, _code: &[u8]) -> bool {
+    fn learn_code(&mut self, _from: &mut dyn Read) -> bool {
         false
     }
 

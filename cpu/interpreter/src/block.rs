@@ -11,6 +11,8 @@
 //! A block's first instruction decides its place; all but the last instruction lie in one page. Blocks hold no linear
 //! address, so one serves every mapping of its page. What is found by physical address is the [`Store`]'s.
 
+use std::io::Read;
+
 use atoll_memory::PAGE;
 use atoll_memory::code_pages::Change;
 
@@ -315,9 +317,9 @@ impl Cache {
     }
 
     /// Takes blocks from such bytes in place of its own, before `cpu` runs. False, and it has none, when they are damaged.
-    pub(crate) fn load(&mut self, cpu: &Cpu, bytes: &[u8]) -> bool {
+    pub(crate) fn load(&mut self, cpu: &Cpu, from: &mut dyn Read) -> bool {
         self.clear();
-        let store = code::load(&cpu.ram, bytes);
+        let store = code::load(&cpu.ram, from);
         let is_whole = store.is_some();
         self.store = store.unwrap_or_default();
         is_whole

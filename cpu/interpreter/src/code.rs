@@ -12,16 +12,18 @@
 //! that wrote them; the bytes themselves do not tell. Wrong ones make a guest go wrong, and nothing else: an operation
 //! is decoded from them, never a place to jump to.
 
-use std::collections::{BTreeMap, HashMap};
-use std::hash::BuildHasherDefault;
+mod load;
 
-use atoll_memory::{PAGE, Ram, code_pages};
+use std::collections::{BTreeMap, HashMap};
+
+use atoll_memory::{PAGE, code_pages};
 
 use crate::build;
 use crate::cpu::{Cpu, Mode};
-use crate::lower;
 use crate::op::{Handler, LINKS, Op};
-use crate::store::{Key, KeyHasher, PageVersion, Pages, Place, Store};
+use crate::store::{Place, Store};
+
+pub(crate) use load::load;
 
 const MAGIC: [u8; 8] = *b"atcode01";
 /// Bytes of a page: number, bits.
@@ -137,182 +139,4 @@ fn write_op(to: &mut Vec<u8>, handler: u16, op: &Op) {
     ]);
     to.extend_from_slice(&op.offset.to_le_bytes());
     to.extend_from_slice(&op.next.to_le_bytes());
-}
-
-/// For each page with code, by its memory offset: what it was when it was marked, and which of its pieces were.
-type Versions = HashMap<u64, (PageVersion, u64), BuildHasherDefault<KeyHasher>>;
-
-/// The blocks in what [`save`] wrote, whose pages are marked; `None` when it is damaged.
-pub(crate) fn load(ram: &Ram, bytes: &[u8]) -> Option<Store> {
-    let parts = Reader(bytes).parts()?;
-    let versions = parts.pages().mark(ram)?;
-    parts.blocks(&versions)
-}
-
-/// What [`save`] wrote, taken apart.
-struct Parts<'a> {
-    pages: &'a [u8],
-    samples: &'a [u8],
-    blocks: Reader<'a>,
-    ops: &'a [u8],
-}
-
-impl<'a> Parts<'a> {
-    fn pages(&self) -> Reader<'a> {
-        Reader(self.pages)
-    }
-
-    fn blocks(self, versions: &Versions) -> Option<Store> {
-        let Parts {
-            samples,
-            mut blocks,
-            ops,
-            ..
-        } = self;
-        let mut store = Store::default();
-        let mut handlers = vec![lower::fall_through(0).run];
-        for sample in samples.chunks_exact(SAMPLE) {
-            let mode = mode(sample[0])?;
-            handlers.push(handler_of(
-                sample[2..].get(..usize::from(sample[1]))?,
-                mode,
-            )?);
-        }
-        let (mut ops, _) = ops.as_chunks::<OP>();
-        store.reserve(blocks.0.len() / BLOCK, ops.len());
-        // Most blocks are in the page of the one before.
-        let (mut last, mut found) = (u64::MAX, None);
-        while !blocks.0.is_empty() {
-            let key = Key::from_number(u64::from_le_bytes(blocks.array()?));
-            let count = u16::from_le_bytes(blocks.array()?);
-            if count == 0 {
-                return None;
-            }
-            let (block, rest) = ops.split_at_checked(usize::from(count))?;
-            ops = rest;
-            let bytes = block.iter().map(next_of).max().unwrap_or(0);
-            let place = key.place().offset;
-            let page = place & !(PAGE - 1);
-            if std::mem::replace(&mut last, page) != page {
-                found = versions.get(&page);
-            }
-            let (first, marked) = found?;
-            let end = place % PAGE + u64::from(bytes.max(1));
-            let needed = code_pages::pieces(place % PAGE, u64::from(bytes));
-            if end > PAGE || marked & needed != needed {
-                return None;
-            }
-            let pages = Pages {
-                first: *first,
-                second: None,
-            };
-            if store.is_full() {
-                break;
-            }
-            let mut is_whole = true;
-            let block = block.iter().map(|bytes| {
-                let (run, op) = read_op(bytes);
-                let run = handlers.get(usize::from(run)).copied();
-                is_whole &= run.is_some();
-                Op {
-                    run: run.unwrap_or(op.run),
-                    ..op
-                }
-            });
-            store.keep(key, None, block, pages);
-            if !is_whole {
-                return None;
-            }
-        }
-        Some(store)
-    }
-}
-
-/// Bytes that have not been read yet.
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, len: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(len)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn array<const LEN: usize>(&mut self) -> Option<[u8; LEN]> {
-        let (taken, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
-        Some(*taken)
-    }
-
-    fn count(&mut self) -> Option<usize> {
-        usize::try_from(u32::from_le_bytes(self.array()?)).ok()
-    }
-
-    fn parts(mut self) -> Option<Parts<'a>> {
-        if self.array()? != MAGIC {
-            return None;
-        }
-        let [pages, samples, blocks, ops] =
-            [self.count()?, self.count()?, self.count()?, self.count()?];
-        let parts = Parts {
-            pages: self.take(pages.checked_mul(PAGE_BITS)?)?,
-            samples: self.take(samples.checked_mul(SAMPLE)?)?,
-            blocks: Self(self.take(blocks.checked_mul(BLOCK)?)?),
-            ops: self.take(ops.checked_mul(OP)?)?,
-        };
-        self.0.is_empty().then_some(parts)
-    }
-
-    /// Marks pages; gives their versions.
-    fn mark(mut self, ram: &Ram) -> Option<Versions> {
-        let mut versions = Versions::default();
-        while !self.0.is_empty() {
-            let offset = u64::from(u32::from_le_bytes(self.array()?)) * PAGE;
-            let bits = u64::from_le_bytes(self.array()?);
-            if offset >= ram.len() {
-                return None;
-            }
-            let version = PageVersion::now(ram, offset);
-            ram.code_pages().mark_pieces(offset / PAGE, bits);
-            versions.insert(offset, (version, bits));
-        }
-        Some(versions)
-    }
-}
-
-/// What [`write_op`] wrote: the handler's number, and the operation with another handler.
-#[inline(always)]
-fn read_op(bytes: &[u8; OP]) -> (u16, Op) {
-    let number = |at: usize| {
-        bytes[at..]
-            .first_chunk()
-            .map_or(0, |bytes| u64::from_le_bytes(*bytes))
-    };
-    let short = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
-    let op = Op {
-        imm: number(2),
-        disp: number(10),
-        dst: bytes[18],
-        src: bytes[19],
-        base: bytes[20],
-        index: bytes[21],
-        scale: bytes[22],
-        seg: bytes[23],
-        wrap: bytes[24],
-        extra: bytes[25],
-        offset: short(26),
-        next: next_of(bytes),
-        ..lower::nothing()
-    };
-    (short(0), op)
-}
-
-fn next_of(bytes: &[u8; OP]) -> u16 {
-    u16::from_le_bytes([bytes[28], bytes[29]])
-}
-
-fn mode(number: u8) -> Option<Mode> {
-    [Mode::Bits16, Mode::Bits32, Mode::Bits64]
-        .into_iter()
-        .find(|mode| *mode as u8 == number)
 }

@@ -1,5 +1,6 @@
 //! The software CPU behind the traits of every backend.
 
+use std::io::Read;
 use std::sync::Arc;
 
 use atoll_cpu_api::{
@@ -130,8 +131,8 @@ impl Vcpu for SoftVcpu {
         Some(self.cache.save(&self.cpu))
     }
 
-    fn learn_code(&mut self, code: &[u8]) -> bool {
-        self.cache.load(&self.cpu, code)
+    fn learn_code(&mut self, from: &mut dyn Read) -> bool {
+        self.cache.load(&self.cpu, from)
     }
 
     fn instructions(&self) -> Option<u64> {

@@ -141,7 +141,7 @@ pub(crate) struct Store {
     ops: Vec<Op>,
     blocks: Vec<Block>,
     by_place: HashMap<Key, u32, BuildHasherDefault<KeyHasher>>,
-    /// For each page, one more than the number of the block that was last made in it.
+    /// For each page, one more than the number of a block in it, which leads to all others.
     by_page: HashMap<u32, NonZero<u32>, BuildHasherDefault<KeyHasher>>,
     /// Blocks that end in another page.
     crossing: Vec<u32>,
@@ -299,11 +299,20 @@ impl Store {
             (block.start, block.pages) = (start, pages);
             return index;
         }
-        let next =
-            NonZero::new(index + 1).and_then(|own| self.by_page.insert(pages.first.number, own));
+        let next = self.chain(index, pages.first.number);
         self.blocks.push(Block { start, next, pages });
         self.by_place.insert(key, index);
         index
+    }
+
+    /// Puts block `index` among those of page `number`; gives the one that is to come behind it.
+    fn chain(&mut self, index: u32, number: u32) -> Option<NonZero<u32>> {
+        let own = NonZero::new(index + 1)?;
+        match self.blocks.last_mut() {
+            // Most blocks are in the page of the one before, which need not be found then.
+            Some(before) if before.pages.first.number == number => before.next.replace(own),
+            _ => self.by_page.insert(number, own),
+        }
     }
 
     fn add(&mut self, ops: impl IntoIterator<Item = Op>, key: Key, is_crossing: bool) -> u32 {

@@ -53,7 +53,7 @@ fn what_was_learnt_executes_as_what_was_decoded() {
     let (first, expected) = ran(fresh());
     let code = first.cpu.code().unwrap();
     let mut second = fresh();
-    assert!(second.cpu.learn_code(&code));
+    assert!(second.cpu.learn_code(&mut &code[..]));
     // What it knows now is what it was told.
     assert_eq!(second.cpu.code().unwrap(), code);
     let (second, state) = ran(second);
@@ -70,7 +70,7 @@ fn what_was_learnt_executes_as_what_was_decoded() {
 fn code_that_was_learnt_is_not_executed_once_it_is_overwritten() {
     let (first, expected) = ran(fresh());
     let mut second = fresh();
-    assert!(second.cpu.learn_code(&first.cpu.code().unwrap()));
+    assert!(second.cpu.learn_code(&mut &first.cpu.code().unwrap()[..]));
     // mov ecx, 100 becomes mov ecx, 1.
     assert_eq!(second.ram.load::<u32>(CODE + 1), 100);
     second.recorder.0.lock().unwrap().clear();
@@ -104,16 +104,16 @@ fn code_of_before_is_forgotten() {
 fn damaged_code_is_refused_or_executes_something() {
     let code = ran(fresh()).0.cpu.code().unwrap();
     for len in 0..code.len() {
-        assert!(!fresh().cpu.learn_code(&code[..len]), "{len} bytes");
+        assert!(!fresh().cpu.learn_code(&mut &code[..len]), "{len} bytes");
     }
-    assert!(!fresh().cpu.learn_code(&[&code[..], &[0]].concat()));
+    assert!(!fresh().cpu.learn_code(&mut &[&code[..], &[0]].concat()[..]));
     for at in 0..code.len() {
         for bit in [0x01, 0x80] {
             let mut wrong = code.clone();
             wrong[at] ^= bit;
             let mut machine = fresh();
             let none = machine.cpu.code();
-            if !machine.cpu.learn_code(&wrong) {
+            if !machine.cpu.learn_code(&mut &wrong[..]) {
                 assert_eq!(machine.cpu.code(), none, "as if nothing had been said");
                 continue;
             }

@@ -2,9 +2,12 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
+
+use atoll_cpu_api::Vcpu;
+use crc32fast::Hasher;
 
 /// Bytes of the longest file that is read.
 const LONGEST: u64 = 64 << 20;
@@ -35,20 +38,60 @@ pub(super) fn write(mut file: &File, code: &[u8]) -> io::Result<()> {
     file.write_all(code)
 }
 
-/// The code in a file that this program wrote; `None` when there is no such file, or it is another's or damaged.
-pub(super) fn read(path: &Path) -> Option<Vec<u8>> {
-    let file = File::open(path).ok()?;
-    let len = file.metadata().ok()?.len();
-    let mut header = [0; HEADER];
-    let mut limited = file.take(LONGEST);
-    limited.read_exact(&mut header).ok()?;
-    let (program_then, checksum) = header.split_at(16);
-    if program_then != program() {
-        return None;
+/// Code in a file that this program wrote.
+#[derive(Clone, Debug)]
+pub(super) struct Code {
+    file: Arc<File>,
+    checksum: [u8; 4],
+}
+
+impl Code {
+    /// Opens the file; `None` when there is none, or it is another program's.
+    pub(super) fn open(path: &Path) -> Option<Self> {
+        let file = File::open(path).ok()?;
+        let mut header = [0; HEADER];
+        file.read_exact_at(&mut header, 0).ok()?;
+        let (program_then, checksum) = header.split_first_chunk()?;
+        (*program_then == program()).then_some(Self {
+            file: Arc::new(file),
+            checksum: checksum.try_into().ok()?,
+        })
     }
-    let mut code = Vec::with_capacity(usize::try_from(len.min(LONGEST)).ok()?);
-    limited.read_to_end(&mut code).ok()?;
-    (crc32fast::hash(&code).to_le_bytes() == checksum).then_some(code)
+
+    /// Has `vcpu` take it over; it has none when the file is damaged.
+    pub(super) fn teach(&self, vcpu: &mut dyn Vcpu) {
+        if !self.read(|from| vcpu.learn_code(from)) {
+            vcpu.forget_code();
+        }
+    }
+
+    /// Whether `reader` could use what it read, and that was what had been written.
+    fn read(&self, reader: impl FnOnce(&mut dyn Read) -> bool) -> bool {
+        let mut from = Checked {
+            file: &self.file,
+            at: HEADER as u64,
+            sum: Hasher::new(),
+        };
+        reader(&mut from) && from.sum.finalize().to_le_bytes() == self.checksum
+    }
+}
+
+/// A file's bytes from a place on, summed up as they are read.
+struct Checked<'a> {
+    file: &'a File,
+    at: u64,
+    sum: Hasher,
+}
+
+impl Read for Checked<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let room = usize::try_from(LONGEST.saturating_sub(self.at)).unwrap_or(usize::MAX);
+        let room = room.min(buffer.len());
+        let count = self.file.read_at(&mut buffer[..room], self.at)?;
+        self.at += count as u64;
+        self.sum.update(&buffer[..count]);
+        Ok(count)
+    }
 }
 
 #[cfg(test)]
@@ -59,6 +102,11 @@ mod tests {
     fn code_of_another_program_or_with_a_wrong_bit_is_not_read() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("code");
+        let read = |path: &Path| {
+            let mut all = Vec::new();
+            let is_whole = Code::open(path)?.read(|from| from.read_to_end(&mut all).is_ok());
+            is_whole.then_some(all)
+        };
         write(&File::create(&path).expect("a file"), b"some code").expect("it is written");
         assert_eq!(read(&path).as_deref(), Some(&b"some code"[..]));
         let whole = std::fs::read(&path).expect("it is there");

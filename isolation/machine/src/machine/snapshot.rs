@@ -13,6 +13,7 @@ use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
+use super::code::Code;
 use super::{Machine, MachineConfig, code};
 use crate::config::Backend;
 use crate::error::{MachineError, OtherProcessor};
@@ -54,7 +55,7 @@ pub struct Snapshot {
     pub rtc: RtcState,
     /// Code that the first CPU had decoded, when this very program wrote it: in a file of its own.
     #[serde(skip)]
-    pub code: Option<Vec<u8>>,
+    code: Option<Code>,
 }
 
 impl Snapshot {
@@ -87,7 +88,7 @@ impl Snapshot {
             )));
         }
         let memory = GuestMemory::private_copy_of(memory, bytes)?;
-        snapshot.code = code::read(&folder.join(CODE_FILE));
+        snapshot.code = Code::open(&folder.join(CODE_FILE));
         Ok((snapshot, memory))
     }
 
@@ -131,9 +132,9 @@ impl Machine {
             .and_then(|file| self.write_memory(&file))
             .map_err(failed(MEMORY_FILE))?;
         remove_at(folder, CODE_FILE).map_err(failed(CODE_FILE))?;
-        if let Some(code) = &snapshot.code {
+        if let Some(code) = self.vcpu(0).code() {
             create_at(folder, CODE_FILE)
-                .and_then(|file| code::write(&file, code))
+                .and_then(|file| code::write(&file, &code))
                 .map_err(failed(CODE_FILE))?;
         }
         let text =
@@ -185,7 +186,7 @@ impl Machine {
             self.vcpu(index).set_state(state)?;
             if let Some(code) = &snapshot.code {
                 // Without it the guest is slower at first.
-                let _ = self.vcpu(index).learn_code(code);
+                code.teach(&mut **self.vcpu(index));
             }
             if let Some(apics) = self.board.interrupts.local_apics() {
                 let msr = |number| state.msrs.get(&number).copied().unwrap_or(0);
@@ -241,7 +242,7 @@ impl Machine {
             ioapic: self.board.interrupts.save(),
             serial: self.board.serial().state().clone(),
             rtc: self.board.rtc().state(),
-            code: self.vcpu(0).code(),
+            code: None,
         })
     }
 

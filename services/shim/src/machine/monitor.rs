@@ -110,6 +110,13 @@ const SMALL_UNITS: &str = "percpu_alloc=page";
 /// Nobody asks a guest how long its tasks waited; counting it is 2 % of what a short container executes.
 const WITHOUT_PRESSURE: &str = "psi=0";
 
+/// Whoever gets a page fills it; Debian's kernels write zeros into it before, for the case that somebody does not. What
+/// could be seen then is the same container's, or its pod's.
+const WITHOUT_ZEROING: &str = "init_on_alloc=0";
+
+/// The kernel's own objects are not counted for a control group: the machine's memory is their limit.
+const WITHOUT_KERNEL_MEMORY: &str = "cgroup.memory=nokmem";
+
 /// What the kernel is told: `parameters` last, as the last of two wins.
 fn command_line(parameters: &[String]) -> String {
     let ours = [
@@ -118,6 +125,8 @@ fn command_line(parameters: &[String]) -> String {
         EXPEDITED,
         SMALL_UNITS,
         WITHOUT_PRESSURE,
+        WITHOUT_ZEROING,
+        WITHOUT_KERNEL_MEMORY,
         "quiet",
     ];
     let words = ours

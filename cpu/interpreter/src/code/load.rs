@@ -1,0 +1,215 @@
+//! Reading what was saved, a stretch at a time: memory for all of it would cost a page fault for every page.
+
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
+use std::io::Read;
+
+use atoll_memory::{PAGE, Ram, code_pages};
+
+use super::{BLOCK, MAGIC, OP, PAGE_BITS, SAMPLE, handler_of};
+use crate::cpu::Mode;
+use crate::lower;
+use crate::op::{Handler, Op};
+use crate::store::{Key, KeyHasher, PageVersion, Pages, Store};
+
+/// Operations read at once.
+const STRETCH: usize = 2048;
+
+/// For each page with code, by its memory offset: what it was when it was marked, and which of its pieces were.
+type Versions = HashMap<u64, (PageVersion, u64), BuildHasherDefault<KeyHasher>>;
+
+/// The blocks in what [`save`](super::save) wrote, whose pages are marked; `None` when it is damaged, or more follows.
+pub(crate) fn load(ram: &Ram, from: &mut dyn Read) -> Option<Store> {
+    let mut head = [0; MAGIC.len() + 16];
+    from.read_exact(&mut head).ok()?;
+    let (magic, counts) = head.split_at(MAGIC.len());
+    if magic != MAGIC {
+        return None;
+    }
+    let mut counts = counts.chunks_exact(4).map(|bytes| number(bytes) as usize);
+    let mut table = |size: usize| bytes(from, counts.next()?.checked_mul(size)?);
+    let versions = mark(ram, &table(PAGE_BITS)?)?;
+    let handlers = handlers(&table(SAMPLE)?)?;
+    let blocks = table(BLOCK)?;
+    let mut ops = Ops::new(from, counts.next()?);
+    let store = fill(&blocks, &mut ops, &versions, &handlers)?;
+    ops.is_at_end().then_some(store)
+}
+
+fn fill(
+    blocks: &[u8],
+    ops: &mut Ops<'_>,
+    versions: &Versions,
+    handlers: &[Handler],
+) -> Option<Store> {
+    let mut store = Store::default();
+    store.reserve(blocks.len() / BLOCK, ops.left.min(blocks.len() * STRETCH));
+    // Most blocks are in the page of the one before.
+    let (mut last, mut found) = (u64::MAX, None);
+    for block in blocks.chunks_exact(BLOCK) {
+        let (key, count) = block.split_at(8);
+        let key = Key::from_number(number(key));
+        let count = number(count) as usize;
+        if count == 0 {
+            return None;
+        }
+        let block = ops.take(count)?;
+        let bytes = block.iter().map(next_of).max().unwrap_or(0);
+        let place = key.place().offset;
+        let page = place & !(PAGE - 1);
+        if std::mem::replace(&mut last, page) != page {
+            found = versions.get(&page);
+        }
+        let (first, marked) = found?;
+        let end = place % PAGE + u64::from(bytes.max(1));
+        let needed = code_pages::pieces(place % PAGE, u64::from(bytes));
+        if end > PAGE || marked & needed != needed {
+            return None;
+        }
+        let pages = Pages {
+            first: *first,
+            second: None,
+        };
+        if store.is_full() {
+            continue;
+        }
+        let mut is_whole = true;
+        let block = block.iter().map(|bytes| {
+            let (run, op) = read_op(bytes);
+            let run = handlers.get(usize::from(run)).copied();
+            is_whole &= run.is_some();
+            Op {
+                run: run.unwrap_or(op.run),
+                ..op
+            }
+        });
+        store.keep(key, None, block, pages);
+        if !is_whole {
+            return None;
+        }
+    }
+    Some(store)
+}
+
+/// The next `len` bytes.
+fn bytes(from: &mut dyn Read, len: usize) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    // The length is only believed as far as there are bytes.
+    from.take(len as u64).read_to_end(&mut bytes).ok()?;
+    (bytes.len() == len).then_some(bytes)
+}
+
+/// Marks pages; gives their versions.
+fn mark(ram: &Ram, pages: &[u8]) -> Option<Versions> {
+    let mut versions = Versions::default();
+    for page in pages.chunks_exact(PAGE_BITS) {
+        let (page, bits) = page.split_at(4);
+        let (offset, bits) = (number(page) * PAGE, number(bits));
+        if offset >= ram.len() {
+            return None;
+        }
+        let version = PageVersion::now(ram, offset);
+        ram.code_pages().mark_pieces(offset / PAGE, bits);
+        versions.insert(offset, (version, bits));
+    }
+    Some(versions)
+}
+
+/// The handlers by their numbers.
+fn handlers(samples: &[u8]) -> Option<Vec<Handler>> {
+    let mut handlers = vec![lower::fall_through(0).run];
+    for sample in samples.chunks_exact(SAMPLE) {
+        let instruction = sample[2..].get(..usize::from(sample[1]))?;
+        handlers.push(handler_of(instruction, mode(sample[0])?)?);
+    }
+    Some(handlers)
+}
+
+/// The operations, of which a stretch is in memory.
+struct Ops<'a> {
+    from: &'a mut dyn Read,
+    /// How many have not been read.
+    left: usize,
+    stretch: Vec<[u8; OP]>,
+    /// How many of the stretch have been taken.
+    taken: usize,
+}
+
+impl<'a> Ops<'a> {
+    fn new(from: &'a mut dyn Read, left: usize) -> Self {
+        Self {
+            from,
+            left,
+            stretch: Vec::with_capacity(STRETCH),
+            taken: 0,
+        }
+    }
+
+    /// The next `count`.
+    fn take(&mut self, count: usize) -> Option<&[[u8; OP]]> {
+        if self.stretch.len() - self.taken < count {
+            self.stretch.drain(..self.taken);
+            self.taken = 0;
+            let kept = self.stretch.len();
+            let more = self.left.min(STRETCH.max(count).saturating_sub(kept));
+            self.stretch.resize(kept + more, [0; OP]);
+            let room = self.stretch[kept..].as_flattened_mut();
+            self.from.read_exact(room).ok()?;
+            self.left -= more;
+        }
+        let taken = self.stretch.get(self.taken..self.taken + count)?;
+        self.taken += count;
+        Some(taken)
+    }
+
+    /// Whether all have been taken and nothing follows.
+    fn is_at_end(&mut self) -> bool {
+        let mut more = [0];
+        let is_empty = self.left == 0 && self.taken == self.stretch.len();
+        is_empty && matches!(self.from.read(&mut more), Ok(0))
+    }
+}
+
+/// A little-endian number of eight bytes at most.
+fn number(bytes: &[u8]) -> u64 {
+    let mut all = [0; 8];
+    all[..bytes.len()].copy_from_slice(bytes);
+    u64::from_le_bytes(all)
+}
+
+/// What [`write_op`](super::write_op) wrote: the handler's number, and the operation with another handler.
+#[inline(always)]
+fn read_op(bytes: &[u8; OP]) -> (u16, Op) {
+    let number = |at: usize| {
+        bytes[at..]
+            .first_chunk()
+            .map_or(0, |bytes| u64::from_le_bytes(*bytes))
+    };
+    let short = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
+    let op = Op {
+        imm: number(2),
+        disp: number(10),
+        dst: bytes[18],
+        src: bytes[19],
+        base: bytes[20],
+        index: bytes[21],
+        scale: bytes[22],
+        seg: bytes[23],
+        wrap: bytes[24],
+        extra: bytes[25],
+        offset: short(26),
+        next: next_of(bytes),
+        ..lower::nothing()
+    };
+    (short(0), op)
+}
+
+fn next_of(bytes: &[u8; OP]) -> u16 {
+    u16::from_le_bytes([bytes[28], bytes[29]])
+}
+
+fn mode(number: u8) -> Option<Mode> {
+    [Mode::Bits16, Mode::Bits32, Mode::Bits64]
+        .into_iter()
+        .find(|mode| *mode as u8 == number)
+}
