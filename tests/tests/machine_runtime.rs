@@ -437,3 +437,29 @@ fn a_network_namespace_by_path_becomes_the_machines_card() {
     let links = Ran::of(Command::new("ip").args(shown)).ok();
     assert!(links.contains("eth0") && !links.contains("tap"), "{links}");
 }
+
+#[test]
+fn a_root_without_a_file_system_for_devices_works_again_and_gets_nothing_of_ours() {
+    let script = "echo x > /dev/null && head -c 3 /dev/zero | wc -c";
+    let bundle = Bundle::in_machine(&["sh", "-c", script]);
+    bundle.change(|spec| {
+        let mounts = spec["mounts"].as_array_mut().unwrap();
+        mounts.retain(|mount| !mount["destination"].as_str().unwrap().starts_with("/dev"));
+    });
+    // The first machine of all rehearses in it.
+    let cache = bundle.folder.path().join("cache");
+    for name in ["first", "second"] {
+        let mut command = bundle.command(&["run", name]);
+        let ran = Ran::of(command.env("ATOLL_CACHE_ROOT", &cache));
+        assert_eq!(ran.ok(), "3");
+    }
+    let found = fs::read_dir(bundle.folder.path().join("rootfs/dev")).unwrap();
+    let names: Vec<_> = found.map(|entry| entry.unwrap().file_name()).collect();
+    assert!(names.iter().any(|name| name == "null"), "{names:?}");
+    assert!(
+        !names
+            .iter()
+            .any(|name| name.to_string_lossy().contains("atoll")),
+        "{names:?}"
+    );
+}

@@ -174,7 +174,8 @@ pub(super) fn cgroup_view(
     mount::set_attributes(shelf.as_fd(), c"", false, &change)
 }
 
-/// Makes a device node; one that is there already must be the same.
+/// Makes a device node; one that is there already must be the same, and a file in its place is mounted over: where no node
+/// can be made, an earlier container's mount left it.
 pub(super) fn device(scene: &Scene<'_>, device: &DevicePlan) -> Result<()> {
     let (folder, name) = parent(scene.root()?, &device.path)?;
     let kind = FileType::from_raw_mode(device.mode);
@@ -185,6 +186,9 @@ pub(super) fn device(scene: &Scene<'_>, device: &DevicePlan) -> Result<()> {
             let found = fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
             let is_same = FileType::from_raw_mode(found.st_mode) == kind
                 && (found.st_rdev == number || kind == FileType::Fifo);
+            if FileType::from_raw_mode(found.st_mode) == FileType::RegularFile {
+                return bind_device(scene, device);
+            }
             if !is_same {
                 return Err(Errno::EXIST);
             }

@@ -200,6 +200,29 @@ fn devices_are_made_and_usable() {
 }
 
 #[test]
+fn a_file_in_a_devices_place_is_mounted_over() {
+    let mut bundle = Bundle::new();
+    bundle
+        .spec
+        .mounts
+        .retain(|mount| !mount.destination.starts_with("/dev"));
+    let folder = bundle.rootfs().join("dev");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("null"), "").unwrap();
+    let text = bundle.output_of("echo x > /dev/null; stat -c '%t:%T' /dev/null /dev/zero");
+    assert_eq!(text, "1:3\n1:5\n");
+    assert_eq!(fs::read(folder.join("null")).unwrap(), b"");
+    // A link in its place leads nowhere.
+    fs::remove_file(folder.join("null")).unwrap();
+    std::os::unix::fs::symlink("zero", folder.join("null")).unwrap();
+    let error = bundle.create().unwrap_err();
+    assert!(
+        atoll_sys::with_causes(&error).contains("make device /dev/null"),
+        "{error}"
+    );
+}
+
+#[test]
 fn kernel_parameters_are_the_containers_own() {
     let mut bundle = Bundle::new();
     let sysctl = &mut bundle.linux().sysctl;

@@ -4,7 +4,7 @@ use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use atoll_cgroup::Hierarchies;
 use atoll_container::{CreateRequest, Error, StdioRequest};
@@ -20,7 +20,9 @@ use super::{layers, network, root};
 const ID: &str = "rehearsal";
 /// Our own program, where a container can have it mounted from.
 const PROGRAM: &str = "/run/atoll/rehearsal";
-/// Where it is in the container: `/dev` is a file system of the container's own.
+/// A file system of the container's own.
+const DEVICES: &str = "/dev";
+/// Where it is in the container.
 const INSIDE: &str = "/dev/.atoll-rehearsal";
 
 /// Makes the container that `create` describes with our own program in it, runs it to its end, and leaves nothing.
@@ -56,6 +58,16 @@ pub(super) fn rehearse(create: Create, hierarchies: &Hierarchies) -> Result<(), 
 
 /// The configuration with our program in place of the container's.
 fn ours(mut spec: Spec) -> Spec {
+    let has_devices = |mount: &Mount| mount.destination == Path::new(DEVICES);
+    if !spec.mounts.iter().any(has_devices) {
+        // Nothing of ours is to be in files of the host's.
+        spec.mounts.push(Mount {
+            destination: DEVICES.into(),
+            kind: Some("tmpfs".to_owned()),
+            source: Some("tmpfs".into()),
+            ..Mount::default()
+        });
+    }
     spec.mounts.push(Mount {
         destination: INSIDE.into(),
         kind: None,
