@@ -13,6 +13,7 @@ mod cgroups;
 mod checkpoint;
 mod machine;
 mod restoring;
+mod wall;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -28,6 +29,7 @@ use archive::Archive;
 pub(crate) use cgroups::cgroup_tests;
 pub(crate) use checkpoint::checkpoint;
 pub(crate) use machine::boot_machine;
+pub(crate) use wall::wall;
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";

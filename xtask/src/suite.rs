@@ -18,5 +18,6 @@ pub(crate) fn run() -> Result<()> {
     nested::cgroup_tests()?;
     nested::checkpoint()?;
     nested::kvm_tests()?;
-    nested::boot_machine()
+    nested::boot_machine()?;
+    nested::wall()
 }

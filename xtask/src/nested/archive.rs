@@ -6,6 +6,7 @@ use std::fmt::Write;
 const FOLDER: u32 = 0o040_755;
 const FILE: u32 = 0o100_644;
 const PROGRAM: u32 = 0o100_755;
+const LINK: u32 = 0o120_777;
 
 /// An archive that grows by one entry at a time; a folder comes before what is in it.
 #[derive(Default)]
@@ -25,6 +26,11 @@ impl Archive {
 
     pub(super) fn program(&mut self, path: &str, content: &[u8]) {
         self.entry(path, PROGRAM, content);
+    }
+
+    /// A symlink to `target`.
+    pub(super) fn link(&mut self, path: &str, target: &str) {
+        self.entry(path, LINK, target.as_bytes());
     }
 
     /// The whole archive.

@@ -90,7 +90,7 @@ fn guest(kernel: &Kernel) -> Result<Vec<u8>> {
 
 /// The kernel out of its `image`: unpacking it in the emulated machine would take seconds. `program` does it when told
 /// to boot it, before it finds that a page of memory is not enough.
-fn uncompressed(program: &Path, image: &Path) -> Result<PathBuf> {
+pub(super) fn uncompressed(program: &Path, image: &Path) -> Result<PathBuf> {
     let folder = folder()?;
     let store = folder.join("kernels");
     if store.exists() {
