@@ -18,7 +18,7 @@ use crate::lower;
 use crate::op::{LINKS, Op};
 
 /// Operations before the store is full: 10 MB. What a guest executes until a container runs in it fits.
-const MAX_OPS: usize = 256_000;
+pub(crate) const MAX_OPS: usize = 256_000;
 /// Blocks that a page has at least, where many are.
 const BLOCKS_A_PAGE: usize = 4;
 /// Operations that are worth being trimmed.

@@ -10,7 +10,7 @@ use super::{BLOCK, MAGIC, OP, PAGE_BITS, SAMPLE, handler_of};
 use crate::cpu::Mode;
 use crate::lower;
 use crate::op::{Handler, Op};
-use crate::store::{Key, KeyHasher, PageVersion, Pages, Store};
+use crate::store::{Key, KeyHasher, MAX_OPS, PageVersion, Pages, Store};
 
 /// Operations read at once.
 const STRETCH: usize = 2048;
@@ -43,7 +43,8 @@ fn fill(
     handlers: &[Handler],
 ) -> Option<Store> {
     let mut store = Store::default();
-    store.reserve(blocks.len() / BLOCK, ops.left.min(blocks.len() * STRETCH));
+    // What is said of their number is believed no further.
+    store.reserve(blocks.len() / BLOCK, ops.left.min(MAX_OPS));
     // Most blocks are in the page of the one before.
     let (mut last, mut found) = (u64::MAX, None);
     for block in blocks.chunks_exact(BLOCK) {

@@ -124,7 +124,7 @@ pub(crate) fn print_features() -> Outcome<()> {
             // The specification has no field for the vm object.
             (
                 "io.atoll.isolation".to_owned(),
-                "process,vm,vm:kvm,vm:soft".to_owned(),
+                "process,chroot,system,vm,vm:kvm,vm:soft".to_owned(),
             ),
         ]
         .into(),
