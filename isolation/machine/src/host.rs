@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::MachineError;
 use crate::initramfs::{self, Archive, DEFAULT_MODULES, ModuleFile};
-use crate::kernel::{Found, Kernel, KernelStore, find, hex, newest};
+use crate::kernel::{Found, Kernel, KernelStore, banner, find, hex, newest};
 
 pub use atoll_kvm::{Probe as KvmSpeed, Unusable as KvmUnusable};
 
@@ -54,11 +54,14 @@ pub fn choose(chosen: Option<&Path>) -> Result<(PathBuf, Option<PathBuf>), Machi
     if let Some(known) = found.iter().find(|found| found.kernel == path) {
         return Ok((path.to_owned(), known.modules.clone()));
     }
-    let Kernel { version, .. } = KernelStore::new(store()).open(path)?;
-    let release = version.split(' ').next().unwrap_or_default();
+    let Kernel { version, file, .. } = KernelStore::new(store()).open(path)?;
+    let release = match version.split(' ').next().filter(|word| !word.is_empty()) {
+        Some(word) => word.to_owned(),
+        None => banner::release(&file).unwrap_or_default(),
+    };
     let modules = [Path::new("/"), &installed()]
         .iter()
-        .map(|root| root.join("lib/modules").join(release))
+        .map(|root| root.join("lib/modules").join(&release))
         .find(|folder| !release.is_empty() && folder.is_dir());
     Ok((path.to_owned(), modules))
 }

@@ -1,5 +1,6 @@
 //! Kernels: found, taken out of their bzImage, and loaded into guest memory.
 
+pub(crate) mod banner;
 mod bzimage;
 mod decompress;
 mod elf;

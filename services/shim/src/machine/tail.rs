@@ -6,6 +6,8 @@ use rustix::io::Errno;
 
 /// Bytes that are kept.
 const KEPT: usize = 4 << 10;
+/// How the agent says what it cannot do.
+const AGENT: &str = "atoll-guest: cannot ";
 /// Bytes read before others get their turn.
 const TURN: usize = 64 << 10;
 
@@ -54,11 +56,12 @@ impl Tail {
         Some(error)
     }
 
-    /// The last line that says something.
+    /// Why the agent switched its machine off, if it says that; else the last line that says something.
     pub(super) fn last_line(&self) -> Option<String> {
         let text = String::from_utf8_lossy(&self.bytes);
-        let mut lines = text.lines().map(str::trim).rev();
-        let line = lines.find(|line| !line.is_empty())?;
+        let lines = text.lines().map(str::trim).rev();
+        let reason = lines.clone().find(|line| line.starts_with(AGENT));
+        let line = reason.or_else(|| lines.clone().find(|line| !line.is_empty()))?;
         // A guest writes what it likes; an error message has no control characters.
         Some(line.chars().filter(|c| !c.is_control()).collect())
     }
@@ -76,6 +79,11 @@ mod tests {
         assert_eq!(tail.bytes.len(), KEPT);
         assert_eq!(tail.last_line().unwrap(), "[ 1.2] Kernel panic [0m");
         assert_eq!(tail.error(), None);
+        tail.push(b"atoll-guest: cannot mount /x: EINVAL\r\n[ 1.3] reboot: Power down\r\n");
+        assert_eq!(
+            tail.last_line().unwrap(),
+            "atoll-guest: cannot mount /x: EINVAL"
+        );
         let mut tail = Tail::default();
         tail.push(b"x\nerror: cannot open the tap\n  because: EPERM\nhint: be root\n");
         assert_eq!(tail.error().unwrap(), "cannot open the tap: EPERM: be root");
