@@ -35,9 +35,9 @@ const USAGE: &str = "usage: cargo xtask <check | counts | dist | fuzz | nested-c
                   run a target of fuzz/ (devices, kernels, states) by coverage, for a minute
   nested-cgroups  run atoll-runtime's tests of cgroup v2 in an emulated machine, under a stock kernel
   nested-checkpoint
-                  checkpoint and restore a container with CRIU, in an emulated machine under a stock kernel
+                  checkpoint and restore a container with CRIU, in an emulated machine under a stock kernel (after `dist`)
   nested-kvm      run the KVM backend's tests in an emulated machine with SVM, under a stock kernel
-  nested-machine  boot that kernel in atoll-vmm, on KVM, inside the same emulated machine; save and restore it
+  nested-machine  boot that kernel in atoll-vmm, on KVM, inside the same emulated machine; save and restore it (after `dist`)
   nested-wall     run containers behind the wall of a machine, on KVM, inside that emulated machine (after `dist`)
   setup           install the Debian packages the tests drive (docker CLI, containerd, …); needs root
   test            setup, dist, every test, then the nested ones; needs root";

@@ -122,6 +122,17 @@ fn write(path: &Path, content: &[u8]) -> Result<()> {
     fs::write(path, content).with_context(|| format!("cannot write {}", path.display()))
 }
 
+/// Where a program of ours is that `dist` built, static.
+fn shipped(name: &str) -> Result<PathBuf> {
+    let path = shell::root().join("target/atoll/bin").join(name);
+    ensure!(
+        path.exists(),
+        "there is no {}\nhint: cargo xtask dist",
+        path.display()
+    );
+    Ok(path)
+}
+
 /// The executable of target `name` as one static program, by cargo with `arguments`.
 fn build(arguments: &[&str], name: &str) -> Result<PathBuf> {
     let mut build = shell::command("cargo", arguments);

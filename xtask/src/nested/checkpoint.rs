@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use super::archive::Archive;
-use super::{Kernel, Payload, build, prove, read};
+use super::{Kernel, Payload, prove, read, shipped};
 
 /// Programs of the host's: CRIU, and what it packs files in memory with.
 const PROGRAMS: [&str; 2] = ["/usr/sbin/criu", "/bin/tar"];
@@ -38,10 +38,7 @@ pub(crate) fn checkpoint() -> Result<()> {
     }
     archive.program("checkpoint.sh", include_bytes!("checkpoint.sh"));
     archive.program("inside.sh", include_bytes!("checkpoint_inside.sh"));
-    // As the proof of cgroup v2 builds it.
-    let arguments = ["build", "--profile", "dist", "-p", "atoll-runtime"];
-    let runtime = build(&arguments, "atoll-runtime")?;
-    archive.program("sbin/atoll-runtime", &read(&runtime)?);
+    archive.program("sbin/atoll-runtime", &read(&shipped("atoll-runtime")?)?);
     for program in PROGRAMS {
         add(&mut archive, program)
             .with_context(|| format!("hint: install the package that has {program}"))?;

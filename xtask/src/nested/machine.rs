@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use super::archive::Archive;
 use super::restoring;
-use super::{BUSYBOX, KVM_MODULES, Kernel, Payload, build, folder, prove, read, write};
+use super::{BUSYBOX, KVM_MODULES, Kernel, Payload, folder, prove, read, shipped, write};
 
 /// What the guest's init says when it runs.
 const READY: &str = "ATOLL-GUEST ready";
@@ -24,16 +24,7 @@ const CPUS: [u8; 2] = [2, 1];
 
 /// Boots the cloud kernel in `atoll-vmm` inside the emulated machine, saves, restores and powers it off.
 pub(crate) fn boot_machine() -> Result<()> {
-    let arguments = [
-        "build",
-        "--profile",
-        "dist",
-        "-p",
-        "atoll-machine",
-        "--bin",
-        "atoll-vmm",
-    ];
-    let program = build(&arguments, "atoll-vmm")?;
+    let program = shipped("atoll-vmm")?;
     let kernel = Kernel::find()?;
     let (monitor, image) = (read(&program)?, uncompressed(&program, &kernel.image)?);
     for cpus in CPUS {

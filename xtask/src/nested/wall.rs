@@ -9,8 +9,7 @@ use anyhow::{Context, Result};
 
 use super::archive::Archive;
 use super::machine::uncompressed;
-use super::{BUSYBOX, KVM_MODULES, Kernel, Payload, prove, read};
-use crate::shell;
+use super::{BUSYBOX, KVM_MODULES, Kernel, Payload, prove, read, shipped};
 
 /// Modules that a guest of ours needs (`isolation/machine`, `DEFAULT_MODULES`).
 const GUEST_MODULES: [&str; 10] = [
@@ -49,13 +48,11 @@ pub(crate) fn wall() -> Result<()> {
     ] {
         archive.folder(folder);
     }
-    let programs = shell::root().join("target/atoll/bin");
     for name in PROGRAMS {
-        let program = read(&programs.join(name)).context("hint: cargo xtask dist")?;
-        archive.program(&format!("sbin/{name}"), &program);
+        archive.program(&format!("sbin/{name}"), &read(&shipped(name)?)?);
     }
     archive.file("boot/vmlinuz", &read(&kernel.image)?);
-    let image = uncompressed(&programs.join("atoll-vmm"), &kernel.image)?;
+    let image = uncompressed(&shipped("atoll-vmm")?, &kernel.image)?;
     let name = image.file_name().and_then(OsStr::to_str);
     let name = name.context("kernels have names")?;
     archive.file(&format!("{UNCOMPRESSED}/{name}"), &read(&image)?);
