@@ -117,6 +117,13 @@ impl Linux {
         self.namespaces.iter().any(|ns| ns.kind == kind)
     }
 
+    /// Whether a namespace of this kind is made, not joined.
+    #[must_use]
+    pub fn makes_namespace(&self, kind: NamespaceKind) -> bool {
+        let mut all = self.namespaces.iter();
+        all.any(|ns| ns.kind == kind && ns.joined().is_none())
+    }
+
     fn validate(&self) -> Result<(), SpecError> {
         let mut seen = BTreeSet::new();
         for (idx, namespace) in self.namespaces.iter().enumerate() {

@@ -10,7 +10,7 @@ use atoll_container::{
 };
 use atoll_guest::protocol::{FILES_REQUEST, Streams};
 use atoll_shim_protocol::{ExitRecord, spawn};
-use atoll_spec::{Namespace, NamespaceKind, Resources, Spec};
+use atoll_spec::{NamespaceKind, Resources, Spec};
 use containerd_shim_protos::api;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 
@@ -159,11 +159,8 @@ impl Task {
         }
         let Opened { process, mut ours } = stdio::open(&io, false)?;
         create.stdio = process;
-        let has_own_pids = spec.linux.as_ref().is_some_and(|linux| {
-            let of_pids = |one: &&Namespace| one.kind == NamespaceKind::Pid;
-            let mut made = linux.namespaces.iter().filter(of_pids);
-            made.any(|namespace| namespace.joined().is_none())
-        });
+        let linux = spec.linux.as_ref();
+        let has_own_pids = linux.is_some_and(|linux| linux.makes_namespace(NamespaceKind::Pid));
         if let Some(from) = from {
             let init = Process::new(String::new(), io, ours);
             let wall = Wall::Checkpoint(Some(Box::new((create, spec, from))));

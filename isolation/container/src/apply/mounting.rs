@@ -184,12 +184,12 @@ pub(super) fn device(scene: &Scene<'_>, device: &DevicePlan) -> Result<()> {
     match fs::mknodat(&folder, name, kind, permissions, number) {
         Err(Errno::EXIST) => {
             let found = fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
-            let is_same = FileType::from_raw_mode(found.st_mode) == kind
-                && (found.st_rdev == number || kind == FileType::Fifo);
-            if FileType::from_raw_mode(found.st_mode) == FileType::RegularFile {
+            let found_kind = FileType::from_raw_mode(found.st_mode);
+            if found_kind == FileType::RegularFile {
                 return bind_device(scene, device);
             }
-            if !is_same {
+            let has_number = found.st_rdev == number || kind == FileType::Fifo;
+            if found_kind != kind || !has_number {
                 return Err(Errno::EXIST);
             }
         }

@@ -9,7 +9,7 @@ use atoll_container::{
     Container, ContainerId, CreateRequest, Error, ErrorKind, ExecRequest, InitProcess, StdioRequest,
 };
 use atoll_guest::protocol::{Create, Exec, FILES, Fault, FaultKind, MEMBERS, SHARE, Usage};
-use atoll_spec::{NamespaceKind, Resources, Spec};
+use atoll_spec::{NamespaceKind, Resources};
 use atoll_sys::process;
 use rustix::mount::{UnmountFlags, unmount};
 
@@ -73,6 +73,8 @@ impl Guest {
         request.stdio = opened.process;
         request.hierarchies = Some(hierarchies.clone());
         let made = atoll_container::create(request, &create.spec).map_err(|error| fault(&error))?;
+        let linux = create.spec.linux.as_ref();
+        let has_own_pids = linux.is_some_and(|linux| linux.makes_namespace(NamespaceKind::Pid));
         let mut init = made.init;
         let terminal = init.terminal.take();
         pumps.extend(opened.pumps);
@@ -90,7 +92,7 @@ impl Guest {
             }],
             init,
             is_started: false,
-            outlives_first: !makes_pid_namespace(&create.spec),
+            outlives_first: !has_own_pids,
             folder: None,
         })
     }
@@ -294,13 +296,6 @@ fn copy_files(
     child
         .map(|child| child.id())
         .map_err(|error| other(format!("run what copies files: {error}")))
-}
-
-/// Whether the kernel ends all its processes along with the first.
-fn makes_pid_namespace(spec: &Spec) -> bool {
-    let all = spec.linux.iter().flat_map(|linux| &linux.namespaces);
-    let mut pid = all.filter(|namespace| namespace.kind == NamespaceKind::Pid);
-    pid.any(|namespace| namespace.joined().is_none())
 }
 
 /// There is no container yet.

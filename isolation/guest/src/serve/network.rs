@@ -48,10 +48,9 @@ pub(super) fn configure(network: Option<&Network>) -> Result<(), Error> {
     let Some(network) = network else {
         return Ok(());
     };
-    let mut card = route::link(CARD)?;
+    let card = route::link(CARD)?;
     if !card.as_ref().is_some_and(|card| card.is_up) {
         bring_up_card()?;
-        card = route::link(CARD)?;
     }
     let index = card.map_or(0, |link| link.index);
     let mut requests = vec![route::Request::Configure {

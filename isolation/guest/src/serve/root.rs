@@ -13,8 +13,6 @@ use crate::{Failure, mounts};
 
 /// Where control groups are.
 pub(super) const CGROUPS: &str = "/sys/fs/cgroup";
-/// How many KiB are read around a place of the disk with layers.
-const READ_AHEAD: &str = "/sys/block/vda/queue/read_ahead_kb";
 /// Where the new root is made.
 const NEW: &str = "/new";
 
@@ -56,8 +54,7 @@ pub(crate) fn enter_root() -> Result<(), Failure> {
             format!("+{controller}"),
         );
     }
-    // Layers are read by executing what is in them, here and there: what is read around costs more than another request.
-    let _ = fs::write(READ_AHEAD, "32");
+    layers::read_little();
     layers::make_places().map_err(Failure::of("make places for mounts"))?;
     mount_shares()
 }
