@@ -16,11 +16,13 @@ use std::io::Read;
 use atoll_memory::PAGE;
 use atoll_memory::code_pages::Change;
 
-use crate::build::CodePage;
-use crate::code;
-use crate::cpu::Cpu;
+use crate::build::{CodePage, jump_key};
+use crate::code::{self, Known};
+use crate::cpu::{Cpu, Mode};
 use crate::op::{Fault, Op, RIP};
+use crate::paging::Access;
 use crate::store::{Key, Store};
+use crate::tlb::Context;
 
 /// Entries of the jump table, in pairs: two blocks that meet in one place do not push each other out.
 const SLOTS: usize = 1 << 16;
@@ -114,6 +116,8 @@ pub(crate) struct Cache {
     fetched: Box<[Fetched; FETCHED]>,
     store: Store,
     jumps: Box<[u128]>,
+    /// Pages that blocks of the page before them end in.
+    crossed: FetchedPages,
     epoch: u64,
 }
 
@@ -129,6 +133,7 @@ impl Cache {
         Self {
             store: Store::default(),
             jumps: vec![0; SLOTS].into_boxed_slice(),
+            crossed: FetchedPages::default(),
             fetched: Box::new(
                 [Fetched {
                     tag: NO_TAG,
@@ -209,9 +214,9 @@ impl Cache {
             cpu.see_epoch();
         }
         if let Some(page) = cpu.forgotten_page.take() {
-            let first = slot(page & !(PAGE - 1));
-            for entry in first..first + PAGE_SLOTS {
-                self.jumps[entry % SLOTS] = 0;
+            self.forget_page(page);
+            if self.crossed.contains(page) {
+                self.forget_page(page.wrapping_sub(PAGE));
             }
             self.fetched[fetched_slot(page)].tag = NO_TAG;
         }
@@ -248,6 +253,9 @@ impl Cache {
             }
         };
         let start = self.store.start(index);
+        if self.store.second_page(index).is_some() {
+            self.cross(cpu, linear);
+        }
         let generation = page.generation(cpu);
         let slot = slot(linear);
         self.jumps[slot + 1] = self.jumps[slot];
@@ -258,6 +266,21 @@ impl Cache {
         }
         .number();
         Ok(start)
+    }
+
+    /// Forgets what the jump table knows of the page of `linear`.
+    fn forget_page(&mut self, linear: u64) {
+        let first = slot(linear & !(PAGE - 1));
+        for entry in first..first + PAGE_SLOTS {
+            self.jumps[entry % SLOTS] = 0;
+        }
+    }
+
+    /// Notes that a block at `linear` ends in the next page.
+    fn cross(&mut self, cpu: &mut Cpu, linear: u64) {
+        let next = linear.wrapping_add(PAGE);
+        self.crossed.insert(next);
+        cpu.fetched_pages.insert(next);
     }
 
     /// Empties the blocks of what changed up to `epoch`; false when it is not known what that was.
@@ -311,18 +334,50 @@ impl Cache {
         self.jumps.fill(0);
     }
 
-    /// The blocks as bytes.
+    /// The blocks as bytes, and where `cpu` finds them.
     pub(crate) fn save(&self, cpu: &Cpu) -> Vec<u8> {
-        code::save(&self.store, cpu)
+        let jumps = (0..=u16::MAX).zip(self.jumps.iter().map(|number| Jump::of(*number)));
+        let known = jumps.filter_map(|(slot, jump)| known(cpu, &self.store, slot, jump));
+        code::save(&self.store, cpu, known)
     }
 
-    /// Takes blocks from such bytes in place of its own, before `cpu` runs. False, and it has none, when they are damaged.
-    pub(crate) fn load(&mut self, cpu: &Cpu, from: &mut dyn Read) -> bool {
+    /// Takes blocks from such bytes, the first CPU's, in place of its own, before `cpu`, whose translations are what they
+    /// were, runs. False, and it has none, when they are damaged.
+    pub(crate) fn load(&mut self, cpu: &mut Cpu, from: &mut dyn Read) -> bool {
         self.clear();
-        let store = code::load(&cpu.ram, from);
-        let is_whole = store.is_some();
-        self.store = store.unwrap_or_default();
-        is_whole
+        let ram = cpu.ram.clone();
+        let store = code::load(&ram, from, |known| {
+            if cpu.index != 0 {
+                // Their tables are others.
+                return;
+            }
+            let page = CodePage {
+                offset: 0,
+                global: known.is_global,
+            };
+            let jump = Jump {
+                tag: known.tag,
+                start: known.start,
+                generation: page.generation(cpu),
+            };
+            self.jumps[usize::from(known.slot)] = jump.number();
+            let (linear, _) = parts(known.tag);
+            cpu.fetched_pages.insert(linear);
+            if known.is_crossing {
+                self.cross(cpu, linear);
+            }
+            if known.is_large {
+                cpu.tlb.note_large(linear);
+            }
+        });
+        match store {
+            Some(store) => self.store = store,
+            None => {
+                self.jumps.fill(0);
+                return false;
+            }
+        }
+        true
     }
 
     /// Keeps the blocks that were executed lately when there are many others, whose memory goes.
@@ -346,6 +401,40 @@ impl CodePage {
             cpu.local_generation
         }
     }
+}
+
+/// Linear address and [`Cpu::jump_key`] of a tag.
+fn parts(tag: u64) -> (u64, u64) {
+    let linear = ((tag << 16).cast_signed() >> 16).cast_unsigned();
+    (linear, linear ^ tag)
+}
+
+/// What entry `slot` of the jump table tells, if `cpu` would enter it now: a processor may read ahead.
+fn known(cpu: &Cpu, store: &Store, slot: u16, jump: Jump) -> Option<Known> {
+    let (linear, key) = parts(jump.tag);
+    let cpl = (key >> 56) as u8;
+    if jump.generation == 0 || key != jump_key(Mode::Bits64, cpl) {
+        return None;
+    }
+    let context = if cpl == 3 {
+        Context::User
+    } else {
+        Context::Supervisor
+    };
+    let page = cpu
+        .paging
+        .translate(&cpu.ram, linear, Access::Execute, context)
+        .ok()?;
+    let offset = cpu.ram.offset_of(page.physical)? | (linear % PAGE);
+    let index = store.find(Key::new(offset, Mode::Bits64))?;
+    (store.start(index) == jump.start).then_some(Known {
+        slot,
+        tag: jump.tag,
+        start: jump.start,
+        is_global: page.global,
+        is_large: page.large,
+        is_crossing: store.second_page(index).is_some(),
+    })
 }
 
 fn fetched_slot(linear: u64) -> usize {

@@ -50,7 +50,7 @@ impl Cpu {
     /// canonical address has on its own.
     #[inline(always)]
     pub(crate) fn jump_key(&self) -> u64 {
-        (self.mode as u64) << 52 | u64::from(self.cpl) << 56
+        jump_key(self.mode, self.cpl)
     }
 
     /// The page that code at `linear` is fetched from; raises the fault when there is none.
@@ -110,6 +110,12 @@ impl Cpu {
             Context::Supervisor
         }
     }
+}
+
+/// [`Cpu::jump_key`] of one that executes code so wide at such a privilege.
+#[inline(always)]
+pub(crate) fn jump_key(mode: Mode, cpl: u8) -> u64 {
+    (mode as u64) << 52 | u64::from(cpl) << 56
 }
 
 fn bits(mode: Mode) -> u32 {

@@ -132,7 +132,7 @@ impl Vcpu for SoftVcpu {
     }
 
     fn learn_code(&mut self, from: &mut dyn Read) -> bool {
-        self.cache.load(&self.cpu, from)
+        self.cache.load(&mut self.cpu, from)
     }
 
     fn instructions(&self) -> Option<u64> {

@@ -223,6 +223,19 @@ impl Store {
         self.blocks[index as usize].start
     }
 
+    /// The same, of a block that may not be there.
+    pub(crate) fn start_of(&self, index: u32) -> Option<u32> {
+        self.blocks.get(index as usize).map(|block| block.start)
+    }
+
+    /// Gives block `index`, which was just kept, its links, if it can have some; both lead to operations there will be.
+    pub(crate) fn take_links(&mut self, index: u32, links: u64) {
+        let last = self.linked_at(self.start(index));
+        if last != 0 {
+            self.ops[last as usize].disp = links;
+        }
+    }
+
     /// The block at a place.
     pub(crate) fn find(&self, key: Key) -> Option<u32> {
         self.by_place.get(&key).copied()

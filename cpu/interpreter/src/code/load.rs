@@ -4,23 +4,27 @@ use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::io::Read;
 
-use atoll_memory::{PAGE, Ram, code_pages};
+use atoll_memory::{PAGE, Ram};
 
-use super::{BLOCK, MAGIC, OP, PAGE_BITS, SAMPLE, handler_of};
+use super::{
+    BLOCK, CROSSING, GLOBAL, JUMP, Known, LARGE, MAGIC, OP, PAGE_BITS, SAMPLE, handler_of, pieces,
+};
 use crate::cpu::Mode;
 use crate::lower;
 use crate::op::{Handler, Op};
 use crate::store::{Key, KeyHasher, MAX_OPS, PageVersion, Pages, Store};
 
-/// Operations read at once.
+/// Records read at once.
 const STRETCH: usize = 2048;
 
 /// For each page with code, by its memory offset: what it was when it was marked, and which of its pieces were.
 type Versions = HashMap<u64, (PageVersion, u64), BuildHasherDefault<KeyHasher>>;
 
 /// The blocks in what [`save`](super::save) wrote, whose pages are marked; `None` when it is damaged, or more follows.
-pub(crate) fn load(ram: &Ram, from: &mut dyn Read) -> Option<Store> {
-    let mut head = [0; MAGIC.len() + 16];
+///
+/// * `tell`: hears where they are found.
+pub(crate) fn load(ram: &Ram, from: &mut dyn Read, tell: impl FnMut(Known)) -> Option<Store> {
+    let mut head = [0; MAGIC.len() + 20];
     from.read_exact(&mut head).ok()?;
     let (magic, counts) = head.split_at(MAGIC.len());
     if magic != MAGIC {
@@ -31,27 +35,50 @@ pub(crate) fn load(ram: &Ram, from: &mut dyn Read) -> Option<Store> {
     let versions = mark(ram, &table(PAGE_BITS)?)?;
     let handlers = handlers(&table(SAMPLE)?)?;
     let blocks = table(BLOCK)?;
-    let mut ops = Ops::new(from, counts.next()?);
+    let mut ops = Records::new(from, counts.next()?);
     let store = fill(&blocks, &mut ops, &versions, &handlers)?;
-    ops.is_at_end().then_some(store)
+    let from = ops.end()?;
+    let mut jumps = Records::new(from, counts.next()?);
+    find(&store, &mut jumps, tell)?;
+    let is_at_end = matches!(jumps.end()?.read(&mut [0]), Ok(0));
+    is_at_end.then_some(store)
+}
+
+/// Tells where blocks of `store` are found.
+fn find(store: &Store, jumps: &mut Records<'_, JUMP>, mut tell: impl FnMut(Known)) -> Option<()> {
+    while jumps.left() > 0 {
+        for jump in jumps.take(jumps.left().min(STRETCH))? {
+            let flags = jump[JUMP - 1];
+            tell(Known {
+                slot: number(&jump[..2]) as u16,
+                tag: number(&jump[2..10]),
+                start: store.start_of(number(&jump[10..14]) as u32)?,
+                is_global: flags & GLOBAL != 0,
+                is_large: flags & LARGE != 0,
+                is_crossing: flags & CROSSING != 0,
+            });
+        }
+    }
+    Some(())
 }
 
 fn fill(
     blocks: &[u8],
-    ops: &mut Ops<'_>,
+    ops: &mut Records<'_, OP>,
     versions: &Versions,
     handlers: &[Handler],
 ) -> Option<Store> {
     let mut store = Store::default();
     // What is said of their number is believed no further.
-    store.reserve(blocks.len() / BLOCK, ops.left.min(MAX_OPS));
+    store.reserve(blocks.len() / BLOCK, ops.left().min(MAX_OPS));
+    let end = ops.left() as u64 + 1;
     // Most blocks are in the page of the one before.
     let (mut last, mut found) = (u64::MAX, None);
     for block in blocks.chunks_exact(BLOCK) {
-        let (key, count) = block.split_at(8);
-        let key = Key::from_number(number(key));
-        let count = number(count) as usize;
-        if count == 0 {
+        let key = Key::from_number(number(&block[..8]));
+        let count = number(&block[8..10]) as usize;
+        let second = number(&block[10..]);
+        if count == 0 || store.is_full() {
             return None;
         }
         let block = ops.take(count)?;
@@ -62,31 +89,38 @@ fn fill(
             found = versions.get(&page);
         }
         let (first, marked) = found?;
-        let end = place % PAGE + u64::from(bytes.max(1));
-        let needed = code_pages::pieces(place % PAGE, u64::from(bytes));
-        if end > PAGE || marked & needed != needed {
+        let needed = pieces(place % PAGE, bytes);
+        if marked & needed[0] != needed[0] {
             return None;
         }
+        let second = if needed[1] == 0 {
+            None
+        } else {
+            let (version, marked) = versions.get(&(second * PAGE))?;
+            (marked & needed[1] == needed[1]).then_some(Some(*version))?
+        };
         let pages = Pages {
             first: *first,
-            second: None,
+            second,
         };
-        if store.is_full() {
-            continue;
-        }
         let mut is_whole = true;
+        let mut links = 0;
         let block = block.iter().map(|bytes| {
             let (run, op) = read_op(bytes);
             let run = handlers.get(usize::from(run)).copied();
             is_whole &= run.is_some();
+            links = op.disp;
             Op {
                 run: run.unwrap_or(op.run),
                 ..op
             }
         });
-        store.keep(key, None, block, pages);
+        let index = store.keep(key, None, block, pages);
         if !is_whole {
             return None;
+        }
+        if links >> 32 < end && links & u64::from(u32::MAX) < end {
+            store.take_links(index, links);
         }
     }
     Some(store)
@@ -126,48 +160,51 @@ fn handlers(samples: &[u8]) -> Option<Vec<Handler>> {
     Some(handlers)
 }
 
-/// The operations, of which a stretch is in memory.
-struct Ops<'a> {
+/// Records of as many bytes, of which a stretch is in memory.
+struct Records<'a, const LEN: usize> {
     from: &'a mut dyn Read,
     /// How many have not been read.
-    left: usize,
-    stretch: Vec<[u8; OP]>,
+    unread: usize,
+    stretch: Vec<[u8; LEN]>,
     /// How many of the stretch have been taken.
     taken: usize,
 }
 
-impl<'a> Ops<'a> {
-    fn new(from: &'a mut dyn Read, left: usize) -> Self {
+impl<'a, const LEN: usize> Records<'a, LEN> {
+    fn new(from: &'a mut dyn Read, count: usize) -> Self {
         Self {
             from,
-            left,
+            unread: count,
             stretch: Vec::with_capacity(STRETCH),
             taken: 0,
         }
     }
 
+    /// How many have not been taken.
+    fn left(&self) -> usize {
+        self.unread + self.stretch.len() - self.taken
+    }
+
     /// The next `count`.
-    fn take(&mut self, count: usize) -> Option<&[[u8; OP]]> {
+    fn take(&mut self, count: usize) -> Option<&[[u8; LEN]]> {
         if self.stretch.len() - self.taken < count {
             self.stretch.drain(..self.taken);
             self.taken = 0;
             let kept = self.stretch.len();
-            let more = self.left.min(STRETCH.max(count).saturating_sub(kept));
-            self.stretch.resize(kept + more, [0; OP]);
+            let more = self.unread.min(STRETCH.max(count).saturating_sub(kept));
+            self.stretch.resize(kept + more, [0; LEN]);
             let room = self.stretch[kept..].as_flattened_mut();
             self.from.read_exact(room).ok()?;
-            self.left -= more;
+            self.unread -= more;
         }
         let taken = self.stretch.get(self.taken..self.taken + count)?;
         self.taken += count;
         Some(taken)
     }
 
-    /// Whether all have been taken and nothing follows.
-    fn is_at_end(&mut self) -> bool {
-        let mut more = [0];
-        let is_empty = self.left == 0 && self.taken == self.stretch.len();
-        is_empty && matches!(self.from.read(&mut more), Ok(0))
+    /// What is behind them, if all have been taken.
+    fn end(self) -> Option<&'a mut dyn Read> {
+        (self.left() == 0).then_some(self.from)
     }
 }
 

@@ -154,6 +154,28 @@ fn code_moved_to_another_page_is_found_after_invlpg() {
 }
 
 #[test]
+fn an_instruction_whose_second_page_moved_is_found_after_invlpg_of_that() {
+    let mut machine = Machine::new();
+    // MOV BL, 1 across two pages; the second one becomes another, with a 2.
+    machine.ram.write(0x15_0FFF, &[0xB3, 1, 0xC3]);
+    machine.ram.write(0x16_0000, &[2, 0xC3]);
+    machine.put(CODE, |a| {
+        a.mov(rsi, 0x15_0FFFu64).unwrap();
+        a.call(rsi).unwrap();
+        a.mov(dl, bl).unwrap();
+        a.mov(dword_ptr(PAGES + 0x151 * 8), 0x16_0007).unwrap();
+        a.invlpg(byte_ptr(0x15_1000)).unwrap();
+        a.call(rsi).unwrap();
+        a.hlt().unwrap();
+    });
+    let state = machine.run_to_halt();
+    assert_eq!(
+        (state.registers[2] & 0xFF, state.registers[3] & 0xFF),
+        (1, 2)
+    );
+}
+
+#[test]
 fn invlpg_anywhere_in_a_large_page_forgets_all_of_it() {
     let mut machine = Machine::new();
     machine.ram.store(0x20_5000, 1u8);
