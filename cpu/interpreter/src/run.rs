@@ -180,7 +180,9 @@ fn events(cpu: &mut Cpu) -> Result<Option<Stop>, CpuError> {
             continue;
         }
         let deadline = cpu.tick();
-        if std::mem::take(&mut cpu.shadow) && cpu.activity == Activity::Running {
+        // With nothing to come between, the instruction in the shadow need not be alone.
+        let is_alone = cpu.interrupt_hint || cpu.system_flags & TF != 0;
+        if std::mem::take(&mut cpu.shadow) && is_alone && cpu.activity == Activity::Running {
             if let Some(stop) = single_step(cpu)? {
                 return Ok(Some(stop));
             }

@@ -67,6 +67,33 @@ fn a_halted_cpu_wakes_by_an_interrupt_from_another_thread() {
 }
 
 #[test]
+fn one_instruction_between_sti_and_cli_lets_an_interrupt_in() {
+    let mut machine = Machine::new();
+    machine.put(CODE, |a| {
+        let mut again = a.create_label();
+        a.set_label(&mut again).unwrap();
+        a.sti().unwrap();
+        a.nop().unwrap();
+        a.cli().unwrap();
+        a.test(ebx, ebx).unwrap();
+        a.jz(again).unwrap();
+        a.hlt().unwrap();
+    });
+    machine.handle(0x41, |a| {
+        a.mov(ebx, 7).unwrap();
+        a.iretq().unwrap();
+    });
+    let (line, handle) = (machine.line.clone(), machine.cpu.handle());
+    let raiser = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(5));
+        line.raise(0x41);
+        handle.interrupt();
+    });
+    assert_eq!(machine.run_to_halt().registers[3], 7);
+    raiser.join().unwrap();
+}
+
+#[test]
 fn a_cpu_that_loops_is_paused_and_goes_on() {
     let mut machine = Machine::new();
     machine.put(CODE, |a| {
