@@ -233,6 +233,15 @@ pub trait Vcpu: Send {
         None
     }
 
+    /// Whether that is all it has executed since it was made, told to forget or learnt some.
+    fn has_all_code(&self) -> bool {
+        false
+    }
+
+    /// Forgets what its memory does not say of the code that it learnt: what is left is as if it had decoded it itself, and
+    /// need not be trusted.
+    fn check_code(&mut self) {}
+
     /// Takes over code that [`Vcpu::code`] gave, before it runs: what it executes of that it need not decode. It is read to
     /// its end. False when it cannot be used.
     ///

@@ -19,7 +19,7 @@ use atoll_memory::code_pages::Change;
 use crate::build::{CodePage, jump_key};
 use crate::code::{self, Known};
 use crate::cpu::{Cpu, Mode};
-use crate::op::{Fault, Op, RIP};
+use crate::op::{Fault, LINKS, Op, RIP};
 use crate::paging::Access;
 use crate::store::{Key, Store};
 use crate::tlb::Context;
@@ -118,6 +118,8 @@ pub(crate) struct Cache {
     jumps: Box<[u128]>,
     /// Pages that blocks of the page before them end in.
     crossed: FetchedPages,
+    /// Whether nothing has been let go since it was empty on request.
+    has_all: bool,
     epoch: u64,
 }
 
@@ -134,6 +136,7 @@ impl Cache {
             store: Store::default(),
             jumps: vec![0; SLOTS].into_boxed_slice(),
             crossed: FetchedPages::default(),
+            has_all: true,
             fetched: Box::new(
                 [Fetched {
                     tag: NO_TAG,
@@ -243,6 +246,7 @@ impl Cache {
                 if self.store.is_full() {
                     // Most code that an operating system executes, it executes once.
                     self.store.clear();
+                    self.has_all = false;
                     cpu.forget_jumps();
                     old = None;
                 }
@@ -332,6 +336,24 @@ impl Cache {
     pub(crate) fn clear(&mut self) {
         self.store.clear();
         self.jumps.fill(0);
+        self.has_all = true;
+    }
+
+    /// Whether no block was let go since it was made, cleared or loaded.
+    pub(crate) fn has_all(&self) -> bool {
+        self.has_all
+    }
+
+    /// Empties the blocks that `cpu`'s memory does not have.
+    pub(crate) fn check(&mut self, cpu: &Cpu) {
+        let mut ops = Vec::new();
+        for (key, index) in self.store.places() {
+            let second = self.store.second_page(index);
+            let is_one = crate::build::again(&cpu.ram, key.place(), second, &mut ops);
+            if !is_one || !same(&ops, self.store.ops(index)) {
+                self.store.empty(index);
+            }
+        }
     }
 
     /// The blocks as bytes, and where `cpu` finds them.
@@ -387,6 +409,7 @@ impl Cache {
         }
         let jumps = self.jumps.iter().map(|number| Jump::of(*number));
         let live = jumps.filter(|jump| jump.is_valid(cpu));
+        self.has_all = false;
         self.store.keep_only(live.map(|jump| jump.start).collect());
         self.jumps.fill(0);
     }
@@ -401,6 +424,18 @@ impl CodePage {
             cpu.local_generation
         }
     }
+}
+
+/// Whether both do the same; where they lead is no part of it.
+fn same(some: &[Op], others: &[Op]) -> bool {
+    let facts = |op: &Op| {
+        let disp = if op.scale == LINKS { 0 } else { op.disp };
+        let operands = [
+            op.dst, op.src, op.base, op.index, op.scale, op.seg, op.wrap, op.extra,
+        ];
+        (op.run as usize, op.imm, disp, operands, op.offset, op.next)
+    };
+    some.iter().map(facts).eq(others.iter().map(facts))
 }
 
 /// Linear address and [`Cpu::jump_key`] of a tag.
@@ -427,6 +462,16 @@ fn known(cpu: &Cpu, store: &Store, slot: u16, jump: Jump) -> Option<Known> {
         .ok()?;
     let offset = cpu.ram.offset_of(page.physical)? | (linear % PAGE);
     let index = store.find(Key::new(offset, Mode::Bits64))?;
+    if let Some(second) = store.second_page(index) {
+        let next = (linear & !(PAGE - 1)).wrapping_add(PAGE);
+        let page = cpu
+            .paging
+            .translate(&cpu.ram, next, Access::Execute, context)
+            .ok()?;
+        cpu.ram
+            .offset_of(page.physical)
+            .filter(|page| *page == second)?;
+    }
     (store.start(index) == jump.start).then_some(Known {
         slot,
         tag: jump.tag,

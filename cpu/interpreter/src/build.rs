@@ -1,6 +1,6 @@
 //! Makes blocks: reads code from memory, decodes it, lowers each instruction to an operation.
 
-use atoll_memory::PAGE;
+use atoll_memory::{PAGE, Ram};
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction};
 
 use crate::cpu::{CS, Cpu, Mode};
@@ -8,7 +8,7 @@ use crate::exception::{GP, PF};
 use crate::lower;
 use crate::op::{Fault, Op};
 use crate::paging::{Access, PageFault};
-use crate::store::{PageVersion, Pages};
+use crate::store::{PageVersion, Pages, Place};
 use crate::tlb::Context;
 
 /// The most instructions in one block.
@@ -160,6 +160,43 @@ pub(crate) fn block(cpu: &mut Cpu, linear: u64, offset: u64) -> Result<Pages, Fa
     Ok(pages)
 }
 
+/// Decodes the block at `place` once more, into `ops`; whether there is one that ends in page `second`, or in its own
+/// when that is none. Nothing is marked.
+pub(crate) fn again(ram: &Ram, place: Place, second: Option<u64>, ops: &mut Vec<Op>) -> bool {
+    let Place { offset, mode } = place;
+    let in_page = (PAGE - offset % PAGE).min(MOST as u64) as usize;
+    let mut bytes = vec![0; in_page + MAX_BYTES as usize];
+    ram.read(offset, &mut bytes[..in_page]);
+    let (used, ended) = decode(&bytes[..in_page], mode, ops);
+    match second {
+        None if ops.is_empty() => false,
+        None => {
+            if !ended {
+                ops.push(lower::fall_through(used as u16));
+            }
+            true
+        }
+        Some(second) if ops.is_empty() => {
+            ram.read(second, &mut bytes[in_page..]);
+            one(&bytes, mode, ops);
+            true
+        }
+        Some(_) => false,
+    }
+}
+
+/// Decodes the one instruction in `bytes`, of which there are enough, into a block.
+fn one(bytes: &[u8], mode: Mode, ops: &mut Vec<Op>) {
+    let mut decoder = Decoder::with_ip(bits(mode), bytes, 0, OPTIONS);
+    let instruction = decoder.decode();
+    let op = lowered(bytes, &instruction, mode);
+    ops.clear();
+    ops.push(op.op);
+    if !op.ends {
+        ops.push(lower::fall_through(instruction.next_ip() as u16));
+    }
+}
+
 /// Decodes `bytes` up to the end of a block into `ops`, which has nothing else then, and nothing at all when the first
 /// instruction needs more bytes. Gives the bytes of the instructions, and whether the last one ends the block.
 pub(crate) fn decode(bytes: &[u8], mode: Mode, ops: &mut Vec<Op>) -> (u64, bool) {
@@ -199,15 +236,7 @@ fn across(cpu: &mut Cpu, linear: u64, offset: u64, head: usize) -> Result<Pages,
     let mut bytes = vec![0; head + MAX_BYTES as usize];
     cpu.ram.read(offset, &mut bytes[..head]);
     cpu.ram.read(second.offset, &mut bytes[head..]);
-    let mut decoder = Decoder::with_ip(bits(cpu.mode), &bytes, 0, OPTIONS);
-    let instruction = decoder.decode();
-    let op = lowered(&bytes, &instruction, cpu.mode);
-    cpu.decoded.clear();
-    cpu.decoded.push(op.op);
-    if !op.ends {
-        cpu.decoded
-            .push(lower::fall_through(instruction.next_ip() as u16));
-    }
+    one(&bytes, cpu.mode, &mut cpu.decoded);
     Ok(pages)
 }
 

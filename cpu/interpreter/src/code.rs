@@ -77,7 +77,8 @@ pub(crate) fn save(store: &Store, cpu: &Cpu, known: impl Iterator<Item = Known>)
         let is_kept = store.is_current(*index, &cpu.ram)
             && numbers.have(&Code::new(store, *key, *index), cpu);
         if is_kept {
-            starts.insert(store.start(*index), (starts.len() as u32, count));
+            let page = key.place().offset / PAGE;
+            starts.insert(store.start(*index), (starts.len() as u32, count, page));
             count += store.ops(*index).len() as u32;
         }
         is_kept
@@ -88,7 +89,10 @@ pub(crate) fn save(store: &Store, cpu: &Cpu, known: impl Iterator<Item = Known>)
         let code = Code::new(store, key, index);
         for op in code.ops {
             let links = [op.disp as u32, (op.disp >> 32) as u32];
-            let links = links.map(|start| starts.get(&start).map_or(0, |(_, start)| *start));
+            let links = links.map(|start| match starts.get(&start) {
+                Some((_, start, page)) if *page == key.place().offset / PAGE => *start,
+                _ => 0,
+            });
             write_op(&mut operations, numbers.of(op), op, links);
         }
         blocks.extend_from_slice(&key.number().to_le_bytes());
@@ -120,11 +124,11 @@ pub(crate) fn save(store: &Store, cpu: &Cpu, known: impl Iterator<Item = Known>)
     all
 }
 
-/// What is `known` of the saved blocks: numbers by their first operations.
-fn jumps(known: impl Iterator<Item = Known>, starts: &HashMap<u32, (u32, u32)>) -> Vec<u8> {
+/// What is `known` of the saved blocks: number, first operation then and page by their first operations.
+fn jumps(known: impl Iterator<Item = Known>, starts: &HashMap<u32, (u32, u32, u64)>) -> Vec<u8> {
     let mut jumps = Vec::new();
     for known in known {
-        let Some((number, _)) = starts.get(&known.start) else {
+        let Some((number, ..)) = starts.get(&known.start) else {
             continue;
         };
         let flags = [

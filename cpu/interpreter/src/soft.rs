@@ -131,6 +131,14 @@ impl Vcpu for SoftVcpu {
         Some(self.cache.save(&self.cpu))
     }
 
+    fn has_all_code(&self) -> bool {
+        self.cache.has_all()
+    }
+
+    fn check_code(&mut self) {
+        self.cache.check(&self.cpu);
+    }
+
     fn learn_code(&mut self, from: &mut dyn Read) -> bool {
         self.cache.load(&mut self.cpu, from)
     }

@@ -185,6 +185,12 @@ impl Store {
         }
     }
 
+    /// Empties block `index`.
+    pub(crate) fn empty(&mut self, index: u32) {
+        let start = self.start(index);
+        self.ops[start as usize].count = 0;
+    }
+
     /// The last operation of the block that begins with operation `start`, if blocks can be linked there; else 0.
     #[inline(always)]
     pub(crate) fn linked_at(&self, start: u32) -> u32 {

@@ -32,4 +32,4 @@ pub mod protocol;
 
 pub use config::{Backend, BootSource, Disk, Jail, NetworkCard, Share, Sockets, Source, VmmConfig};
 pub use error::{MachineError, NotAKernel, OtherProcessor};
-pub use machine::{End, MAX_DEVICES, Machine, MachineConfig, SNAPSHOT_VERSION, Snapshot};
+pub use machine::{End, MAX_DEVICES, Machine, MachineConfig, SNAPSHOT_VERSION, Snapshot, learn};

@@ -4,6 +4,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use atoll_sys::{mount, unix};
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,8 @@ pub enum Request {
     Save,
     /// Forget the code that was decoded so far: one saved later has the code that was executed from now on.
     ForgetCode,
+    /// Write the code that was decoded into the file whose descriptor comes with the request.
+    Code,
     /// Ask the guest to give this much of its memory to its balloon, or to take back what is more.
     Balloon {
         /// Bytes, in whole pages.
@@ -104,22 +107,36 @@ impl Client {
         Ok(Self { socket })
     }
 
-    /// Asks for `request`, with `folder` for [`Request::Save`], and waits for the answer.
+    /// Has answers come within `patience`: one that does not is a failure.
+    ///
+    /// # Errors
+    /// [`MachineError::Io`] for no time at all.
+    pub fn expect_within(&self, patience: Duration) -> Result<(), MachineError> {
+        let failed = MachineError::io("talk to the machine's monitor");
+        self.socket.set_read_timeout(Some(patience)).map_err(failed)
+    }
+
+    /// Asks for `request`, with a folder for [`Request::Save`] or a file for [`Request::Code`], and waits for the answer.
     ///
     /// # Errors
     /// [`MachineError::Io`] when the connection breaks, [`MachineError::Refused`] when the monitor says no.
     pub fn ask(
         &mut self,
         request: Request,
-        folder: Option<BorrowedFd<'_>>,
+        with: Option<BorrowedFd<'_>>,
     ) -> Result<Status, MachineError> {
         let failed = || MachineError::io("talk to the machine's monitor");
         let mut line = serde_json::to_vec(&request).map_err(|why| failed()(why.into()))?;
         line.push(b'\n');
         // As a detached mount, where we may make one: a monitor that was taken over finds no way up from it.
+        let folder = with.filter(|_| request == Request::Save);
         let detached = folder.and_then(|folder| mount::clone_tree(folder, c"", false, false).ok());
-        let folder = detached.as_ref().map(AsFd::as_fd).or(folder);
-        let fds: Vec<_> = folder.into_iter().collect();
+        let fds: Vec<_> = detached
+            .as_ref()
+            .map(AsFd::as_fd)
+            .or(with)
+            .into_iter()
+            .collect();
         // A line is far shorter than a socket's buffer: it is sent whole.
         unix::send_fds(&self.socket, &line, &fds).map_err(failed())?;
         let line = self.read_line().map_err(failed())?;
@@ -152,6 +169,8 @@ mod tests {
     fn requests_and_answers_have_the_form_of_the_document() {
         let text = serde_json::to_string(&Request::Save).unwrap();
         assert_eq!(text, r#"{"do":"save"}"#);
+        let text = serde_json::to_string(&Request::Code).unwrap();
+        assert_eq!(text, r#"{"do":"code"}"#);
         let text = serde_json::to_string(&Request::Balloon { bytes: 8 }).unwrap();
         assert_eq!(text, r#"{"do":"balloon","bytes":8}"#);
         for bad in [

@@ -478,7 +478,7 @@ impl Shim {
                 if let Some(machine) = &mut self.machine
                     && machine.first == task.id
                 {
-                    machine.switch_off();
+                    machine.finish();
                 }
                 finished.push((task.key, String::new()));
             }

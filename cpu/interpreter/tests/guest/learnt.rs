@@ -186,3 +186,49 @@ fn damaged_code_is_refused_or_executes_something() {
         }
     }
 }
+
+#[test]
+fn what_memory_does_not_have_is_dropped_when_it_is_checked() {
+    let code = ran(fresh()).0.cpu.code().unwrap();
+    // mov ecx, 100 becomes mov ecx, 50.
+    let other = || {
+        let machine = fresh();
+        machine.ram.store(CODE + 1, 50u32);
+        machine
+    };
+    let (_, expected) = ran(other());
+    let mut learnt = other();
+    assert!(learnt.cpu.learn_code(&mut &code[..]));
+    learnt.cpu.check_code();
+    let kept = learnt.cpu.code().unwrap();
+    assert!(kept.len() < code.len() && learnt.cpu.has_all_code());
+    assert_eq!(ran(learnt).1.registers, expected.registers);
+    let mut second = other();
+    assert!(second.cpu.learn_code(&mut &kept[..]));
+    assert_eq!(ran(second).1.registers, expected.registers);
+}
+
+#[test]
+fn damaged_code_that_was_checked_executes_as_what_was_decoded() {
+    let (first, expected) = ran(fresh());
+    let code = first.cpu.code().unwrap();
+    let mut taken = 0;
+    for at in 0..code.len() {
+        for bit in [0x01, 0x10, 0x80] {
+            let mut wrong = code.clone();
+            wrong[at] ^= bit;
+            let mut checker = fresh();
+            if !checker.cpu.learn_code(&mut &wrong[..]) {
+                continue;
+            }
+            checker.cpu.check_code();
+            let checked = checker.cpu.code().unwrap();
+            let mut machine = fresh();
+            assert!(machine.cpu.learn_code(&mut &checked[..]));
+            let state = ran(machine).1;
+            assert_eq!(state.registers, expected.registers, "byte {at}, {bit:#x}");
+            taken += 1;
+        }
+    }
+    assert!(taken > 100);
+}

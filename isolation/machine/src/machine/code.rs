@@ -48,7 +48,11 @@ pub(super) struct Code {
 impl Code {
     /// Opens the file; `None` when there is none, or it is another program's.
     pub(super) fn open(path: &Path) -> Option<Self> {
-        let file = File::open(path).ok()?;
+        Self::of(File::open(path).ok()?)
+    }
+
+    /// The code in a file; `None` when it is another program's.
+    pub(super) fn of(file: File) -> Option<Self> {
         let mut header = [0; HEADER];
         file.read_exact_at(&mut header, 0).ok()?;
         let (program_then, checksum) = header.split_first_chunk()?;
@@ -58,11 +62,13 @@ impl Code {
         })
     }
 
-    /// Has `vcpu` take it over; it has none when the file is damaged.
-    pub(super) fn teach(&self, vcpu: &mut dyn Vcpu) {
-        if !self.read(|from| vcpu.learn_code(from)) {
+    /// Has `vcpu` take it over; false, and it has none, when the file is damaged.
+    pub(super) fn teach(&self, vcpu: &mut dyn Vcpu) -> bool {
+        let is_whole = self.read(|from| vcpu.learn_code(from));
+        if !is_whole {
             vcpu.forget_code();
         }
+        is_whole
     }
 
     /// Whether `reader` could use what it read, and that was what had been written.

@@ -15,6 +15,7 @@ mod console;
 mod control;
 mod controller;
 mod interrupts;
+mod learn;
 mod snapshot;
 mod watch;
 
@@ -31,6 +32,7 @@ use atoll_platform::acpi::{self, MmioDevice};
 use atoll_platform::{COM1_PIN, PINS, Rtc, Serial};
 use atoll_virtio::{MmioTransport, VirtioDevice, WINDOW};
 
+pub use learn::learn;
 pub use snapshot::{SNAPSHOT_VERSION, Snapshot};
 pub(crate) use snapshot::{create_at, remove_state};
 

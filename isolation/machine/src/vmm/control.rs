@@ -167,6 +167,12 @@ impl Server {
                 machine.forget_code();
                 Ok(())
             }),
+            Request::Code => {
+                let file = fds.into_iter().next().ok_or_else(|| {
+                    MachineError::Snapshot("no file came with the request".to_owned())
+                })?;
+                while_paused(machine, || machine.save_code(file))
+            }
             Request::Save => {
                 let folder = fds.first().ok_or_else(|| {
                     MachineError::Snapshot("no folder came with the request".to_owned())

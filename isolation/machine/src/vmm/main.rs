@@ -3,6 +3,7 @@
 //! ```text
 //!   --config FILE (VmmConfig) ─► Host: kernel, ramdisk, host ends ─► jail ─► Machine ─► exit code
 //!   --ask SOCKET REQUEST ─► another monitor's control socket ─► its answer on stdout
+//!   --learn FOLDER, code on stdin ─► what of it is true of the saved machine there ─► its `code`
 //!   stdin ─► Keys (Ctrl-A x leaves) ─► Machine::input;  console ─► stdout;  errors ─► stderr
 //! ```
 //!
@@ -38,11 +39,13 @@ use host::Host;
 
 const USAGE: &str = "usage: atoll-vmm --config FILE [--parent PID]\n\
     \x20      atoll-vmm --ask SOCKET <status | pause | resume | stop | save FOLDER | balloon BYTES>\n\
+    \x20      atoll-vmm --learn FOLDER < CODE\n\
     \n\
     Runs the virtual machine that FILE describes, its console on the terminal; Ctrl-A x leaves.\n\
     `atoll machine boot` writes such a file and starts this program. With --parent it is killed when that process, its\n\
     parent, ends.\n\
-    With --ask, asks the monitor whose control socket is SOCKET, and prints its answer.";
+    With --ask, asks the monitor whose control socket is SOCKET, and prints its answer.\n\
+    With --learn, gives the machine saved in FOLDER the code that a copy of it has executed.";
 
 /// What fails when there can be no handlers, or no thread for them.
 const AWAIT: &str = "wait for signals";
@@ -81,6 +84,10 @@ fn main() -> ExitCode {
                 .and_then(|config| run(&config, parent))
                 .map(|()| true)
         }
+        [flag, folder] if flag == "--learn" => rustix::io::dup(std::io::stdin())
+            .map_err(|errno| MachineError::io("read the code")(errno.into()))
+            .and_then(|code| atoll_machine::learn(Path::new(folder), code.into()))
+            .map(|()| true),
         [flag, question @ ..] if flag == "--ask" => match Question::parse(question) {
             Some(question) => question.ask(),
             None => return usage(),

@@ -153,6 +153,8 @@ pub(crate) struct Machine {
     template: Template,
     /// How it boots, if it was made of the template and its agent has not come up yet.
     cold: Option<Box<(VmmConfig, Folders)>>,
+    /// Whether it was made of the template.
+    is_copy: bool,
     control: PathBuf,
     /// Where its facts are written.
     facts: PathBuf,
@@ -230,6 +232,7 @@ impl Machine {
             added: 0,
             link: link.map(|(link, _)| link),
             cold: clone.is_some().then(|| Box::new((cold, folders.clone()))),
+            is_copy: clone.is_some(),
             template,
             control: monitor::control_socket(&folders),
             facts: folder.join(FACTS_FILE),
@@ -461,6 +464,15 @@ impl Machine {
         self.ask_monitor(request).map(drop)
     }
 
+    /// Ends the machine, whose first container has ended.
+    pub(crate) fn finish(&mut self) {
+        // One that booted has executed nothing of what a copy does first.
+        if self.is_copy && !self.has_ended {
+            self.template.teach(&self.control);
+        }
+        self.switch_off();
+    }
+
     /// Ends the monitor at once.
     pub(crate) fn switch_off(&mut self) {
         if self.has_ended {
@@ -483,6 +495,7 @@ impl Machine {
             return Ok(false);
         };
         let (config, folders) = *cold;
+        self.is_copy = false;
         self.errors_tail.read(&mut self.errors);
         let why = self.errors_tail.error().unwrap_or_default();
         crate::report(format_args!(

@@ -7,15 +7,22 @@ use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
 
 use atoll_machine::protocol::{Client, Request};
 use atoll_machine::{Backend, Disk, MachineError, SNAPSHOT_VERSION, Source, VmmConfig, host};
 
 use super::plan::Plan;
 use crate::failure::Failure;
+
+/// The file that says that a template's code is no longer that of its first rehearsal.
+const TAUGHT: &str = "taught";
+/// A guest that is being ended may hold its monitor up.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Where machines of one kind begin.
 pub(crate) struct Template {
@@ -95,6 +102,38 @@ impl Template {
         }
     }
 
+    /// Has it begin with the code that the machine at `control`, which went on from it, has executed: once for each
+    /// template, from the first machine that still has all of it. Takes a quarter of a second then.
+    pub(crate) fn teach(&self, control: &Path) {
+        let mark = self.folder.join(TAUGHT);
+        if File::create_new(&mark).is_err() {
+            // Somebody has, or it is gone.
+            return;
+        }
+        let Ok(code) = code_of(control) else {
+            // A long-lived one lets go of code; another may be asked.
+            let _ = fs::remove_file(&mark);
+            return;
+        };
+        if let Err(failure) = self.learn(code) {
+            crate::report(format_args!("{failure}"));
+        }
+    }
+
+    /// Has a process that runs no guest take over what is true of `code`.
+    fn learn(&self, code: OwnedFd) -> Result<(), Failure> {
+        let program = host::program("atoll-vmm").map_err(super::monitor::machine_failed)?;
+        let mut command = Command::new(program);
+        command.arg("--learn").arg(&self.folder).stdin(code);
+        let what = || format!("give the template {} better code", self.folder.display());
+        let output = command.output().map_err(super::share::failed(what()))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let why = String::from_utf8_lossy(&output.stderr);
+        Err(Failure::unknown(format!("cannot {}: {why}", what())))
+    }
+
     /// Removes it, because no machine can be made of it.
     pub(crate) fn discard(&self) {
         if let Err(error) = fs::remove_dir_all(&self.folder)
@@ -125,6 +164,17 @@ impl Template {
             }
         }
     }
+}
+
+/// What the machine at `control` has decoded, in a file in memory.
+fn code_of(control: &Path) -> Result<OwnedFd, MachineError> {
+    let failed = MachineError::io("make a file in memory");
+    let file = rustix::fs::memfd_create("code", rustix::fs::MemfdFlags::CLOEXEC)
+        .map_err(|errno| failed(errno.into()))?;
+    let mut monitor = Client::connect(control)?;
+    monitor.expect_within(PATIENCE)?;
+    monitor.ask(Request::Code, Some(file.as_fd()))?;
+    Ok(file)
 }
 
 /// A folder that goes unless it was renamed.
