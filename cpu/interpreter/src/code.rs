@@ -4,10 +4,10 @@
 //!   magic, counts of the rest
 //!   pages     each page with code: its number, and a bit for each piece of it that has some
 //!   samples   an instruction for each handler that operations have: decoding it tells the handler again
-//!   blocks    key, operations, the page that the last one ends in if that is another
+//!   blocks    key, operations, bytes of them, the page that the last one ends in if that is another
+//!   jumps     where blocks are found by linear address: entry of the jump table, tag, block, flags
 //!   ops       the operations of all blocks, one after the other: number of the handler's sample, then the fields;
 //!             links are numbers of operations, beginning with 1
-//!   jumps     where blocks are found by linear address: entry of the jump table, tag, block, flags
 //! ```
 //!
 //! All numbers are little-endian. What operations mean changes with the program, so bytes are good for the very program
@@ -27,15 +27,15 @@ use crate::store::{Key, Place, Store};
 
 pub(crate) use load::load;
 
-const MAGIC: [u8; 8] = *b"atcode02";
+const MAGIC: [u8; 8] = *b"atcode03";
 /// Bytes of a page: number, bits.
 const PAGE_BITS: usize = 4 + 8;
 /// Bytes of a sample: width, length, instruction.
 const SAMPLE: usize = 2 + INSTRUCTION;
 /// The longest an instruction may be.
 const INSTRUCTION: usize = 15;
-/// Bytes of a block: key, operations, number of its second page.
-const BLOCK: usize = 8 + 2 + 4;
+/// Bytes of a block: key, operations, their bytes, number of its second page.
+const BLOCK: usize = 8 + 2 + 2 + 4;
 /// In place of a second page.
 const NO_PAGE: u32 = u32::MAX;
 /// Bytes of an operation.
@@ -97,6 +97,7 @@ pub(crate) fn save(store: &Store, cpu: &Cpu, known: impl Iterator<Item = Known>)
         }
         blocks.extend_from_slice(&key.number().to_le_bytes());
         blocks.extend_from_slice(&(code.ops.len() as u16).to_le_bytes());
+        blocks.extend_from_slice(&code.len().to_le_bytes());
         let second = code.second.map_or(NO_PAGE, |second| (second / PAGE) as u32);
         blocks.extend_from_slice(&second.to_le_bytes());
         for (page, bits) in code.pieces().into_iter().flatten() {
@@ -108,8 +109,8 @@ pub(crate) fn save(store: &Store, cpu: &Cpu, known: impl Iterator<Item = Known>)
     let counts = [
         numbers.samples.len() / SAMPLE,
         blocks.len() / BLOCK,
-        operations.len() / OP,
         jumps.len() / JUMP,
+        operations.len() / OP,
     ];
     for count in std::iter::once(pages.len()).chain(counts) {
         all.extend_from_slice(&(count as u32).to_le_bytes());
@@ -118,7 +119,7 @@ pub(crate) fn save(store: &Store, cpu: &Cpu, known: impl Iterator<Item = Known>)
         all.extend_from_slice(&page.to_le_bytes());
         all.extend_from_slice(&bits.to_le_bytes());
     }
-    for part in [numbers.samples, blocks, operations, jumps] {
+    for part in [numbers.samples, blocks, jumps, operations] {
         all.extend_from_slice(&part);
     }
     all
@@ -178,10 +179,14 @@ impl<'a> Code<'a> {
         Some(all)
     }
 
+    /// Bytes of the instructions.
+    fn len(&self) -> u16 {
+        self.ops.iter().map(|op| op.next).max().unwrap_or(0)
+    }
+
     /// The pages, and which pieces of them.
     fn pieces(&self) -> [Option<(u32, u64)>; 2] {
-        let bytes = self.ops.iter().map(|op| op.next).max().unwrap_or(0);
-        let pieces = pieces(self.place.offset % PAGE, bytes);
+        let pieces = pieces(self.place.offset % PAGE, self.len());
         let pages = [Some(self.place.offset), self.second];
         [0, 1].map(|at| Some(((pages[at]? / PAGE) as u32, pieces[at])))
     }

@@ -234,9 +234,10 @@ impl Store {
         self.blocks.get(index as usize).map(|block| block.start)
     }
 
-    /// Gives block `index`, which was just kept, its links, if it can have some; both lead to operations there will be.
-    pub(crate) fn take_links(&mut self, index: u32, links: u64) {
-        let last = self.linked_at(self.start(index));
+    /// Gives the block that begins with operation `start` its links, if it can have some; both lead to operations there
+    /// will be.
+    pub(crate) fn take_links(&mut self, start: u32, links: u64) {
+        let last = self.linked_at(start);
         if last != 0 {
             self.ops[last as usize].disp = links;
         }
@@ -309,6 +310,11 @@ impl Store {
         pages: Pages,
     ) -> u32 {
         let start = self.add(ops, key, pages.second.is_some());
+        self.enter(key, old, start, pages)
+    }
+
+    /// Enters the block that begins with operation `start` as [`Store::keep`] does.
+    pub(crate) fn enter(&mut self, key: Key, old: Option<u32>, start: u32, pages: Pages) -> u32 {
         let index = old.unwrap_or(self.blocks.len() as u32);
         if pages.second.is_some() && old.is_none_or(|old| self.second_page(old).is_none()) {
             self.crossing.push(index);
@@ -334,7 +340,21 @@ impl Store {
         }
     }
 
-    fn add(&mut self, ops: impl IntoIterator<Item = Op>, key: Key, is_crossing: bool) -> u32 {
+    /// Its blocks, and the operations of another.
+    pub(crate) fn with_ops_of(self, other: Self) -> Self {
+        Self {
+            ops: other.ops,
+            ..self
+        }
+    }
+
+    /// Adds the operations of a block that is entered elsewhere; the first one's number.
+    pub(crate) fn add(
+        &mut self,
+        ops: impl IntoIterator<Item = Op>,
+        key: Key,
+        is_crossing: bool,
+    ) -> u32 {
         if self.ops.is_empty() {
             // No block begins with operation 0.
             self.ops.push(lower::nothing());

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::io::Read;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use atoll_memory::{PAGE, Ram};
 
@@ -14,7 +16,7 @@ use crate::lower;
 use crate::op::{Handler, Op};
 use crate::store::{Key, KeyHasher, MAX_OPS, PageVersion, Pages, Store};
 
-/// Records read at once.
+/// Operations read at once.
 const STRETCH: usize = 2048;
 
 /// For each page with code, by its memory offset: what it was when it was marked, and which of its pieces were.
@@ -22,8 +24,15 @@ type Versions = HashMap<u64, (PageVersion, u64), BuildHasherDefault<KeyHasher>>;
 
 /// The blocks in what [`save`](super::save) wrote, whose pages are marked; `None` when it is damaged, or more follows.
 ///
+/// Most of the time goes into touching fresh memory, so a second thread helps: it enters the blocks while this one reads
+/// their operations.
+///
 /// * `tell`: hears where they are found.
-pub(crate) fn load(ram: &Ram, from: &mut dyn Read, tell: impl FnMut(Known)) -> Option<Store> {
+pub(crate) fn load(
+    ram: &Ram,
+    from: &mut dyn Read,
+    tell: impl FnMut(Known) + Send,
+) -> Option<Store> {
     let mut head = [0; MAGIC.len() + 20];
     from.read_exact(&mut head).ok()?;
     let (magic, counts) = head.split_at(MAGIC.len());
@@ -34,96 +43,132 @@ pub(crate) fn load(ram: &Ram, from: &mut dyn Read, tell: impl FnMut(Known)) -> O
     let mut table = |size: usize| bytes(from, counts.next()?.checked_mul(size)?);
     let versions = mark(ram, &table(PAGE_BITS)?)?;
     let handlers = handlers(&table(SAMPLE)?)?;
-    let blocks = table(BLOCK)?;
-    let mut ops = Records::new(from, counts.next()?);
-    let store = fill(&blocks, &mut ops, &versions, &handlers)?;
-    let from = ops.end()?;
-    let mut jumps = Records::new(from, counts.next()?);
-    find(&store, &mut jumps, tell)?;
-    let is_at_end = matches!(jumps.end()?.read(&mut [0]), Ok(0));
-    is_at_end.then_some(store)
+    let (blocks, jumps) = (table(BLOCK)?, table(JUMP)?);
+    let ops = Ops::new(from, counts.next()?);
+    let entered = Mutex::new(None);
+    let enter = || {
+        let store = enter(&blocks, &versions).filter(|store| find(store, &jumps, tell).is_some());
+        *entered.lock().unwrap_or_else(PoisonError::into_inner) = store;
+    };
+    let read = thread::scope(|scope| {
+        // Without memory for a thread there is none for a copy, either.
+        let builder = thread::Builder::new().name("code".to_owned());
+        builder.spawn_scoped(scope, enter).ok()?;
+        read(&blocks, ops, &handlers)
+    });
+    let entered = entered.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Some(entered?.with_ops_of(read?))
 }
 
-/// Tells where blocks of `store` are found.
-fn find(store: &Store, jumps: &mut Records<'_, JUMP>, mut tell: impl FnMut(Known)) -> Option<()> {
-    while jumps.left() > 0 {
-        for jump in jumps.take(jumps.left().min(STRETCH))? {
-            let flags = jump[JUMP - 1];
-            tell(Known {
-                slot: number(&jump[..2]) as u16,
-                tag: number(&jump[2..10]),
-                start: store.start_of(number(&jump[10..14]) as u32)?,
-                is_global: flags & GLOBAL != 0,
-                is_large: flags & LARGE != 0,
-                is_crossing: flags & CROSSING != 0,
-            });
+/// What a block's record says.
+struct Record {
+    key: Key,
+    /// Operations.
+    count: usize,
+    /// Bytes of its instructions.
+    len: u16,
+    /// The number of its second page, if it has one.
+    second: u64,
+}
+
+impl Record {
+    fn of(bytes: &[u8]) -> Self {
+        Self {
+            key: Key::from_number(number(&bytes[..8])),
+            count: number(&bytes[8..10]) as usize,
+            len: number(&bytes[10..12]) as u16,
+            second: number(&bytes[12..]),
         }
     }
-    Some(())
+
+    /// The pieces of its page, and of its second one.
+    fn pieces(&self) -> [u64; 2] {
+        pieces(self.key.place().offset % PAGE, self.len)
+    }
 }
 
-fn fill(
-    blocks: &[u8],
-    ops: &mut Records<'_, OP>,
-    versions: &Versions,
-    handlers: &[Handler],
-) -> Option<Store> {
+/// A store of the blocks without their operations.
+fn enter(blocks: &[u8], versions: &Versions) -> Option<Store> {
     let mut store = Store::default();
-    // What is said of their number is believed no further.
-    store.reserve(blocks.len() / BLOCK, ops.left().min(MAX_OPS));
-    let end = ops.left() as u64 + 1;
+    store.reserve(blocks.len() / BLOCK, 0);
+    // Operation 0 is no block's.
+    let mut start = 1;
     // Most blocks are in the page of the one before.
     let (mut last, mut found) = (u64::MAX, None);
     for block in blocks.chunks_exact(BLOCK) {
-        let key = Key::from_number(number(&block[..8]));
-        let count = number(&block[8..10]) as usize;
-        let second = number(&block[10..]);
-        if count == 0 || store.is_full() {
-            return None;
-        }
-        let block = ops.take(count)?;
-        let bytes = block.iter().map(next_of).max().unwrap_or(0);
-        let place = key.place().offset;
-        let page = place & !(PAGE - 1);
+        let block = Record::of(block);
+        let page = block.key.place().offset & !(PAGE - 1);
         if std::mem::replace(&mut last, page) != page {
             found = versions.get(&page);
         }
         let (first, marked) = found?;
-        let needed = pieces(place % PAGE, bytes);
+        let needed = block.pieces();
         if marked & needed[0] != needed[0] {
             return None;
         }
         let second = if needed[1] == 0 {
             None
         } else {
-            let (version, marked) = versions.get(&(second * PAGE))?;
+            let (version, marked) = versions.get(&(block.second * PAGE))?;
             (marked & needed[1] == needed[1]).then_some(Some(*version))?
         };
         let pages = Pages {
             first: *first,
             second,
         };
-        let mut is_whole = true;
-        let mut links = 0;
-        let block = block.iter().map(|bytes| {
+        store.enter(block.key, None, start, pages);
+        start = start.checked_add(u32::try_from(block.count).ok()?)?;
+    }
+    Some(store)
+}
+
+/// Tells where blocks of `store` are found.
+fn find(store: &Store, jumps: &[u8], mut tell: impl FnMut(Known)) -> Option<()> {
+    for jump in jumps.chunks_exact(JUMP) {
+        let flags = jump[JUMP - 1];
+        tell(Known {
+            slot: number(&jump[..2]) as u16,
+            tag: number(&jump[2..10]),
+            start: store.start_of(number(&jump[10..14]) as u32)?,
+            is_global: flags & GLOBAL != 0,
+            is_large: flags & LARGE != 0,
+            is_crossing: flags & CROSSING != 0,
+        });
+    }
+    Some(())
+}
+
+/// A store of nothing but the blocks' operations; nothing may follow them.
+fn read(blocks: &[u8], mut ops: Ops<'_>, handlers: &[Handler]) -> Option<Store> {
+    let mut store = Store::default();
+    // What is said of their number is believed no further.
+    store.reserve(0, ops.left.min(MAX_OPS));
+    let end = ops.left as u64 + 1;
+    for block in blocks.chunks_exact(BLOCK) {
+        let block = Record::of(block);
+        if block.count == 0 || store.is_full() {
+            return None;
+        }
+        let (mut is_whole, mut links, mut len) = (true, 0, 0);
+        let decoded = ops.take(block.count)?.iter().map(|bytes| {
             let (run, op) = read_op(bytes);
             let run = handlers.get(usize::from(run)).copied();
             is_whole &= run.is_some();
-            links = op.disp;
+            (links, len) = (op.disp, len.max(op.next));
             Op {
                 run: run.unwrap_or(op.run),
                 ..op
             }
         });
-        let index = store.keep(key, None, block, pages);
-        if !is_whole {
+        let start = store.add(decoded, block.key, block.pieces()[1] != 0);
+        if !is_whole || len != block.len {
             return None;
         }
         if links >> 32 < end && links & u64::from(u32::MAX) < end {
-            store.take_links(index, links);
+            store.take_links(start, links);
         }
     }
-    Some(store)
+    ops.is_at_end().then_some(store)
 }
 
 /// The next `len` bytes.
@@ -160,51 +205,48 @@ fn handlers(samples: &[u8]) -> Option<Vec<Handler>> {
     Some(handlers)
 }
 
-/// Records of as many bytes, of which a stretch is in memory.
-struct Records<'a, const LEN: usize> {
+/// The operations, of which a stretch is in memory.
+struct Ops<'a> {
     from: &'a mut dyn Read,
     /// How many have not been read.
-    unread: usize,
-    stretch: Vec<[u8; LEN]>,
+    left: usize,
+    stretch: Vec<[u8; OP]>,
     /// How many of the stretch have been taken.
     taken: usize,
 }
 
-impl<'a, const LEN: usize> Records<'a, LEN> {
-    fn new(from: &'a mut dyn Read, count: usize) -> Self {
+impl<'a> Ops<'a> {
+    fn new(from: &'a mut dyn Read, left: usize) -> Self {
         Self {
             from,
-            unread: count,
+            left,
             stretch: Vec::with_capacity(STRETCH),
             taken: 0,
         }
     }
 
-    /// How many have not been taken.
-    fn left(&self) -> usize {
-        self.unread + self.stretch.len() - self.taken
-    }
-
     /// The next `count`.
-    fn take(&mut self, count: usize) -> Option<&[[u8; LEN]]> {
+    fn take(&mut self, count: usize) -> Option<&[[u8; OP]]> {
         if self.stretch.len() - self.taken < count {
             self.stretch.drain(..self.taken);
             self.taken = 0;
             let kept = self.stretch.len();
-            let more = self.unread.min(STRETCH.max(count).saturating_sub(kept));
-            self.stretch.resize(kept + more, [0; LEN]);
+            let more = self.left.min(STRETCH.max(count).saturating_sub(kept));
+            self.stretch.resize(kept + more, [0; OP]);
             let room = self.stretch[kept..].as_flattened_mut();
             self.from.read_exact(room).ok()?;
-            self.unread -= more;
+            self.left -= more;
         }
         let taken = self.stretch.get(self.taken..self.taken + count)?;
         self.taken += count;
         Some(taken)
     }
 
-    /// What is behind them, if all have been taken.
-    fn end(self) -> Option<&'a mut dyn Read> {
-        (self.left() == 0).then_some(self.from)
+    /// Whether all have been taken and nothing follows.
+    fn is_at_end(&mut self) -> bool {
+        let mut more = [0];
+        let is_empty = self.left == 0 && self.taken == self.stretch.len();
+        is_empty && matches!(self.from.read(&mut more), Ok(0))
     }
 }
 
