@@ -1,5 +1,5 @@
 //! Proves what hosts lack: an emulated machine runs a stock Debian kernel, and that a static program of ours. Its processor
-//! has SVM, so the KVM backend is proved without hardware; its control groups are version 2 alone.
+//! has SVM, so the KVM backend is proved without hardware; its control groups are version 2 alone, and it may have SELinux.
 //!
 //! ```text
 //!   qemu-system-x86_64 -accel tcg -cpu max
@@ -11,6 +11,7 @@
 mod archive;
 mod cgroups;
 mod checkpoint;
+mod labels;
 mod machine;
 mod restoring;
 mod wall;
@@ -28,6 +29,7 @@ use crate::shell;
 use archive::Archive;
 pub(crate) use cgroups::cgroup_tests;
 pub(crate) use checkpoint::checkpoint;
+pub(crate) use labels::label_tests;
 pub(crate) use machine::boot_machine;
 pub(crate) use wall::wall;
 
@@ -62,6 +64,7 @@ pub(crate) fn kvm_tests() -> Result<()> {
     let payload = Payload {
         archive,
         modules: &KVM_MODULES,
+        kernel_words: "",
         command: "/payload --test-threads=2 --nocapture",
         proof: "test result: ok",
     };
@@ -73,6 +76,8 @@ pub(crate) fn kvm_tests() -> Result<()> {
 struct Payload {
     /// Its files.
     archive: Archive,
+    /// What its kernel is told besides.
+    kernel_words: &'static str,
     /// Modules it needs, in this order, below the kernel's folder.
     modules: &'static [&'static str],
     /// A shell's line that runs it.
@@ -86,9 +91,15 @@ fn prove(kernel: &Kernel, payload: Payload) -> Result<String> {
     let folder = folder()?;
     let initrd = folder.join("initramfs");
     let proof = payload.proof;
+    let words = format!("{APPEND} {}", payload.kernel_words);
     write(&initrd, &initramfs(kernel, payload)?)?;
     let start = Instant::now();
-    let console = boot(&kernel.image, &initrd, &folder.join("console"))?;
+    let console = boot(
+        &kernel.image,
+        &initrd,
+        words.trim_end(),
+        &folder.join("console"),
+    )?;
     print!("{console}");
     let code = console
         .lines()
@@ -246,7 +257,7 @@ busybox poweroff -f
 }
 
 /// Runs the emulated machine until it powers off; what its serial console said.
-fn boot(kernel: &Path, initrd: &Path, console: &Path) -> Result<String> {
+fn boot(kernel: &Path, initrd: &Path, words: &str, console: &Path) -> Result<String> {
     // A file of an earlier run must not give this one's verdict.
     write(console, b"")?;
     let mut qemu = Command::new(QEMU);
@@ -264,7 +275,7 @@ fn boot(kernel: &Path, initrd: &Path, console: &Path) -> Result<String> {
         .arg(kernel)
         .arg("-initrd")
         .arg(initrd)
-        .args(["-append", APPEND])
+        .args(["-append", words])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());

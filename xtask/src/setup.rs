@@ -9,6 +9,7 @@ use crate::shell;
 /// Debian and Ubuntu packages, each with the program that shows it is installed.
 const PACKAGES: &[(&str, &str)] = &[
     ("busybox-static", "/bin/busybox"),
+    ("checkpolicy", "/usr/bin/checkpolicy"),
     ("containerd", "/usr/bin/containerd"),
     ("containernetworking-plugins", "/usr/lib/cni/ptp"),
     ("criu", "/usr/sbin/criu"),

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::{counts, dist, nested, setup, shell};
 
-/// Installs what is missing, builds what is shipped, counts what a container costs, runs all tests, those of cgroup v2 and of the KVM backend (again) in an
+/// Installs what is missing, builds what is shipped, counts what a container costs, runs all tests, those of cgroup v2, of SELinux and of the KVM backend (again) in an
 /// emulated machine whose processor has what this host's may lack, where it also boots the stock kernel and runs containers in machines, and
 /// checkpoints by CRIU under the kernel that CRIU was made for.
 pub(crate) fn run() -> Result<()> {
@@ -17,6 +17,7 @@ pub(crate) fn run() -> Result<()> {
     shell::run(&mut tests)?;
     nested::cgroup_tests()?;
     nested::checkpoint()?;
+    nested::label_tests()?;
     nested::kvm_tests()?;
     nested::boot_machine()?;
     nested::wall()

@@ -27,7 +27,7 @@ use crate::error::{Error, Result, kernel};
 use crate::plan::{ContainerPlan, HostFacts, clone_flag, map_text};
 use crate::scope::{self, NewScope};
 use crate::state::{self, Folder, Record};
-use crate::{CreateRequest, StartBy, StdioRequest, hook, rootless, wall};
+use crate::{CreateRequest, StartBy, StdioRequest, hook, rootless, selinux, wall};
 
 /// Makes a container: when this returns, everything is set up but its program isn't executed.
 ///
@@ -38,13 +38,14 @@ use crate::{CreateRequest, StartBy, StdioRequest, hook, rootless, wall};
 /// [`Error`]; nothing is left behind then: each thing made is undone by a guard.
 pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
     request.bundle = absolute(&request.bundle)?;
-    let facts = HostFacts::detect(request.systemd_cgroup, request.hierarchies.as_ref())?;
+    let facts = HostFacts::detect(spec, &request)?;
     let id = request.id.clone();
     let state_root = request.state_root.clone();
     let host_folder = state::host_path(&state::folder_of(&absolute(&state_root)?, &id));
     let prepared = wall::prepare(spec, id.as_str(), &host_folder, wall::os_release)?;
     let spec = &*prepared.spec;
     let plan = crate::plan(spec, &request, &facts)?;
+    selinux::check_labels(&plan)?;
     (request.warn)(&plan.process.warnings);
     if let Some(seccomp) = &plan.process.seccomp {
         (request.debug)(&format!("seccomp filter flags: {}", seccomp.flags));
@@ -172,6 +173,8 @@ pub(crate) fn new_record(
     record.personality = plan.personality;
     let linux = spec.linux.as_ref();
     record.memory_policy = linux.and_then(|linux| linux.memory_policy.clone());
+    let label = plan.process.selinux_label.as_ref();
+    record.selinux_label = label.map(|label| label.to_string_lossy().into_owned());
     record.annotations.clone_from(&spec.annotations);
     record.streams = streams_of(&request.stdio, plan.process.terminal);
     record.poststart.clone_from(&hooks.poststart);

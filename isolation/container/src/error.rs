@@ -202,6 +202,18 @@ impl Error {
             }
             Self::Kernel {
                 step,
+                errno: Errno::INVAL,
+            } if is_label(step) => Some(
+                "the loaded SELinux policy knows no such user, role, type or level: see seinfo".to_owned(),
+            ),
+            Self::Kernel {
+                step,
+                errno: Errno::ACCESS | Errno::PERM,
+            } if is_label(step) => Some(
+                "the loaded SELinux policy forbids it to the runtime: see ausearch -m avc".to_owned(),
+            ),
+            Self::Kernel {
+                step,
                 errno: Errno::INVAL | Errno::OPNOTSUPP,
             } if step.starts_with("idmap ") => Some(
                 "its file system cannot show ids shifted: use another, or do without a user namespace"
@@ -210,6 +222,11 @@ impl Error {
             _ => None,
         }
     }
+}
+
+/// Whether a step gives something an SELinux label.
+fn is_label(step: &str) -> bool {
+    step.starts_with("can't set ") && step.contains(" label ")
 }
 
 /// A kernel's refusal with what was tried.

@@ -1,6 +1,7 @@
 //! Running one more process in a container.
 
 use std::collections::BTreeSet;
+use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
@@ -18,9 +19,11 @@ use crate::apply::{compile, control, passwd};
 use crate::container::{Container, ExecProcess};
 use crate::create::{oci_state, open_recorded};
 use crate::error::{Error, Result, kernel};
-use crate::plan::{clone_flag, plan_memory_policy, plan_process};
+use crate::plan::{
+    PROCESS_LABEL, ProcessPlan, clone_flag, no_selinux, plan_memory_policy, plan_process,
+};
 use crate::state::{self, Record};
-use crate::{ExecRequest, StdioRequest};
+use crate::{ExecRequest, StdioRequest, selinux};
 
 /// Runs a process and waits until it executes its program.
 pub(crate) fn exec(
@@ -61,6 +64,7 @@ pub(crate) fn exec(
         state::read_seccomp(container.folder(), flags, listener)
     });
     let mut plan = plan_process(&request.process, available, seccomp.transpose()?)?;
+    confine(&mut plan, record)?;
     (request.warn)(&plan.warnings);
     match &request.stdio {
         StdioRequest::Terminal { size } => {
@@ -79,8 +83,7 @@ pub(crate) fn exec(
     steps.extend(plan.exec_affinity.initial.clone().map(Op::Affinity));
     steps.extend(compile::oom_score(&plan));
     if !request.no_new_keyring {
-        let name = std::ffi::CString::new(format!("_ses.{}", record.id)).unwrap_or_default();
-        steps.push(Op::Keyring(name));
+        steps.extend(compile::keyring(&record.id, &plan));
     }
     let handles = cgroup.join_handles();
     let handles = handles.map_err(|error| match (request.cgroups.is_empty(), error) {
@@ -124,7 +127,7 @@ pub(crate) fn exec(
     if let Some(policy) = &record.memory_policy {
         steps.push(Op::MemoryPolicy(plan_memory_policy(policy)?));
     }
-    steps.extend(compile::apparmor(&plan));
+    steps.extend(compile::labels(&plan));
     if plan.terminal {
         steps.push(Op::Terminal);
     }
@@ -148,6 +151,7 @@ pub(crate) fn exec(
         root: None,
         is_rootless: false,
         control: theirs,
+        mount_label: None,
         launch,
     };
     let mut before = Vec::new();
@@ -181,6 +185,21 @@ pub(crate) fn exec(
         pidfd,
         terminal,
     })
+}
+
+/// Labels a process as the container's first unless it has a label of its own.
+fn confine(plan: &mut ProcessPlan, record: &Record) -> Result<()> {
+    if plan.selinux_label.is_none() {
+        let label = record.selinux_label.clone();
+        plan.selinux_label = label.and_then(|label| CString::new(label).ok());
+    }
+    if plan.selinux_label.is_none() {
+        return Ok(());
+    }
+    if !selinux::is_enabled() {
+        return Err(no_selinux(PROCESS_LABEL, "label"));
+    }
+    selinux::check("process", plan.selinux_label.as_deref())
 }
 
 /// The container's control groups, with those of `below` instead for the controllers named there: `[controllers:]folder`.

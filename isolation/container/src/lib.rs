@@ -39,6 +39,7 @@ pub mod plan;
 mod request;
 mod rootless;
 mod scope;
+mod selinux;
 mod state;
 mod wall;
 

@@ -31,7 +31,7 @@ impl Monitored {
     pub fn prepare(request: &CreateRequest, spec: &Spec) -> Result<Self> {
         let none = Linux::default();
         let linux = spec.linux.as_ref().unwrap_or(&none);
-        let facts = HostFacts::detect(request.systemd_cgroup, request.hierarchies.as_ref())?;
+        let facts = HostFacts::detect(&Spec::default(), request)?;
         let (plan, scope) = cgroup_plan(
             linux,
             request,

@@ -66,6 +66,9 @@ pub(crate) struct Record {
     /// Memory policy, of later processes too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) memory_policy: Option<MemoryPolicy>,
+    /// SELinux label of the first process, and of later ones without one of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) selinux_label: Option<String>,
     /// What the first process' standard streams are, as `/proc/<pid>/fd` says; empty with a terminal.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) streams: Vec<String>,
@@ -116,6 +119,7 @@ impl Record {
             seccomp_listener: None,
             personality: None,
             memory_policy: None,
+            selinux_label: None,
             streams: Vec::new(),
             annotations: BTreeMap::new(),
             poststart: Vec::new(),

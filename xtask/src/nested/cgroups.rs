@@ -44,6 +44,7 @@ pub(crate) fn cgroup_tests() -> Result<()> {
     let payload = Payload {
         archive,
         modules: &["drivers/block/brd.ko"],
+        kernel_words: "",
         command: "/run",
         proof: "test result: ok",
     };

@@ -46,6 +46,7 @@ pub(crate) fn checkpoint() -> Result<()> {
     let payload = Payload {
         archive,
         modules: &MODULES,
+        kernel_words: "",
         command: "exec /bin/busybox sh /checkpoint.sh",
         proof: "checkpoint: the container went on where it was",
     };

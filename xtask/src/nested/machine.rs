@@ -60,6 +60,7 @@ fn payload(kernel: &Kernel, monitor: &[u8], image: &[u8], cpus: u8) -> Result<Pa
     Ok(Payload {
         archive,
         modules: &KVM_MODULES,
+        kernel_words: "",
         command: "/script",
         proof: READY,
     })

@@ -67,6 +67,7 @@ pub(crate) fn wall() -> Result<()> {
     let payload = Payload {
         archive,
         modules: &KVM_MODULES,
+        kernel_words: "",
         command: "/wall.sh",
         proof: "wall: three containers ran in machines on KVM",
     };

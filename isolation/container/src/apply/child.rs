@@ -14,7 +14,7 @@ use atoll_sys::{Errno, Result, inside, namespace, process, scheduling, task};
 use super::control::{self, MESSAGE_BYTES, Message};
 use super::hooks::{Failure, HookList, MOST_SAID_BYTES, append_said};
 use super::program::{Op, Program};
-use super::{launch, mounting};
+use super::{launch, mounting, own_attribute};
 
 /// What operations leave for later ones.
 pub(super) struct Scene<'a> {
@@ -93,6 +93,7 @@ impl Scene<'_> {
     fn execute(&mut self, op: &Op) -> Result<()> {
         match op {
             Op::DeathSignal(signal) => process::set_death_signal(*signal),
+            Op::KeyLabel(label) => own_attribute::label_keys(label.to_bytes_with_nul()),
             Op::Keyring(name) => task::new_session_keyring(name),
             Op::OomScore(value) => write_oom_score(value.to_bytes()),
             Op::JoinCgroup(handles) => handles
@@ -156,7 +157,8 @@ impl Scene<'_> {
                 inside::open_or_make(self.root()?, cwd, inside::Missing::Folder).map(|_| ())
             }
             Op::Sysctl { path, value } => mounting::sysctl(self, path, value),
-            Op::AppArmor(value) => mounting::apparmor(self, value),
+            Op::AppArmor(value) => own_attribute::apparmor(self, value),
+            Op::ProcessLabel(label) => own_attribute::selinux(self, label),
             Op::Mask(path) => mounting::mask(self, path),
             Op::ReadOnly(path) => mounting::read_only(self, path),
             Op::RemountReadOnly(path) => {

@@ -91,7 +91,6 @@ pub(crate) fn init(
         let (path, value) = (path.clone(), value.clone());
         steps.push(Op::Sysctl { path, value });
     }
-    steps.extend(apparmor(&plan.process));
     steps.push(Op::WorkingDirectory);
     if readonly_dev {
         steps.push(Op::RemountReadOnly(c"/dev".to_owned()));
@@ -105,6 +104,8 @@ pub(crate) fn init(
         steps.push(Op::AwaitHooks);
     }
     steps.extend(hooks.create.map(Op::RunHooks));
+    // After them: what the process is to be confined by, they would be.
+    steps.extend(labels(&plan.process));
     steps.push(Op::JoinCgroup(cgroup.join_handles()?));
     // The runtime's own CPUs are no limit of the container's; its cpuset is.
     steps.push(Op::Affinity(NumberSet::all()));
@@ -146,6 +147,7 @@ pub(crate) fn init(
         root: Some(root),
         is_rootless: plan.is_rootless,
         control,
+        mount_label: plan.mount_label.clone(),
         launch,
     })
 }
@@ -156,8 +158,7 @@ fn before_root(plan: &ContainerPlan, request: &CreateRequest, steps: &mut Vec<Op
         steps.push(op);
     }
     if !request.no_new_keyring {
-        let name = CString::new(format!("_ses.{}", request.id)).unwrap_or_default();
-        steps.push(Op::Keyring(name));
+        steps.extend(keyring(request.id.as_str(), &plan.process));
     }
     for (kind, path) in &plan.namespaces.joined {
         // These two are entered before the process is made.
@@ -191,11 +192,21 @@ pub(crate) fn oom_score(process: &ProcessPlan) -> Option<Op> {
     Some(Op::OomScore(text))
 }
 
-/// The step that has a process enter its AppArmor profile.
-pub(crate) fn apparmor(process: &ProcessPlan) -> Option<Op> {
-    let profile = process.apparmor_profile.as_ref()?;
-    let text = [b"exec ", profile.to_bytes()].concat();
-    CString::new(text).ok().map(Op::AppArmor)
+/// The steps that give a process of container `id` a session keyring, labelled as the process will be.
+pub(crate) fn keyring(id: &str, process: &ProcessPlan) -> impl Iterator<Item = Op> {
+    let label = process.selinux_label.clone().map(Op::KeyLabel);
+    let name = CString::new(format!("_ses.{id}")).unwrap_or_default();
+    label.into_iter().chain([Op::Keyring(name)])
+}
+
+/// The steps that have a process enter its AppArmor profile and its SELinux label.
+pub(crate) fn labels(process: &ProcessPlan) -> impl Iterator<Item = Op> {
+    let profile = process.apparmor_profile.as_ref().and_then(|profile| {
+        let text = [b"exec ", profile.to_bytes()].concat();
+        CString::new(text).ok().map(Op::AppArmor)
+    });
+    let label = process.selinux_label.clone().map(Op::ProcessLabel);
+    profile.into_iter().chain(label)
 }
 
 /// An environment with a `HOME`: its own, else `home`, else the root.

@@ -9,6 +9,7 @@ pub(crate) mod hooks;
 mod launch;
 pub(crate) mod listener;
 mod mounting;
+mod own_attribute;
 pub(crate) mod passwd;
 pub(crate) mod program;
 pub(crate) mod rootfs;

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use atoll_sys::inside::{self, Missing};
 use atoll_sys::mount::{self, Attributes, Change, Setting};
-use atoll_sys::rustix::fs::{self, AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid};
+use atoll_sys::rustix::fs::{self, AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, XattrFlags};
 use atoll_sys::{Errno, Result};
 
 use super::child::Scene;
@@ -44,10 +44,30 @@ pub(super) fn filesystem(scene: &mut Scene<'_>, filesystem: &Filesystem) -> Resu
         copy_up(filesystem, mount.as_fd(), folder.as_fd())?;
     }
     mount::attach(mount.as_fd(), place.as_fd())?;
-    if filesystem.kind.as_c_str() == c"proc" && scene.proc.is_none() {
+    if let Some(label) = &scene.program.mount_label
+        && filesystem.kind.as_c_str() == c"mqueue"
+    {
+        set_label(mount.as_fd(), label)?;
+    }
+    let may_write = !filesystem.attributes.contains(Attributes::RDONLY);
+    if filesystem.kind.as_c_str() == c"proc" && scene.proc.is_none() && may_write {
         scene.proc = Some(mount);
     }
     Ok(())
+}
+
+/// The setting that labels all files of a superblock, if they are to be.
+fn context<'a>(scene: &Scene<'a>) -> Option<Setting<'a>> {
+    let label = scene.program.mount_label.as_deref();
+    label.map(|label| Setting::Value(c"context", label))
+}
+
+/// Labels the root directory of a mount, as setfilecon(3).
+fn set_label(mount: BorrowedFd<'_>, label: &CStr) -> Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = fs::openat(mount, c".", flags, Mode::empty())?;
+    let label = label.to_bytes_with_nul();
+    fs::fsetxattr(&folder, c"security.selinux", label, XattrFlags::empty())
 }
 
 /// Binds a part of the container's own file tree.
@@ -155,6 +175,7 @@ pub(super) fn cgroup_view(
         Setting::Value(c"source", c"tmpfs"),
         Setting::Value(c"mode", c"755"),
     ];
+    let settings = settings.into_iter().chain(context(scene));
     let shelf = mount::new_filesystem(c"tmpfs", settings, attributes - Attributes::RDONLY)?;
     mount::attach(shelf.as_fd(), place.as_fd())?;
     for (name, folder) in folders {
@@ -239,30 +260,9 @@ pub(super) fn sysctl(scene: &mut Scene<'_>, path: &CStr, value: &CStr) -> Result
     Ok(())
 }
 
-/// Has the next execve(2) enter an AppArmor profile.
-pub(super) fn apparmor(scene: &mut Scene<'_>, value: &CStr) -> Result<()> {
-    let pid = atoll_sys::rustix::process::getpid()
-        .as_raw_nonzero()
-        .get()
-        .unsigned_abs();
-    let proc = verified_proc(scene)?;
-    let mut text = [0_u8; 64];
-    let open = |text: &mut [u8; 64], rest: &[u8]| {
-        let path = inside::numbered_path(text, b"", pid, rest)?;
-        inside::open_exactly(proc, path, OFlags::WRONLY)
-    };
-    // The first is Linux 5.8 and later.
-    let file = match open(&mut text, b"/attr/apparmor/exec") {
-        Err(Errno::NOENT) => open(&mut text, b"/attr/exec")?,
-        outcome => outcome?,
-    };
-    atoll_sys::rustix::io::write(&file, value.to_bytes())?;
-    Ok(())
-}
-
 /// A procfs that is surely one: that just mounted for the container, or a detached one
 /// (CVE-2019-16884, CVE-2025-52881).
-fn verified_proc<'a>(scene: &'a mut Scene<'_>) -> Result<BorrowedFd<'a>> {
+pub(super) fn verified_proc<'a>(scene: &'a mut Scene<'_>) -> Result<BorrowedFd<'a>> {
     if scene.proc.is_none() {
         let source = [Setting::Value(c"source", c"proc")];
         scene.proc = Some(mount::new_filesystem(c"proc", source, Attributes::empty())?);
@@ -289,7 +289,8 @@ pub(super) fn mask(scene: &mut Scene<'_>, path: &CStr) -> Result<()> {
         }
         None => {
             let source = [Setting::Value(c"source", c"tmpfs")];
-            let hider = mount::new_filesystem(c"tmpfs", source, Attributes::RDONLY)?;
+            let settings = source.into_iter().chain(context(scene));
+            let hider = mount::new_filesystem(c"tmpfs", settings, Attributes::RDONLY)?;
             mount::attach(hider.as_fd(), place.as_fd())?;
             scene.hider = Some(hider);
             Ok(())

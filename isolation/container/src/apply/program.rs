@@ -31,6 +31,8 @@ pub(crate) struct Program {
     pub(crate) is_rootless: bool,
     /// The child's end of the control socket.
     pub(crate) control: OwnedFd,
+    /// SELinux label of what is on file systems made by operations, where their settings don't say it.
+    pub(crate) mount_label: Option<CString>,
     /// How the program is launched at last.
     pub(crate) launch: Launch,
 }
@@ -40,6 +42,8 @@ pub(crate) struct Program {
 pub(crate) enum Op {
     /// Asks for a signal when the runtime's thread ends.
     DeathSignal(i32),
+    /// Labels the keys the process makes for SELinux, until execve(2).
+    KeyLabel(CString),
     /// Joins a new session keyring.
     Keyring(CString),
     /// Writes `/proc/self/oom_score_adj`.
@@ -95,6 +99,8 @@ pub(crate) enum Op {
     WorkingDirectory,
     /// Has execve(2) enter an AppArmor profile; the text is `exec <profile>`.
     AppArmor(CString),
+    /// Has execve(2) enter an SELinux label.
+    ProcessLabel(CString),
     /// Writes a kernel parameter.
     Sysctl { path: CString, value: CString },
     /// Makes a path unreadable.
@@ -302,6 +308,7 @@ impl Op {
         let text = |c: &CString| c.to_string_lossy().into_owned();
         match self {
             Self::DeathSignal(_) => "set the parent death signal".to_owned(),
+            Self::KeyLabel(label) => format!("can't set key label {}", text(label)),
             Self::Keyring(name) => format!("join session keyring {}", text(name)),
             Self::OomScore(value) => format!("write {} to oom_score_adj", text(value)),
             Self::JoinCgroup(_) => "join the cgroup".to_owned(),
@@ -331,6 +338,7 @@ impl Op {
             Self::WorkingDirectory => "make the working directory".to_owned(),
             Self::Sysctl { path, .. } => format!("write /proc/{}", text(path)),
             Self::AppArmor(value) => format!("set the AppArmor profile: {}", text(value)),
+            Self::ProcessLabel(label) => format!("can't set process label {}", text(label)),
             Self::Mask(path) => format!("mask {}", text(path)),
             Self::ReadOnly(path) => format!("make {} read-only", text(path)),
             Self::RemountReadOnly(path) => format!("remount {} read-only", text(path)),

@@ -14,7 +14,7 @@ use atoll_sys::rustix::fs::CWD;
 use super::shift::{self, IdShift};
 use crate::RootfsMount;
 use crate::error::{Error, Result, kernel};
-use crate::plan::{ContainerPlan, MountOptions};
+use crate::plan::{ContainerPlan, MountOptions, unquoted};
 
 /// Opens a root file system, a detached mount: what `mounts` says, or with none of them the folder itself.
 ///
@@ -68,7 +68,7 @@ fn overlay(request: &RootfsMount) -> Result<OwnedFd> {
             }
             Some(("upperdir", path)) => upper = Some(open_layer(path)?),
             Some(("workdir", path)) => work = Some(open_layer(path)?),
-            Some((key, value)) => settings.push((key, Some(value))),
+            Some((key, value)) => settings.push((key, Some(unquoted(key, value)))),
             None => match MountOptions::parse([option.as_str()]) {
                 parsed if parsed.settings.is_empty() => attributes |= parsed.set,
                 _ => settings.push((option, None)),

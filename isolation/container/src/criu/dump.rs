@@ -49,7 +49,7 @@ impl Container {
         let mut spec = spec;
         spec.mounts.extend(self.notify_mount(&spec));
         super::refuse_wall(&spec)?;
-        let plan = plan(&spec, &create, &HostFacts::detect(false, None)?)?;
+        let plan = plan(&spec, &create, &HostFacts::detect(&spec, &create)?)?;
         check_features(&request)?;
         make_folder(&request.criu.images)?;
         if let Some(work) = &request.criu.work {

@@ -43,7 +43,7 @@ const ROOT: &str = "criu-root";
 pub fn restore(mut request: CreateRequest, spec: &Spec, from: &RestoreRequest) -> Result<Created> {
     request.bundle = crate::create::absolute(&request.bundle)?;
     super::refuse_wall(spec)?;
-    let facts = HostFacts::detect(request.systemd_cgroup, request.hierarchies.as_ref())?;
+    let facts = HostFacts::detect(spec, &request)?;
     let plan = crate::plan(spec, &request, &facts)?;
     (request.warn)(&plan.process.warnings);
     refuse_what_cannot_be(&plan)?;

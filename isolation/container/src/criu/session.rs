@@ -103,6 +103,7 @@ impl Session {
             None => None,
         };
         let program = Program {
+            mount_label: None,
             steps,
             root: opening.root,
             is_rootless: false,

@@ -29,8 +29,8 @@ pub use mounts::{IdMapPlan, MountPlan, MountSource};
 pub use namespaces::NamespacePlan;
 pub(crate) use namespaces::{clone_flag, file_name};
 pub use network::NetDevicePlan;
-pub(crate) use options::Options as MountOptions;
 pub use options::known_mount_options;
+pub(crate) use options::{Options as MountOptions, unquoted};
 pub(crate) use process::plan as plan_process;
 pub use process::{CapabilityPlan, ProcessPlan, RlimitPlan};
 pub(crate) use scheduling::memory_policy as plan_memory_policy;
@@ -38,7 +38,7 @@ pub use scheduling::{AffinityPlan, MemoryPolicyPlan, known_memory_policies};
 pub use seccomp::{SeccompListener, SeccompPlan};
 
 use crate::error::{Error, Result};
-use crate::{CreateRequest, StdioRequest, Wall};
+use crate::{CreateRequest, StdioRequest, Wall, selinux};
 
 /// What a plan depends on besides the request.
 #[derive(Debug, Clone)]
@@ -49,36 +49,52 @@ pub struct HostFacts {
     pub hierarchies: Hierarchies,
     /// Whether the runtime is in a user namespace that isn't the host's.
     pub is_in_user_namespace: bool,
+    /// Whether the kernel has SELinux; not looked at for a configuration without labels.
+    pub has_selinux: bool,
     /// The service manager that makes control groups, when it is to.
     pub systemd: Option<systemd::Facts>,
 }
 
 impl HostFacts {
-    /// Looks at the running system.
+    /// Looks at the running system, as far as `spec` asks for what depends on it.
     ///
-    /// * `asks_systemd`: whether systemd makes the control groups.
-    /// * `hierarchies`: where they are, if that is known.
+    /// Of `request`, what counts is whether systemd makes the control groups, and where they are, if that is known.
     ///
     /// # Errors
     /// [`Error::Kernel`], [`Error::Cgroup`].
-    pub fn detect(asks_systemd: bool, hierarchies: Option<&Hierarchies>) -> Result<Self> {
+    pub fn detect(spec: &Spec, request: &CreateRequest) -> Result<Self> {
         let sets = capability::current().map_err(|errno| Error::Kernel {
             step: "capget".to_owned(),
             errno,
         })?;
         Ok(Self {
             capabilities: sets.permitted,
-            hierarchies: match hierarchies {
+            hierarchies: match &request.hierarchies {
                 Some(known) => known.clone(),
                 None => Hierarchies::detect()?,
             },
             is_in_user_namespace: is_in_user_namespace(),
-            systemd: match asks_systemd {
+            has_selinux: labels(spec).any(|(_, _, label)| label.is_some()) && selinux::is_enabled(),
+            systemd: match request.systemd_cgroup {
                 true => Some(systemd::detect(is_root())?),
                 false => None,
             },
         })
     }
+}
+
+/// The SELinux labels of a configuration: field, what it is called, label. An empty one is none.
+fn labels(spec: &Spec) -> impl Iterator<Item = (&'static str, &'static str, Option<&str>)> {
+    let process = spec.process.as_ref();
+    let process = process.and_then(|process| process.selinux_label.as_deref());
+    let linux = spec.linux.as_ref();
+    let mounts = linux.and_then(|linux| linux.mount_label.as_deref());
+    [
+        (PROCESS_LABEL, "label", process),
+        ("linux.mountLabel", "mount label", mounts),
+    ]
+    .into_iter()
+    .map(|(field, what, label)| (field, what, label.filter(|label| !label.is_empty())))
 }
 
 /// Kernel: include/linux/proc_ns.h, `PROC_USER_INIT_INO`.
@@ -118,6 +134,8 @@ pub struct ContainerPlan {
     pub root_propagation: Propagation,
     /// Mounts, in order.
     pub mounts: Vec<MountPlan>,
+    /// SELinux label of what is on file systems made for the container.
+    pub mount_label: Option<CString>,
     /// Device nodes.
     pub devices: Vec<DevicePlan>,
     /// Whether `/dev` gets its usual links and console.
@@ -160,25 +178,10 @@ pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<C
     let Some(process) = &spec.process else {
         return fault("process", "is missing");
     };
-    if process
-        .selinux_label
-        .as_ref()
-        .is_some_and(|label| !label.is_empty())
-    {
-        return fault(
-            "process.selinuxLabel",
-            "selinux label is specified in config, but selinux is disabled or not supported",
-        );
-    }
-    if linux
-        .mount_label
-        .as_ref()
-        .is_some_and(|label| !label.is_empty())
-    {
-        return fault(
-            "linux.mountLabel",
-            "selinux mount label is specified in config, but selinux is disabled or not supported",
-        );
+    for (field, what, label) in labels(spec) {
+        if label.is_some() && !facts.has_selinux {
+            return Err(no_selinux(field, what));
+        }
     }
     if linux.intel_rdt.is_some() {
         return fault(
@@ -225,7 +228,14 @@ pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<C
     let root = spec.root.as_ref();
     let rootfs = root.map_or_else(PathBuf::new, |root| request.bundle.join(&root.path));
     let starts = (request.bundle.as_path(), rootfs.as_path());
-    let mounts = mounts::plan(&spec.mounts, starts, &folders, &links, own_map)?;
+    let mount_label = name("linux.mountLabel", linux.mount_label.as_deref())?;
+    let mounts = mounts::plan(
+        &spec.mounts,
+        starts,
+        &MountSource::Cgroup { folders, links },
+        own_map,
+        mount_label.as_deref(),
+    )?;
     let is_in_userns = namespaces.has(NamespaceKind::User);
     let available = if is_in_userns {
         Set(u64::MAX)
@@ -271,6 +281,7 @@ pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<C
             .map(scheduling::memory_policy)
             .transpose()?,
         mounts,
+        mount_label,
         namespaces,
         cgroup,
         scope,
@@ -283,6 +294,21 @@ pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<C
         }),
         process,
     })
+}
+
+/// The field of a process' SELinux label.
+pub(crate) const PROCESS_LABEL: &str = "process.selinuxLabel";
+
+/// That a kernel without SELinux has no labels, in runc's words.
+///
+/// * `what`: what the field is called, `label`.
+pub(crate) fn no_selinux(field: &str, what: &str) -> Error {
+    Error::Plan {
+        field: field.to_owned(),
+        reason: format!(
+            "selinux {what} is specified in config, but selinux is disabled or not supported"
+        ),
+    }
 }
 
 /// Refuses what takes privilege.
@@ -460,6 +486,9 @@ impl fmt::Display for ContainerPlan {
         writeln!(f, "root {} {access} {propagation}", self.rootfs.display())?;
         for mount in &self.mounts {
             writeln!(f, "mount {mount}")?;
+        }
+        if let Some(label) = &self.mount_label {
+            writeln!(f, "label of mounts {}", label.to_string_lossy())?;
         }
         for device in &self.devices {
             let how = if self.binds_devices { "bind" } else { "make" };

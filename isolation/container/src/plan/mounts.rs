@@ -1,6 +1,6 @@
 //! Which mounts a container gets.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
@@ -77,16 +77,17 @@ pub enum MountSource {
 /// * `bundle`: absolute; relative bind sources start there.
 /// * `rootfs`: absolute; a destination below it is meant from there on, as runc has it.
 /// * `own_map`: user and group ids of the container's new user namespace.
-/// * `cgroup_folders`: what a mount of type `cgroup` shows, see [`MountSource::Cgroup`].
+/// * `cgroups`: what a mount of type `cgroup` shows, a [`MountSource::Cgroup`].
+/// * `label`: SELinux label of what is on new file systems.
 ///
 /// # Errors
 /// [`crate::Error::Plan`] for what can't be mounted.
 pub(super) fn plan(
     list: &[Mount],
     (bundle, rootfs): (&Path, &Path),
-    cgroup_folders: &[(CString, CString)],
-    cgroup_links: &[(CString, CString)],
+    cgroups: &MountSource,
     own_map: (&[IdMapping], &[IdMapping]),
+    label: Option<&CStr>,
 ) -> Result<Vec<MountPlan>> {
     let mut plans = Vec::with_capacity(list.len());
     for (idx, mount) in list.iter().enumerate() {
@@ -97,12 +98,9 @@ pub(super) fn plan(
         let source = if is_bind {
             bind_source(&field, mount, bundle, options.bind.unwrap_or(false))?
         } else if matches!(kind, "cgroup" | "cgroup2") {
-            MountSource::Cgroup {
-                folders: cgroup_folders.to_vec(),
-                links: cgroup_links.to_vec(),
-            }
+            cgroups.clone()
         } else {
-            filesystem(&field, kind, mount, &options)?
+            filesystem(&field, kind, mount, &options, label)?
         };
         let id_map = id_map(&field, mount, &options, own_map)?;
         if id_map.is_some() && !is_bind {
@@ -177,7 +175,13 @@ fn bind_source(field: &str, mount: &Mount, bundle: &Path, recursive: bool) -> Re
     Ok(MountSource::Bind { path, recursive })
 }
 
-fn filesystem(field: &str, kind: &str, mount: &Mount, options: &Options) -> Result<MountSource> {
+fn filesystem(
+    field: &str,
+    kind: &str,
+    mount: &Mount,
+    options: &Options,
+    label: Option<&CStr>,
+) -> Result<MountSource> {
     if kind.is_empty() {
         return fault(&format!("{field}.type"), "is missing");
     }
@@ -197,6 +201,11 @@ fn filesystem(field: &str, kind: &str, mount: &Mount, options: &Options) -> Resu
             .map(|value| c_string(&format!("{field}.options"), value));
         settings.push((key, value.transpose()?));
     }
+    if let Some(label) = label.filter(|_| takes_context(kind))
+        && !options.settings.iter().any(|(key, _)| key == CONTEXT)
+    {
+        settings.push((c"context".to_owned(), Some(label.to_owned())));
+    }
     Ok(MountSource::Filesystem {
         kind: c_string(&format!("{field}.type"), kind)?,
         settings,
@@ -210,6 +219,15 @@ fn is_kernel_made(kind: &str) -> bool {
         kind,
         "tmpfs" | "proc" | "sysfs" | "devpts" | "mqueue" | "ramfs" | "devtmpfs"
     )
+}
+
+/// The option by which a superblock has one SELinux label for all that is on it.
+const CONTEXT: &str = "context";
+
+/// Whether file systems of this kind have that option. runc leaves the same out: procfs and sysfs label their files
+/// themselves, and that of message queues is the IPC namespace's own, whose root directory is labelled instead.
+fn takes_context(kind: &str) -> bool {
+    !matches!(kind, "proc" | "sysfs" | "mqueue")
 }
 
 /// `path` as an absolute one without `.` and `..` (which can't leave the root).
@@ -291,6 +309,13 @@ fn show_attributes(f: &mut fmt::Formatter<'_>, sign: &str, attributes: Attribute
 mod tests {
     use super::*;
 
+    fn no_cgroups() -> MountSource {
+        MountSource::Cgroup {
+            folders: Vec::new(),
+            links: Vec::new(),
+        }
+    }
+
     #[test]
     fn destinations_are_cleaned() {
         let cleaned = |path: &str| clean("x", Path::new(path)).unwrap().into_string().unwrap();
@@ -307,6 +332,33 @@ mod tests {
     }
 
     #[test]
+    fn new_file_systems_get_the_label_unless_they_have_one() {
+        let shown = |kind: &str, option: &str| {
+            let mount = Mount {
+                destination: "/x".into(),
+                kind: Some(kind.to_owned()),
+                source: Some("/y".into()),
+                options: vec![option.to_owned()],
+                ..Mount::default()
+            };
+            let paths = (Path::new("/b"), Path::new("/b/rootfs"));
+            let label = Some(c"u:r:t:s0:c1,c2");
+            plan(&[mount], paths, &no_cgroups(), (&[], &[]), label).unwrap()[0].to_string()
+        };
+        for kind in ["tmpfs", "devpts", "ext4"] {
+            assert!(shown(kind, "").contains(" context=u:r:t:s0:c1,c2"));
+        }
+        for kind in ["proc", "sysfs", "mqueue", "bind", "cgroup"] {
+            assert!(!shown(kind, "").contains("context="), "{kind}");
+        }
+        let own = shown("tmpfs", "context=\"a:b:c\"");
+        assert!(
+            own.contains(" context=a:b:c") && !own.contains("u:r"),
+            "{own}"
+        );
+    }
+
+    #[test]
     fn bind_without_source_is_refused() {
         let mount = Mount {
             destination: "/x".into(),
@@ -314,7 +366,7 @@ mod tests {
             ..Mount::default()
         };
         let paths = (Path::new("/b"), Path::new("/b/rootfs"));
-        let error = plan(&[mount], paths, &[], &[], (&[], &[])).unwrap_err();
+        let error = plan(&[mount], paths, &no_cgroups(), (&[], &[]), None).unwrap_err();
         assert_eq!(
             error.to_string(),
             "mounts[0].source: a bind mount needs one"

@@ -59,7 +59,7 @@ impl Options {
                     self.propagation.push((propagation, true));
                 } else {
                     let (key, value) = match word.split_once('=') {
-                        Some((key, value)) => (key, Some(value.to_owned())),
+                        Some((key, value)) => (key, Some(unquoted(key, value).to_owned())),
                         None => (word, None),
                     };
                     self.settings.push((key.to_owned(), value));
@@ -67,6 +67,15 @@ impl Options {
             }
         }
     }
+}
+
+/// The value of a setting for fsconfig(2). Labels are quoted in options, as mount(2) needs it for those with commas.
+pub(crate) fn unquoted<'a>(key: &str, value: &'a str) -> &'a str {
+    let is_label = matches!(key, "context" | "fscontext" | "defcontext" | "rootcontext");
+    let inner = value
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'));
+    inner.filter(|_| is_label).unwrap_or(value)
 }
 
 /// Every option this module gives a meaning, for `features`.
@@ -182,6 +191,14 @@ mod tests {
         assert_eq!(options.set_recursive, Attributes::NODEV);
         let size = ("size".to_owned(), Some("64k".to_owned()));
         assert_eq!(options.settings, [size, ("newinstance".to_owned(), None)]);
+    }
+
+    #[test]
+    fn labels_lose_their_quotes_and_nothing_else_does() {
+        assert_eq!(unquoted("context", "\"a:b:c:s0:c1,c2\""), "a:b:c:s0:c1,c2");
+        assert_eq!(unquoted("rootcontext", "a:b:c"), "a:b:c");
+        assert_eq!(unquoted("context", "\""), "\"");
+        assert_eq!(unquoted("label", "\"a\""), "\"a\"");
     }
 
     #[test]

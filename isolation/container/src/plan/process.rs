@@ -41,6 +41,8 @@ pub struct ProcessPlan {
     pub seccomp: Option<SeccompPlan>,
     /// AppArmor profile entered at execve(2).
     pub apparmor_profile: Option<CString>,
+    /// SELinux label entered at execve(2), and that of its session keyring.
+    pub selinux_label: Option<CString>,
     /// `/proc/self/oom_score_adj`.
     pub oom_score_adj: Option<i32>,
     /// Argument of ioprio_set(2).
@@ -142,6 +144,7 @@ pub(crate) fn plan(
             "process.apparmorProfile",
             process.apparmor_profile.as_deref(),
         )?,
+        selinux_label: super::name("process.selinuxLabel", process.selinux_label.as_deref())?,
         oom_score_adj: process.oom_score_adj,
         io_priority: process
             .io_priority
@@ -354,6 +357,9 @@ impl fmt::Display for ProcessPlan {
         }
         if let Some(profile) = &self.apparmor_profile {
             writeln!(f, "apparmor {}", profile.to_string_lossy())?;
+        }
+        if let Some(label) = &self.selinux_label {
+            writeln!(f, "selinux {}", label.to_string_lossy())?;
         }
         if self.terminal {
             writeln!(f, "terminal")?;
