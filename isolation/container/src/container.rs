@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use atoll_cgroup::{Cgroup, Hierarchies, Stats, systemd};
+use atoll_resctrl::{Resctrl, Stats as ShareStats};
 use atoll_spec::{NamespaceKind, Resources, State, Status};
 use atoll_sys::Errno;
 use atoll_sys::process;
@@ -351,6 +352,9 @@ impl Container {
             .map(|unit| systemd::stop(&unit.name, unit.is_system));
         cgroup.remove()?;
         stopped.transpose()?;
+        if let Some(group) = &record.resctrl {
+            group.remove()?;
+        }
         unmount_foreign(&record)?;
         state::remove(&self.folder)?;
         if !record.poststop.is_empty() {
@@ -445,6 +449,58 @@ impl Container {
             state::write(&self.folder, &record)?;
         }
         Ok(())
+    }
+
+    /// Changes the share of caches and memory bandwidth of its group, and with it that of whoever else is in it.
+    ///
+    /// * `l3_cache_schema`, `mem_bw_schema`: lines for `schemata`; absent ones stay.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`], [`Error::Plan`] without a group or hardware for it, [`Error::Resctrl`].
+    pub fn update_share(
+        &self,
+        l3_cache_schema: Option<&str>,
+        mem_bw_schema: Option<&str>,
+    ) -> Result<()> {
+        let refuse = |field: &str, reason: &str| {
+            Err(Error::Plan {
+                field: field.to_owned(),
+                reason: reason.to_owned(),
+            })
+        };
+        let record = self.record()?;
+        let Some(group) = &record.resctrl else {
+            return refuse(
+                "linux.intelRdt",
+                "updating a non-existent Intel RDT configuration is not supported",
+            );
+        };
+        if !is_alive(&record) {
+            return Err(Error::NotRunning(self.id.clone()));
+        }
+        let resctrl = Resctrl::at(group.root());
+        if l3_cache_schema.is_some() && !resctrl.has("L3") {
+            return refuse(
+                "l3CacheSchema",
+                "Intel RDT/CAT: l3 cache schema is not enabled",
+            );
+        }
+        if mem_bw_schema.is_some() && !resctrl.has("MB") {
+            return refuse(
+                "memBwSchema",
+                "Intel RDT/MBA: memory bandwidth schema is not enabled",
+            );
+        }
+        let lines = l3_cache_schema.into_iter().chain(mem_bw_schema);
+        Ok(group.write_schemata(&lines.map(str::to_owned).collect::<Vec<_>>())?)
+    }
+
+    /// The container's share of caches and memory bandwidth and what it uses of them; `None` without one of its own.
+    ///
+    /// # Errors
+    /// As [`Self::state`].
+    pub fn share(&self) -> Result<Option<ShareStats>> {
+        Ok(self.record()?.resctrl.map(|group| group.stats()))
     }
 
     /// What the container uses.

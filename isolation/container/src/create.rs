@@ -9,6 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use atoll_cgroup::Cgroup;
+use atoll_resctrl::{Group, NewGroup};
 use atoll_spec::{Hooks, NamespaceKind, Spec, State, Status};
 use atoll_sys::mount;
 use atoll_sys::process;
@@ -19,7 +20,7 @@ use crate::apply::compile::{self, InnerHooks};
 use crate::apply::control::{self, Go};
 use crate::apply::entry::EntryStep;
 use crate::apply::hooks::{HookList, StateTeller};
-use crate::apply::program::Start;
+use crate::apply::program::{JOIN_RESCTRL, Start};
 use crate::apply::spawn::{Child, launch_failure, spawn};
 use crate::apply::{passwd, rootfs};
 use crate::container::{Container, Created, InitProcess, await_end};
@@ -65,6 +66,8 @@ pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
         rootfs::open(&plan, &request.rootfs_mounts)?
     };
     let mut record = new_record(&plan, &request, spec, &hooks);
+    let mut share = prepare_share(&plan, &facts)?;
+    record.resctrl = share.as_ref().map(|share| share.group().clone());
     if !plan.namespaces.makes(NamespaceKind::Mount) {
         let id = mount::id(root.as_fd(), c"");
         record.rootfs_mount = Some(id.map_err(|errno| kernel("look at the rootfs", errno))?);
@@ -89,9 +92,19 @@ pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
     } else if let Some((uid, gid)) = plan.delegated {
         cgroup.get()?.delegate(uid, gid)?;
     }
+    if let Some(share) = &mut share {
+        share.make()?;
+    }
     let start = prepare_start(folder.path(), request.start_by)?;
     let (inner, tellers) = inner_hooks(&hooks, &plan, &request, root.as_fd())?;
-    let mut child = start_child(&plan, request, &cgroup, start, inner, root)?;
+    let mut child = start_child(
+        &plan,
+        request,
+        (cgroup.get()?, record.resctrl.as_ref()),
+        start,
+        inner,
+        root,
+    )?;
     record.pid = child.pid;
     record.start_ticks = process::start_time(child.pid)
         .map_err(|errno| kernel("read the start time of the first process", errno))?
@@ -122,7 +135,8 @@ pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
     let state = oci_state(&record, Status::Creating);
     let seccomp = plan.process.seccomp.as_ref();
     let listener = seccomp.and_then(|seccomp| seccomp.listener.as_ref());
-    let ready = child.await_ready(listener.map(|listener| (listener, &state)))?;
+    let ready = child.await_ready(listener.map(|listener| (listener, &state)));
+    let ready = ready.map_err(|error| explain(error, record.resctrl.as_ref()))?;
     let terminal = ready.ok_or(Error::Vanished)?;
 
     folder.keep();
@@ -131,6 +145,9 @@ pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
         scope.keep();
     }
     cgroup.keep();
+    if let Some(share) = share {
+        share.keep();
+    }
     foreign.keep();
     let container = Container::load(&state_root, &id)?;
     let child = child.release();
@@ -200,18 +217,37 @@ pub(crate) fn streams_of(stdio: &StdioRequest, has_terminal: bool) -> Vec<String
     numbers.map(name).into()
 }
 
+/// Looks at the share of caches and memory bandwidth that is to be made or joined; nothing without any.
+pub(crate) fn prepare_share(plan: &ContainerPlan, facts: &HostFacts) -> Result<Option<NewGroup>> {
+    let asked = facts.resctrl.as_ref().zip(plan.resctrl.as_ref());
+    let share = asked.map(|(resctrl, plan)| resctrl.prepare(plan));
+    Ok(share.transpose()?)
+}
+
+/// Adds what the kernel says of a group that a process couldn't join.
+pub(crate) fn explain(error: Error, group: Option<&Group>) -> Error {
+    match error {
+        Error::Kernel { step, errno } if step.starts_with(JOIN_RESCTRL) => {
+            let status = group.and_then(Group::last_status);
+            let said = status.map(|status| format!(" (last_cmd_status: {status})"));
+            kernel(step + &said.unwrap_or_default(), errno)
+        }
+        other => other,
+    }
+}
+
 fn start_child(
     plan: &ContainerPlan,
     request: CreateRequest,
-    cgroup: &NewCgroup,
+    groups: (&Cgroup, Option<&Group>),
     start: Start,
     hooks: InnerHooks,
     root: OwnedFd,
 ) -> Result<Child> {
-    let cgroup = cgroup.get()?;
+    let cgroup = groups.0;
     let (ours, theirs) =
         control::pair().map_err(|errno| kernel("make the control socket", errno))?;
-    let program = compile::init(plan, request, cgroup, theirs, start, hooks, root)?;
+    let program = compile::init(plan, request, groups, theirs, start, hooks, root)?;
     // The cgroup namespace is made later, in the container's groups.
     let mut new = plan.namespaces.new.clone();
     new.retain(|kind| *kind != NamespaceKind::Cgroup);

@@ -64,6 +64,9 @@ pub enum Error {
     /// The control group can't be made or changed.
     #[error(transparent)]
     Cgroup(#[from] atoll_cgroup::Error),
+    /// The share of caches and memory bandwidth can't be had or changed.
+    #[error(transparent)]
+    Resctrl(#[from] atoll_resctrl::Error),
     /// The program isn't there.
     #[error("exec: {command:?}: {reason}")]
     CommandNotFound {
@@ -193,6 +196,7 @@ impl Error {
             )),
             Self::Spec(error) => error.hint(),
             Self::Cgroup(error) => error.hint(),
+            Self::Resctrl(error) => error.hint(),
             Self::Criu { log: None, .. } => {
                 Some("is criu installed, and does `criu check` say that it looks good?".to_owned())
             }

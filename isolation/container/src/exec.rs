@@ -17,7 +17,7 @@ use crate::apply::program::{Launch, Op, Program, Start};
 use crate::apply::spawn::spawn;
 use crate::apply::{compile, control, passwd};
 use crate::container::{Container, ExecProcess};
-use crate::create::{oci_state, open_recorded};
+use crate::create::{explain, oci_state, open_recorded};
 use crate::error::{Error, Result, kernel};
 use crate::plan::{
     PROCESS_LABEL, ProcessPlan, clone_flag, no_selinux, plan_memory_policy, plan_process,
@@ -95,6 +95,12 @@ pub(crate) fn exec(
         (_, error) => error.into(),
     })?;
     steps.push(Op::JoinCgroup(handles));
+    // One that its administrator has removed meanwhile is none.
+    let share = record
+        .resctrl
+        .as_ref()
+        .filter(|group| group.folder().exists());
+    steps.extend(share.map(compile::join_resctrl).transpose()?);
     let affinity = &plan.exec_affinity;
     steps.extend(match (&affinity.initial, &affinity.last) {
         (_, Some(cpus)) => Some(Op::Affinity(cpus.clone())),
@@ -175,8 +181,12 @@ pub(crate) fn exec(
     let state = oci_state(record, status);
     let listener = record.seccomp_listener.as_ref();
     let mut terminal = None;
-    while let Some(master) = child.await_ready(listener.map(|listener| (listener, &state)))? {
-        terminal = master.or(terminal);
+    loop {
+        let ready = child.await_ready(listener.map(|listener| (listener, &state)));
+        match ready.map_err(|error| explain(error, share))? {
+            Some(master) => terminal = master.or(terminal),
+            None => break,
+        }
     }
     let child = child.release();
     let pidfd = child.pidfd.ok_or(Error::Vanished)?;

@@ -45,6 +45,7 @@ mod wall;
 
 pub use apply::rootfs::open_rootfs;
 pub use atoll_cgroup::{IoEntry, Stats};
+pub use atoll_resctrl::Stats as ShareStats;
 pub use container::{Container, Created, ExecProcess, InitProcess};
 pub use create::create;
 pub use criu::{CgroupsMode, CheckpointRequest, CriuRequest, PageServer, RestoreRequest, restore};

@@ -38,6 +38,8 @@ pub struct CreateRequest {
     pub start_by: StartBy,
     /// The control group hierarchies, of a caller that makes several containers and has looked; absent looks.
     pub hierarchies: Option<Hierarchies>,
+    /// Root of the file system of resource control groups; absent looks for it when one is needed.
+    pub resctrl: Option<PathBuf>,
     /// Told once of what is left out, in words for people, before anything is done.
     pub warn: fn(&[String]),
     /// Told of what is going on.
@@ -62,6 +64,7 @@ impl CreateRequest {
             has_notify_folder: false,
             start_by: StartBy::Caller,
             hierarchies: None,
+            resctrl: None,
             warn: |_| (),
             debug: |_| (),
         }

@@ -43,6 +43,9 @@ pub(crate) struct Record {
     /// The unit of systemd's that it is made by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) systemd_unit: Option<SystemdUnit>,
+    /// Its share of caches and memory bandwidth, which later processes join.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) resctrl: Option<atoll_resctrl::Group>,
     /// Namespaces later processes join.
     pub(crate) namespaces: Vec<NamespaceKind>,
     /// The PID namespace among them is another container's, too: the end of the first process ends no other.
@@ -111,6 +114,7 @@ impl Record {
             start_ticks: 0,
             cgroup: BTreeMap::new(),
             systemd_unit: None,
+            resctrl: None,
             namespaces: Vec::new(),
             shares_pids: false,
             in_machine: false,

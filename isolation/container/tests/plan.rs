@@ -30,6 +30,7 @@ fn printed(spec: &Spec, (mountinfo, cgroup): (&str, &str)) -> String {
         hierarchies: Hierarchies::from_parts(mountinfo, cgroup).unwrap(),
         is_in_user_namespace: false,
         has_selinux: false,
+        resctrl: None,
     };
     plan(spec, &request, &facts).unwrap().to_string()
 }
@@ -73,6 +74,7 @@ fn what_can_not_be_is_refused_by_field() {
             hierarchies: Hierarchies::from_parts(V2.0, V2.1).unwrap(),
             is_in_user_namespace: false,
             has_selinux: false,
+            resctrl: None,
         };
         plan(&spec, &request, &facts).unwrap_err().to_string()
     };

@@ -42,7 +42,7 @@ pub struct LinuxFeatures {
     /// SELinux labels.
     pub selinux: Enabled,
     /// Cache and memory bandwidth allocation.
-    pub intel_rdt: Enabled,
+    pub intel_rdt: IntelRdtFeatures,
     /// Memory policies.
     pub memory_policy: MemoryPolicyFeatures,
     /// Mounts beyond mount(8).
@@ -56,6 +56,17 @@ pub struct LinuxFeatures {
 pub struct Enabled {
     /// Whether it is.
     pub enabled: bool,
+}
+
+/// Cache and memory bandwidth abilities, whatever the host has.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct IntelRdtFeatures {
+    /// Whether `linux.intelRdt` is supported.
+    pub enabled: bool,
+    /// Whether its `schemata` is.
+    pub schemata: bool,
+    /// Whether its `enableMonitoring` is.
+    pub monitoring: bool,
 }
 
 /// Memory policy abilities.

@@ -201,7 +201,7 @@ pub struct Device {
     pub gid: Option<u32>,
 }
 
-/// Cache and memory bandwidth allocation; kept for round trips.
+/// Cache and memory bandwidth allocation. Spec: config-linux.md#intelrdt. `enableCMT` and `enableMBM` of versions before 1.3 are ignored, as by runc.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct IntelRdt {

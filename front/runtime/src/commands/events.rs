@@ -23,7 +23,9 @@ pub(crate) fn print(container: &Container, arguments: &EventsArguments) -> Outco
             Err(error) if arguments.stats => return Err(error.into()),
             Err(_) => return Ok(()),
         };
-        say("stats", &arguments.id, Some(statistics::of(&stats)))?;
+        let share = container.share().ok().flatten();
+        let data = statistics::of(&stats, share.as_ref());
+        say("stats", &arguments.id, Some(data))?;
         if arguments.stats {
             return Ok(());
         }

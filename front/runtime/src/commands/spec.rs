@@ -5,8 +5,8 @@ use std::io::Write as _;
 
 use atoll_cgroup::{Hierarchies, Layout};
 use atoll_spec::{
-    CgroupFeatures, Enabled, Features, LinuxFeatures, MemoryPolicyFeatures, MountExtensions,
-    NamespaceKind, OCI_VERSION, SeccompFeatures,
+    CgroupFeatures, Enabled, Features, IntelRdtFeatures, LinuxFeatures, MemoryPolicyFeatures,
+    MountExtensions, NamespaceKind, OCI_VERSION, SeccompFeatures,
 };
 
 use crate::arguments::SpecArguments;
@@ -103,6 +103,12 @@ pub(crate) fn print_features() -> Outcome<()> {
                 rdma: true,
             },
             apparmor: Enabled { enabled: true },
+            selinux: Enabled { enabled: true },
+            intel_rdt: IntelRdtFeatures {
+                enabled: true,
+                schemata: true,
+                monitoring: true,
+            },
             memory_policy: MemoryPolicyFeatures { modes, flags },
             net_devices: Enabled { enabled: true },
             mount_extensions: MountExtensions {
@@ -117,7 +123,6 @@ pub(crate) fn print_features() -> Outcome<()> {
                 supported_flags: words(&flag_names),
                 archs: words(&["SCMP_ARCH_X86", "SCMP_ARCH_X86_64", "SCMP_ARCH_X32"]),
             },
-            ..LinuxFeatures::default()
         },
         annotations: [
             (CHECKPOINTS.to_owned(), "true".to_owned()),

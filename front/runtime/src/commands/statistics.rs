@@ -3,14 +3,16 @@
 //! Source: opencontainers/runc 1.2, types/events.go: zeros are left out where it has `omitempty`.
 
 use atoll_cgroup::{Counter, Pressure, Stalls};
-use atoll_container::{IoEntry, Stats};
+use atoll_container::{IoEntry, ShareStats, Stats};
 use serde_json::{Map, Value, json};
 
 /// v1's "no limit" as the kernel writes it, which runc passes on.
 const NO_LIMIT_V1: u64 = 0x7fff_ffff_ffff_f000;
 
 /// The data of an event.
-pub(super) fn of(stats: &Stats) -> Value {
+///
+/// * `share`: of a container that has one of caches and memory bandwidth.
+pub(super) fn of(stats: &Stats, share: Option<&ShareStats>) -> Value {
     let mut cpu = json!({ "usage": cpu_usage(stats), "throttling": throttling(stats) });
     put_pressure(&mut cpu, stats.cpu.pressure);
     let mut io = Map::new();
@@ -36,7 +38,7 @@ pub(super) fn of(stats: &Stats) -> Value {
         "pids": present(&[("current", stats.pids.current), ("limit", stats.pids.limit)]),
         "blkio": io,
         "hugetlb": huge_pages.collect::<Map<_, _>>(),
-        "intel_rdt": {},
+        "intel_rdt": share.map_or_else(|| json!({}), |share| json!(share)),
         "network_interfaces": null,
     })
 }
@@ -201,7 +203,7 @@ mod tests {
         stats.memory.limit_bytes = 100;
         stats.memory.swap_usage_bytes = 5;
         stats.memory.swap_limit_bytes = 50;
-        let swap = |stats: &Stats| of(stats)["memory"]["swap"].clone();
+        let swap = |stats: &Stats| of(stats, None)["memory"]["swap"].clone();
         assert_eq!(
             swap(&stats),
             json!({ "usage": 15, "limit": 150, "failcnt": 0 })
@@ -222,7 +224,8 @@ mod tests {
         stats
             .cpuset
             .insert("sched_relax_domain_level".to_owned(), "-1".to_owned());
-        let told = of(&stats);
+        let told = of(&stats, None);
+        assert_eq!(told["intel_rdt"], json!({}));
         assert_eq!(told["cpu"]["throttling"], json!({}));
         assert_eq!(told["cpuset"]["cpus"], json!([0, 1, 2, 7]));
         assert_eq!(told["cpuset"]["sched_relax_domain_level"], -1);

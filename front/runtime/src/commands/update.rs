@@ -16,9 +16,12 @@ pub(crate) fn update(
     container: &Container,
     arguments: &UpdateArguments,
 ) -> Outcome<()> {
-    if arguments.l3_cache_schema.is_some() || arguments.mem_bw_schema.is_some() {
-        return Err(Failure::new("Intel RDT is not supported")
-            .with_hint("leave --l3-cache-schema and --mem-bw-schema out"));
+    let share = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    let l3_cache_schema = share(&arguments.l3_cache_schema);
+    let mem_bw_schema = share(&arguments.mem_bw_schema);
+    let changes_share = l3_cache_schema.is_some() || mem_bw_schema.is_some();
+    if changes_share {
+        container.update_share(l3_cache_schema.as_deref(), mem_bw_schema.as_deref())?;
     }
     let base = match &arguments.resources {
         Some(path) => read(path)?,
@@ -26,6 +29,9 @@ pub(crate) fn update(
     };
     let resources = changed(base, arguments);
     if resources == Resources::default() {
+        if changes_share {
+            return Ok(());
+        }
         return Err(
             Failure::new("nothing to change").with_hint("name a limit, or give --resources FILE")
         );

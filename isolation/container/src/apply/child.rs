@@ -99,6 +99,9 @@ impl Scene<'_> {
             Op::JoinCgroup(handles) => handles
                 .join_self()
                 .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)),
+            Op::JoinResctrl(handles, _) => handles
+                .join_self()
+                .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)),
             Op::NewCgroupNamespace => namespace::unshare(libc::CLONE_NEWCGROUP),
             Op::Enter { kind, fd } => {
                 match namespace::enter(fd.as_fd(), crate::plan::clone_flag(*kind)) {

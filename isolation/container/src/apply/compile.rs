@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use atoll_cgroup::Cgroup;
+use atoll_resctrl::Group;
 use atoll_spec::NamespaceKind;
 use atoll_sys::Errno;
 use atoll_sys::inside::Missing;
@@ -36,6 +37,7 @@ pub(crate) struct InnerHooks {
 
 /// The program of a container's first process.
 ///
+/// * `cgroup`, `resctrl`: made already.
 /// * `root`: the root file system, a detached mount.
 ///
 /// # Errors
@@ -43,7 +45,7 @@ pub(crate) struct InnerHooks {
 pub(crate) fn init(
     plan: &ContainerPlan,
     request: CreateRequest,
-    cgroup: &Cgroup,
+    (cgroup, resctrl): (&Cgroup, Option<&Group>),
     control: OwnedFd,
     start: Start,
     hooks: InnerHooks,
@@ -107,6 +109,7 @@ pub(crate) fn init(
     // After them: what the process is to be confined by, they would be.
     steps.extend(labels(&plan.process));
     steps.push(Op::JoinCgroup(cgroup.join_handles()?));
+    steps.extend(resctrl.map(join_resctrl).transpose()?);
     // The runtime's own CPUs are no limit of the container's; its cpuset is.
     steps.push(Op::Affinity(NumberSet::all()));
     if plan.namespaces.makes(NamespaceKind::Cgroup) {
@@ -184,6 +187,14 @@ fn before_root(plan: &ContainerPlan, request: &CreateRequest, steps: &mut Vec<Op
         steps.push(Op::Loopback);
     }
     Ok(())
+}
+
+/// The step by which a process joins its share of caches and memory bandwidth.
+///
+/// # Errors
+/// [`Error::Resctrl`].
+pub(crate) fn join_resctrl(group: &Group) -> Result<Op> {
+    Ok(Op::JoinResctrl(group.handles()?, group.folder().to_owned()))
 }
 
 /// The step that sets a process' `oom_score_adj`.

@@ -6,6 +6,7 @@
 
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 use atoll_cgroup::JoinHandles;
 use atoll_spec::NamespaceKind;
@@ -19,6 +20,9 @@ use super::hooks::HookList;
 use crate::plan::{
     CapabilityPlan, DevicePlan, MemoryPolicyPlan, RlimitPlan, SeccompPlan, file_name,
 };
+
+/// How the description of [`Op::JoinResctrl`] begins.
+pub(crate) const JOIN_RESCTRL: &str = "add the process to the resctrl group ";
 
 /// What a container process does.
 #[derive(Debug)]
@@ -50,6 +54,8 @@ pub(crate) enum Op {
     OomScore(CString),
     /// Joins control groups.
     JoinCgroup(JoinHandles),
+    /// Joins resource control groups; the folder of the first.
+    JoinResctrl(atoll_resctrl::JoinHandles, PathBuf),
     /// Makes a control group namespace with the present groups as its root.
     NewCgroupNamespace,
     /// Joins a namespace.
@@ -312,6 +318,7 @@ impl Op {
             Self::Keyring(name) => format!("join session keyring {}", text(name)),
             Self::OomScore(value) => format!("write {} to oom_score_adj", text(value)),
             Self::JoinCgroup(_) => "join the cgroup".to_owned(),
+            Self::JoinResctrl(_, folder) => format!("{JOIN_RESCTRL}{}", folder.display()),
             Self::NewCgroupNamespace => "make a cgroup namespace".to_owned(),
             Self::Enter { kind, .. } => format!("join the {} namespace", file_name(*kind)),
             Self::EnterProcess { .. } => "join the container's namespaces".to_owned(),

@@ -310,6 +310,7 @@ mod tests {
             .unwrap(),
             is_in_user_namespace: false,
             has_selinux: false,
+            resctrl: None,
         };
         crate::plan(&spec, &request, &facts).unwrap()
     }

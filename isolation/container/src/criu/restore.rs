@@ -23,7 +23,7 @@ use crate::apply::compile::{above_streams, bind_error, missing_like};
 use crate::apply::program::{Op, Stdio};
 use crate::apply::rootfs;
 use crate::container::{Container, Created, InitProcess};
-use crate::create::{NewCgroup, new_record, oci_state, streams_of};
+use crate::create::{NewCgroup, new_record, oci_state, prepare_share, streams_of};
 use crate::error::{Error, Result, kernel};
 use crate::plan::{ContainerPlan, HostFacts, MountSource, clone_flag};
 use crate::state::{self, Folder};
@@ -60,11 +60,16 @@ pub fn restore(mut request: CreateRequest, spec: &Spec, from: &RestoreRequest) -
     }
     let root = rootfs::open(&plan, &request.rootfs_mounts)?;
     let mut record = new_record(&plan, &request, spec, &hooks);
+    let mut share = prepare_share(&plan, &facts)?;
+    record.resctrl = share.as_ref().map(|share| share.group().clone());
     state::write(state_folder.path(), &record)?;
     if let Some(seccomp) = &plan.process.seccomp {
         state::write_seccomp(state_folder.path(), seccomp)?;
     }
     let cgroup = NewCgroup::create(&plan.cgroup, false)?;
+    if let Some(share) = &mut share {
+        share.make()?;
+    }
 
     let place = state_folder.path().join(ROOT);
     fs::create_dir(&place).map_err(|source| state::file("make", &place, source))?;
@@ -138,6 +143,12 @@ pub fn restore(mut request: CreateRequest, spec: &Spec, from: &RestoreRequest) -
                 if !record.namespaces.contains(&NamespaceKind::Time) && has_own_time(pid) {
                     record.namespaces.push(NamespaceKind::Time);
                 }
+                if let Some(group) = &record.resctrl {
+                    // They don't run yet.
+                    for pid in cgroup.get()?.pids()? {
+                        group.add_process(pid)?;
+                    }
+                }
                 state::write(state_folder.path(), &record)?;
                 init = Some((pid, pidfd));
             }
@@ -153,6 +164,9 @@ pub fn restore(mut request: CreateRequest, spec: &Spec, from: &RestoreRequest) -
     let _ = fs::remove_dir(&place);
     state_folder.keep();
     cgroup.keep();
+    if let Some(share) = share {
+        share.keep();
+    }
     let container = Container::load(&request.state_root, &request.id)?;
     let init = InitProcess {
         pid,

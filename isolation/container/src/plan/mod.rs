@@ -8,6 +8,7 @@ mod namespaces;
 mod network;
 mod options;
 mod process;
+mod resctrl;
 mod scheduling;
 mod seccomp;
 
@@ -17,6 +18,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use atoll_cgroup::{Hierarchies, systemd};
+use atoll_resctrl::Resctrl;
 use atoll_spec::{IdMapping, Linux, NamespaceKind, Spec};
 use atoll_sys::capability::{self, Set};
 use atoll_sys::mount::Propagation;
@@ -51,6 +53,8 @@ pub struct HostFacts {
     pub is_in_user_namespace: bool,
     /// Whether the kernel has SELinux; not looked at for a configuration without labels.
     pub has_selinux: bool,
+    /// The file system of resource control groups; not looked for unless the configuration asks for one.
+    pub resctrl: Option<Resctrl>,
     /// The service manager that makes control groups, when it is to.
     pub systemd: Option<systemd::Facts>,
 }
@@ -75,6 +79,7 @@ impl HostFacts {
             },
             is_in_user_namespace: is_in_user_namespace(),
             has_selinux: labels(spec).any(|(_, _, label)| label.is_some()) && selinux::is_enabled(),
+            resctrl: resctrl::find(spec, request),
             systemd: match request.systemd_cgroup {
                 true => Some(systemd::detect(is_root())?),
                 false => None,
@@ -160,6 +165,8 @@ pub struct ContainerPlan {
     pub cgroup: atoll_cgroup::Plan,
     /// The unit that systemd makes it by.
     pub scope: Option<systemd::ScopePlan>,
+    /// Share of caches and memory bandwidth.
+    pub resctrl: Option<atoll_resctrl::Plan>,
     /// Who gets the control group to divide further: user and group on the host.
     pub delegated: Option<(u32, u32)>,
     /// The first process.
@@ -182,12 +189,6 @@ pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<C
         if label.is_some() && !facts.has_selinux {
             return Err(no_selinux(field, what));
         }
-    }
-    if linux.intel_rdt.is_some() {
-        return fault(
-            "linux.intelRdt",
-            "intelRdt is specified in config, but Intel RDT is not supported or enabled",
-        );
     }
     scheduling::check_cpus(spec)?;
     let namespaces = namespaces::plan(linux)?;
@@ -285,6 +286,7 @@ pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<C
         namespaces,
         cgroup,
         scope,
+        resctrl: resctrl::plan(linux, request.id.as_str(), facts.resctrl.as_ref())?,
         delegated: is_delegated.then(|| {
             let first = |list: &[IdMapping]| {
                 let root = list.iter().find(|map| map.container_id == 0);
@@ -473,6 +475,12 @@ impl fmt::Display for ContainerPlan {
             text.lines().map(str::to_owned).collect::<Vec<_>>()
         }) {
             writeln!(f, "systemd {line}")?;
+        }
+        for line in self.resctrl.iter().flat_map(|plan| {
+            let text = plan.to_string();
+            text.lines().map(str::to_owned).collect::<Vec<_>>()
+        }) {
+            writeln!(f, "resctrl {line}")?;
         }
         if let Some((uid, gid)) = self.delegated {
             writeln!(f, "cgroup delegate to {uid}:{gid}")?;

@@ -13,4 +13,5 @@ mod network;
 mod races;
 mod scheduling;
 mod seccomp;
+mod shares;
 mod support;
