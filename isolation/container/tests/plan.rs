@@ -4,7 +4,8 @@
 
 use atoll_cgroup::Hierarchies;
 use atoll_container::{CreateRequest, HostFacts, plan};
-use atoll_spec::{Mount, Namespace, NamespaceKind, Resources, Spec};
+use atoll_resctrl::Resctrl;
+use atoll_spec::{IntelRdt, Mount, Namespace, NamespaceKind, Resources, Spec};
 use atoll_sys::capability::Set;
 
 const V2: (&str, &str) = (
@@ -60,6 +61,38 @@ fn limits_and_mounts_on_cgroup_v1() {
         ..Mount::default()
     });
     insta::assert_snapshot!(printed(&spec, V1));
+}
+
+#[test]
+fn labels_and_shares_are_planned_where_the_host_has_them() {
+    let mut spec = atoll_spec::example();
+    spec.process.as_mut().unwrap().selinux_label = Some("u:r:process_t:s0:c1,c2".to_owned());
+    let linux = spec.linux.as_mut().unwrap();
+    linux.mount_label = Some("u:r:file_t:s0:c1,c2".to_owned());
+    linux.intel_rdt = Some(IntelRdt {
+        l3_cache_schema: Some("L3:0=f".to_owned()),
+        enable_monitoring: true,
+        ..IntelRdt::default()
+    });
+    let request = CreateRequest::new("web".parse().unwrap(), "/s".into(), "/b".into());
+    let mut facts = HostFacts {
+        capabilities: Set(u64::MAX),
+        systemd: None,
+        hierarchies: Hierarchies::from_parts(V2.0, V2.1).unwrap(),
+        is_in_user_namespace: false,
+        has_selinux: true,
+        resctrl: Some(Resctrl::with_resources("/sys/fs/resctrl", ["L3"])),
+    };
+    let printed = plan(&spec, &request, &facts).unwrap().to_string();
+    let of_them = |line: &&str| {
+        let words = ["resctrl", "selinux", "label", "context="];
+        words.iter().any(|word| line.contains(word))
+    };
+    let lines: Vec<&str> = printed.lines().filter(of_them).collect();
+    insta::assert_snapshot!(lines.join("\n"));
+    facts.resctrl = None;
+    let refused = plan(&spec, &request, &facts).unwrap_err().to_string();
+    assert!(refused.starts_with("linux.intelRdt: "), "{refused}");
 }
 
 #[test]

@@ -4,12 +4,13 @@
 
 use std::fs;
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use atoll_container::{Container, ExecRequest};
 use atoll_spec::Process;
 use atoll_sys::process;
 
-use crate::support::{Bundle, piped};
+use crate::support::{Bundle, exec, piped};
 
 fn shown(container: &Container, process: &Process, cgroups: &[&str]) -> Result<String, String> {
     let mut process = process.clone();
@@ -92,4 +93,24 @@ fn the_runtimes_own_cpus_are_no_limit() {
         .find(|line| line.starts_with("Cpus_allowed_list"));
     assert_eq!(text.trim_end(), all.unwrap());
     assert_ne!(text.trim_end(), "Cpus_allowed_list:\t0");
+}
+
+#[test]
+fn a_label_is_refused_where_there_is_no_selinux() {
+    if Path::new("/sys/fs/selinux/enforce").exists() {
+        return;
+    }
+    let mut bundle = Bundle::new();
+    bundle.script("sleep 100");
+    let mut created = bundle.create().unwrap();
+    created.init.start().unwrap();
+    let mut process = bundle.spec.process.clone().unwrap();
+    process.selinux_label = Some("system_u:system_r:container_t:s0".to_owned());
+    let error = exec(&created.container, &process, "true").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "process.selinuxLabel: selinux label is specified in config, but selinux is disabled or not supported"
+    );
+    created.container.delete(true).unwrap();
+    bundle.assert_clean();
 }
