@@ -190,8 +190,9 @@ pub(crate) fn new_record(
     record.personality = plan.personality;
     let linux = spec.linux.as_ref();
     record.memory_policy = linux.and_then(|linux| linux.memory_policy.clone());
-    let label = plan.process.selinux_label.as_ref();
-    record.selinux_label = label.map(|label| label.to_string_lossy().into_owned());
+    let text = |name: &Option<CString>| Some(name.as_ref()?.to_string_lossy().into_owned());
+    record.apparmor_profile = text(&plan.process.apparmor_profile);
+    record.selinux_label = text(&plan.process.selinux_label);
     record.annotations.clone_from(&spec.annotations);
     record.streams = streams_of(&request.stdio, plan.process.terminal);
     record.poststart.clone_from(&hooks.poststart);

@@ -197,12 +197,13 @@ pub(crate) fn exec(
     })
 }
 
-/// Labels a process as the container's first unless it has a label of its own.
+/// Confines a process as the container's first where it says nothing itself.
 fn confine(plan: &mut ProcessPlan, record: &Record) -> Result<()> {
-    if plan.selinux_label.is_none() {
-        let label = record.selinux_label.clone();
-        plan.selinux_label = label.and_then(|label| CString::new(label).ok());
-    }
+    let first = |name: &Option<String>| CString::new(name.clone()?).ok();
+    let profile = plan.apparmor_profile.take();
+    plan.apparmor_profile = profile.or_else(|| first(&record.apparmor_profile));
+    let label = plan.selinux_label.take();
+    plan.selinux_label = label.or_else(|| first(&record.selinux_label));
     if plan.selinux_label.is_none() {
         return Ok(());
     }

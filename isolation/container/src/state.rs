@@ -69,6 +69,9 @@ pub(crate) struct Record {
     /// Memory policy, of later processes too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) memory_policy: Option<MemoryPolicy>,
+    /// AppArmor profile of the first process, and of later ones without one of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) apparmor_profile: Option<String>,
     /// SELinux label of the first process, and of later ones without one of their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) selinux_label: Option<String>,
@@ -123,6 +126,7 @@ impl Record {
             seccomp_listener: None,
             personality: None,
             memory_policy: None,
+            apparmor_profile: None,
             selinux_label: None,
             streams: Vec::new(),
             annotations: BTreeMap::new(),
