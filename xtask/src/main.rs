@@ -2,8 +2,9 @@
 //!
 //! `cargo xtask check` holds the tree against its own rules, `counts` a container's start against its limits, `dist` builds what is shipped, `fuzz` runs
 //! a fuzz target,
-//! `nested-cgroups` proves the runtime on cgroup v2, `nested-checkpoint` checkpoints, `nested-labels` SELinux labels, `nested-kvm`, `nested-machine` and
-//! `nested-wall` the KVM backend, all in an emulated machine, `setup` installs what
+//! `nested-cgroups` proves the runtime on cgroup v2, `nested-checkpoint` checkpoints, `nested-labels` SELinux labels,
+//! `nested-resctrl` shares of caches, `nested-kvm`, `nested-machine` and `nested-wall` the KVM backend, all in an emulated
+//! machine, `setup` installs what
 //! the tests need, `test` runs all tests. Chores stop at the first failure.
 
 #![forbid(unsafe_code)]
@@ -27,7 +28,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
-const USAGE: &str = "usage: cargo xtask <check | counts | dist | fuzz | nested-cgroups | nested-checkpoint | nested-kvm | nested-labels | nested-machine | nested-wall | setup | test>
+const USAGE: &str = "usage: cargo xtask <check | counts | dist | fuzz | nested-cgroups | nested-checkpoint | nested-kvm | nested-labels | nested-machine | nested-resctrl | nested-wall | setup | test>
   check           arrows between layers, file sizes, documented unsafe code and dependencies
   counts          system calls and pages of a container's start against their limits (after `dist`); needs root
   dist            build atoll, atoll-runtime and containerd-shim-atoll-v2 into target/atoll/bin
@@ -39,6 +40,7 @@ const USAGE: &str = "usage: cargo xtask <check | counts | dist | fuzz | nested-c
   nested-kvm      run the KVM backend's tests in an emulated machine with SVM, under a stock kernel
   nested-labels   run atoll-runtime's tests of SELinux labels in an emulated machine, under a stock kernel
   nested-machine  boot that kernel in atoll-vmm, on KVM, inside the same emulated machine; save and restore it (after `dist`)
+  nested-resctrl  run atoll-runtime's tests of shares of caches and bandwidth in atoll-vmm, under a stock kernel
   nested-wall     run containers behind the wall of a machine, on KVM, inside that emulated machine (after `dist`)
   setup           install the Debian packages the tests drive (docker CLI, containerd, …); needs root
   test            setup, dist, every test, then the nested ones; needs root";
@@ -82,6 +84,7 @@ fn run() -> Result<()> {
         Some("nested-kvm") => nested::kvm_tests(),
         Some("nested-labels") => nested::label_tests(),
         Some("nested-machine") => nested::boot_machine(),
+        Some("nested-resctrl") => nested::share_tests(),
         Some("nested-wall") => nested::wall(),
         Some("setup") => setup::install(),
         Some("test") => suite::run(),

@@ -14,6 +14,7 @@ mod checkpoint;
 mod labels;
 mod machine;
 mod restoring;
+mod shares;
 mod wall;
 
 use std::ffi::OsStr;
@@ -31,6 +32,7 @@ pub(crate) use cgroups::cgroup_tests;
 pub(crate) use checkpoint::checkpoint;
 pub(crate) use labels::label_tests;
 pub(crate) use machine::boot_machine;
+pub(crate) use shares::share_tests;
 pub(crate) use wall::wall;
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -88,6 +90,14 @@ struct Payload {
 
 /// Boots the emulated machine with `payload` and fails unless that ends with 0; what the console said.
 fn prove(kernel: &Kernel, payload: Payload) -> Result<String> {
+    prove_by(&boot, kernel, payload)
+}
+
+/// Runs a machine: kernel, ramdisk, the kernel's words, where its console is written to; what that said.
+type Emulator<'a> = dyn Fn(&Path, &Path, &str, &Path) -> Result<String> + 'a;
+
+/// As [`prove`], in another machine than QEMU's.
+fn prove_by(boot: &Emulator<'_>, kernel: &Kernel, payload: Payload) -> Result<String> {
     let folder = folder()?;
     let initrd = folder.join("initramfs");
     let proof = payload.proof;
@@ -283,7 +293,12 @@ fn boot(kernel: &Path, initrd: &Path, words: &str, console: &Path) -> Result<Str
     let child = qemu
         .spawn()
         .with_context(|| format!("cannot start {QEMU}\nhint: apt-get install qemu-system-x86"))?;
-    let errors = wait(child)?;
+    said(child, console)
+}
+
+/// Waits for a machine; what its console said.
+fn said(machine: Child, console: &Path) -> Result<String> {
+    let errors = wait(machine)?;
     let text = String::from_utf8_lossy(&read(console)?).into_owned();
     ensure!(
         !text.is_empty(),
@@ -295,10 +310,14 @@ fn boot(kernel: &Path, initrd: &Path, words: &str, console: &Path) -> Result<Str
 /// Waits for the emulator, ends it when its time is over; what it complained about.
 fn wait(mut child: Child) -> Result<String> {
     let deadline = Instant::now() + PATIENCE;
-    while child.try_wait().context("cannot wait for QEMU")?.is_none() {
+    while child
+        .try_wait()
+        .context("cannot wait for the machine")?
+        .is_none()
+    {
         if Instant::now() > deadline {
-            child.kill().context("cannot end QEMU")?;
-            child.wait().context("cannot wait for QEMU")?;
+            child.kill().context("cannot end the machine")?;
+            child.wait().context("cannot wait for the machine")?;
             break;
         }
         std::thread::sleep(Duration::from_millis(50));
@@ -306,7 +325,7 @@ fn wait(mut child: Child) -> Result<String> {
     let mut errors = String::new();
     if let Some(mut pipe) = child.stderr.take() {
         pipe.read_to_string(&mut errors)
-            .context("cannot read QEMU's errors")?;
+            .context("cannot read the machine's errors")?;
     }
     Ok(errors)
 }

@@ -44,7 +44,12 @@ fn is_plain(msr: u32) -> bool {
             | SYSENTER_CS | SYSENTER_ESP | SYSENTER_EIP | KVM_PV_EOI
             // Last branch control, fixed and variable range MTRRs.
             | 0x1D9 | 0x200..=0x20F | 0x250 | 0x258 | 0x259 | 0x268..=0x26F | 0x2FF
-    )
+    ) || cfg!(feature = "resctrl") && is_of_shares(msr)
+}
+
+/// Registers of shares of caches and bandwidth: which event is counted, the count, the group that runs, masks, delays.
+fn is_of_shares(msr: u32) -> bool {
+    matches!(msr, 0xC8D..=0xC8F | 0xC90..=0xC93 | 0xD50..=0xD53)
 }
 
 /// The registers.

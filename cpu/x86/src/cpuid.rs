@@ -71,6 +71,10 @@ pub const ARCH_CAPABILITIES: u64 = 1
 /// Leaf 7 subleaf 2 EDX: BHI_CTRL. Newer systems do not believe BHI_NO and clear the branch history by a loop at every
 /// entry, unless a bit of IA32_SPEC_CTRL does it.
 const EDX_7_2: u32 = 1 << 4;
+/// Whether the processor says that it can share out a cache and memory bandwidth: only where a kernel's resctrl is proved.
+const SHARES: bool = cfg!(feature = "resctrl");
+/// Leaf 7 EBX: RDT-M, RDT-A.
+const EBX_7_SHARES: u32 = if SHARES { 1 << 12 | 1 << 15 } else { 0 };
 /// Physical address bits shown.
 pub const PHYSICAL_BITS: u32 = 40;
 
@@ -106,7 +110,12 @@ pub const LEAVES: [(u32, u32); 13] = [
 pub fn leaf(leaf: u32, subleaf: u32, identity: Identity) -> Leaf {
     let of = |eax, ebx, ecx, edx| Leaf { eax, ebx, ecx, edx };
     match leaf {
-        0 => of(0xD, word(b"Genu", 0), word(b"ntel", 0), word(b"ineI", 0)),
+        0 => of(
+            if SHARES { 0x10 } else { 0xD },
+            word(b"Genu", 0),
+            word(b"ntel", 0),
+            word(b"ineI", 0),
+        ),
         1 => of(
             // Family 6, model 0x2C, stepping 2.
             0x0002_06C2,
@@ -121,11 +130,13 @@ pub fn leaf(leaf: u32, subleaf: u32, identity: Identity) -> Leaf {
             0 => of(0x0000_0121, 7 << 22 | 63, 63, 0),
             1 => of(0x0000_0122, 7 << 22 | 63, 63, 0),
             2 => of(0x0000_0143, 7 << 22 | 63, 511, 0),
+            // 2 MiB unified, to be shared out.
+            3 if SHARES => of(0x0000_0163, 7 << 22 | 63, 4095, 0),
             _ => Leaf::default(),
         },
         6 => of(1 << 2, 0, 0, 0),
         7 => match subleaf {
-            0 => of(2, EBX_7, 0, EDX_7),
+            0 => of(2, EBX_7 | EBX_7_SHARES, 0, EDX_7),
             2 => of(0, 0, 0, EDX_7_2),
             _ => Leaf::default(),
         },
@@ -143,6 +154,19 @@ pub fn leaf(leaf: u32, subleaf: u32, identity: Identity) -> Leaf {
         },
         0xD => match subleaf {
             0 => of(3, XSAVE_BYTES, XSAVE_BYTES, 0),
+            _ => Leaf::default(),
+        },
+        // What is measured of it, for eight groups: occupancy in units of 64 bytes, total and local traffic.
+        0xF if SHARES => match subleaf {
+            0 => of(0, 7, 0, 1 << 1),
+            1 => of(0, 64, 7, 7),
+            _ => Leaf::default(),
+        },
+        // Four groups with masks of 20 bits, and of bandwidth in steps of 10 percent.
+        0x10 if SHARES => match subleaf {
+            0 => of(0, 1 << 1 | 1 << 3, 0, 0),
+            1 => of(19, 0, 0, 3),
+            3 => of(89, 0, 1 << 2, 3),
             _ => Leaf::default(),
         },
         0x4000_0000 => of(

@@ -1,0 +1,110 @@
+//! Proves shares of caches and memory bandwidth under a distribution's kernel. No machine of ours has the hardware and QEMU
+//! emulates none: it is our own CPU in software that says it can share a cache out, as a feature of the build.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+
+use super::archive::Archive;
+use super::{Kernel, Payload, build, folder, prove_by, read, said, write};
+
+/// A root file system in memory with cgroup v2 and resctrl.
+const SCRIPT: &str = "#!/bin/busybox sh
+set -e
+busybox mkdir /new && busybox mount -t tmpfs -o mode=755 root /new
+cd /new && busybox mkdir bin dev proc sys tmp && busybox cp /bin/busybox bin/
+busybox cp /test /atoll-runtime .
+for name in cp sh; do busybox ln -s busybox bin/$name; done
+for place in dev proc sys; do busybox mount --move /$place $place; done
+busybox mount -t cgroup2 none sys/fs/cgroup
+busybox mount -t resctrl none sys/fs/resctrl
+export ATOLL_RUNTIME=/atoll-runtime RUST_BACKTRACE=1
+busybox mount --move . /
+exec busybox chroot . /test --ignored --test-threads=1
+";
+
+/// For the guest of our own CPU.
+const APPEND: &str = "console=ttyS0 quiet panic=-1 cryptomgr.notests";
+
+/// Runs the runtime's tests of shares inside a machine of ours.
+pub(crate) fn share_tests() -> Result<()> {
+    let arguments = [
+        "test",
+        "--profile",
+        "dist",
+        "-p",
+        "atoll-runtime",
+        "--test",
+        "resctrl",
+        "--no-run",
+    ];
+    let test = build(&arguments, "resctrl")?;
+    let runtime = build(&arguments, "atoll-runtime")?;
+    // Another profile than that of what is shipped, which has the same place.
+    let arguments = [
+        "build",
+        "--release",
+        "-p",
+        "atoll-machine",
+        "--bin",
+        "atoll-vmm",
+        "--features",
+        "resctrl",
+    ];
+    let monitor = build(&arguments, "atoll-vmm")?;
+    let mut archive = Archive::default();
+    archive.program("test", &read(&test)?);
+    archive.program("atoll-runtime", &read(&runtime)?);
+    archive.program("run", SCRIPT.as_bytes());
+    let payload = Payload {
+        archive,
+        modules: &[],
+        kernel_words: "",
+        command: "/run",
+        proof: "test result: ok",
+    };
+    let boot = |kernel: &Path, initrd: &Path, _: &str, console: &Path| {
+        boot(&monitor, kernel, initrd, console)
+    };
+    prove_by(&boot, &Kernel::find()?, payload)?;
+    Ok(())
+}
+
+/// Runs a machine until it powers off; what its console said.
+fn boot(monitor: &Path, kernel: &Path, initrd: &Path, console: &Path) -> Result<String> {
+    let config = format!(
+        "{{\"backend\": \"soft\", \"kernel\": \"{}\", \"kernel_store\": \"{}\", \"initrd\": \"{}\", \
+         \"command_line\": \"{APPEND}\", \"memory_bytes\": {}, \"cpus\": 1}}",
+        kernel.display(),
+        folder()?.join("kernels").display(),
+        initrd.display(),
+        512 << 20,
+    );
+    let path = folder()?.join("config");
+    write(&path, config.as_bytes())?;
+    let output = File::create(console).context("cannot make the console's file")?;
+    let mut machine = Command::new(monitor);
+    machine
+        .arg("--config")
+        .arg(&path)
+        .stdin(Stdio::null())
+        .stdout(output)
+        .stderr(Stdio::piped());
+    println!("+ {machine:?}");
+    said(machine.spawn().context("cannot start atoll-vmm")?, console)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_test_is_left_to_the_machine() {
+        let path = crate::shell::root().join("front/runtime/tests/resctrl.rs");
+        let text = std::fs::read_to_string(path).unwrap();
+        assert_eq!(
+            text.matches("#[test]").count(),
+            text.matches("#[ignore = ").count()
+        );
+    }
+}
