@@ -1,6 +1,8 @@
 //! `checkpoint` and `restore`.
 
+use std::fs::DirBuilder;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 
@@ -59,11 +61,21 @@ fn check_parent(images: &Path, parent: &Path) -> Outcome<()> {
     if parent.components().next() == Some(Component::RootDir) {
         return wrong("--parent-path must be relative");
     }
-    match std::fs::metadata(images.join(parent)) {
+    // Nothing is relative to a folder that is not there yet.
+    let is_new = !images.exists();
+    if is_new {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(images);
+        made.map_err(|error| Failure::io(format!("cannot make {}", images.display()), &error))?;
+    }
+    let outcome = match std::fs::metadata(images.join(parent)) {
         Ok(found) if found.is_dir() => Ok(()),
         Ok(_) => wrong("it is not a directory"),
         Err(error) => wrong(&error.to_string()),
+    };
+    if is_new && outcome.is_err() {
+        let _ = std::fs::remove_dir(images);
     }
+    outcome
 }
 
 /// Our own copy of a descriptor of the caller's; -1 is none.

@@ -300,8 +300,8 @@ fn errors_in(log: &str) -> String {
     let lines = log.lines().filter_map(|line| {
         let (_, rest) = line.split_once("Error (")?;
         let (_, text) = rest.split_once("): ")?;
-        // It goes on without: with the limits it has, and if there is no tunnel.
-        (!["rlimit: ", "tun: "]
+        // It goes on without: with the limits it has, if there is no tunnel, and where a program it tried cannot be had.
+        (!["rlimit: ", "tun: ", "exited, status="]
             .iter()
             .any(|known| text.starts_with(known)))
         .then(|| text.trim())
@@ -466,7 +466,7 @@ mod tests {
     #[test]
     fn errors_of_the_log_are_told() {
         let folder = tempfile::tempdir().unwrap();
-        let log = "(00.01) Warn  (x.c:1): w\n(00.01) Error (criu/util.c:9): rlimit: Can't\n\
+        let log = "(00.01) Warn  (x.c:1): w\n(00.01) Error (criu/util.c:642): exited, status=1\n(00.01) Error (criu/util.c:9): rlimit: Can't\n\
             (00.02) Error (criu/tty.c:7): tty: no\n(00.03)      1: Error (b.c:2): so\n";
         fs::write(folder.path().join("dump.log"), log).unwrap();
         let error = Error::Criu {
