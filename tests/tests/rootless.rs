@@ -170,6 +170,13 @@ fn a_user_lives_with_his_container() {
     assert!(bundle.runtime(&["ps", "a"]).ok().contains("sleep 100"));
     let paused = bundle.runtime(&["pause", "a"]);
     assert!(paused.stderr.contains("freezer"), "{}", paused.stderr);
+    let written = bundle.runtime(&["checkpoint", "a"]);
+    assert_eq!(
+        written.stderr,
+        "error: a container of a user without privilege is neither checkpointed nor restored: \
+         criu needs privilege on the host, outside of user namespaces\n\
+         hint: make, checkpoint and restore it as root\n"
+    );
     bundle.runtime(&["kill", "--all", "a", "KILL"]).ok();
     atoll_tests::waiting::until("it is stopped", || {
         bundle

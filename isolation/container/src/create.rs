@@ -81,11 +81,7 @@ pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
     if let Some(seccomp) = &plan.process.seccomp {
         state::write_seccomp(folder.path(), seccomp)?;
     }
-    // Removed last, when nobody is in it.
-    let mut cgroup = NewCgroup::none();
-    let scope = plan.scope.as_ref().map(NewScope::start).transpose()?;
-    let occupant = scope.as_ref().and_then(NewScope::occupant);
-    cgroup.make(&plan.cgroup, may_lack_cgroups(&plan, spec), occupant)?;
+    let (cgroup, scope) = make_groups(&plan, may_lack_cgroups(&plan, spec))?;
     if cgroup.get()?.paths().is_empty() && !record.cgroup.is_empty() {
         record.cgroup.clear();
         state::write(folder.path(), &record)?;
@@ -448,28 +444,30 @@ impl InitProcess {
     }
 }
 
+/// Makes the control groups of a container, and the unit of systemd's that they are in.
+///
+/// What is answered first is to be dropped last: it is removed when nobody is in it.
+///
+/// * `may_lack`: whether groups that may not be made are left out.
+///
+/// # Errors
+/// [`Error::Cgroup`], [`Error::Kernel`].
+pub(crate) fn make_groups(
+    plan: &ContainerPlan,
+    may_lack: bool,
+) -> Result<(NewCgroup, Option<NewScope>)> {
+    let mut cgroup = NewCgroup(None);
+    let scope = plan.scope.as_ref().map(NewScope::start).transpose()?;
+    let occupant = scope.as_ref().and_then(NewScope::occupant);
+    cgroup.make(&plan.cgroup, may_lack, occupant)?;
+    Ok((cgroup, scope))
+}
+
 /// A cgroup that is removed unless kept.
 pub(crate) struct NewCgroup(Option<Cgroup>);
 
 impl NewCgroup {
-    /// Makes it.
-    ///
-    /// * `may_lack`: whether one that may not be made is left out.
-    ///
-    /// # Errors
-    /// [`Error::Cgroup`].
-    pub(crate) fn create(plan: &atoll_cgroup::Plan, may_lack: bool) -> Result<Self> {
-        let mut new = Self::none();
-        new.make(plan, may_lack, None)?;
-        Ok(new)
-    }
-
-    /// None yet.
-    fn none() -> Self {
-        Self(None)
-    }
-
-    /// Makes it, as [`Self::create`], around a process that is there already.
+    /// Makes it, around a process that may be there already.
     fn make(
         &mut self,
         plan: &atoll_cgroup::Plan,

@@ -127,6 +127,14 @@ pub enum Error {
         /// In its words.
         reason: String,
     },
+    /// Containers of this kind are neither checkpointed nor restored.
+    #[error("a container {what} is neither checkpointed nor restored: {reason}")]
+    NotForCriu {
+        /// Of which kind, `behind the wall system`.
+        what: &'static str,
+        /// Why not.
+        reason: &'static str,
+    },
     /// CRIU can't checkpoint or restore the container.
     #[error("criu cannot {action} the container: {reason}")]
     Criu {
@@ -177,7 +185,9 @@ impl Error {
             | Self::Paused(_)
             | Self::NotRunning(_)
             | Self::NotStopped { .. } => ErrorKind::WrongStatus,
-            Self::InvalidId(_) | Self::Spec(_) | Self::Plan { .. } => ErrorKind::InvalidArgument,
+            Self::InvalidId(_) | Self::Spec(_) | Self::Plan { .. } | Self::NotForCriu { .. } => {
+                ErrorKind::InvalidArgument
+            }
             Self::Criu { .. } => ErrorKind::Criu,
             _ => ErrorKind::Other,
         }
@@ -197,6 +207,10 @@ impl Error {
             Self::Spec(error) => error.hint(),
             Self::Cgroup(error) => error.hint(),
             Self::Resctrl(error) => error.hint(),
+            Self::NotForCriu { what, .. } => Some(match what.strip_prefix("behind the wall ") {
+                Some(_) => "keep its data in a volume and start it anew, or run it behind the wall process".to_owned(),
+                None => "make, checkpoint and restore it as root".to_owned(),
+            }),
             Self::Criu { log: None, .. } => {
                 Some("is criu installed, and does `criu check` say that it looks good?".to_owned())
             }

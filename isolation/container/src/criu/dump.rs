@@ -32,7 +32,7 @@ impl Container {
     /// The container stays on record, stopped then; [`Self::delete`] removes it.
     ///
     /// # Errors
-    /// [`Error::WrongStatus`] unless it runs or is paused, [`Error::Criu`], [`Error::Plan`] and
+    /// [`Error::WrongStatus`] unless it runs or is paused, [`Error::NotForCriu`], [`Error::Criu`], [`Error::Plan`] and
     /// [`Error::Spec`] when its bundle's configuration has changed into one that can't be.
     pub fn checkpoint(&self, request: CheckpointRequest) -> Result<()> {
         let record = self.record()?;
@@ -48,8 +48,9 @@ impl Container {
         let create = CreateRequest::new(self.id().clone(), PathBuf::new(), record.bundle.clone());
         let mut spec = spec;
         spec.mounts.extend(self.notify_mount(&spec));
-        super::refuse_wall(&spec)?;
-        let plan = plan(&spec, &create, &HostFacts::detect(&spec, &create)?)?;
+        let facts = HostFacts::detect(&spec, &create)?;
+        super::refuse(&spec, &facts)?;
+        let plan = plan(&spec, &create, &facts)?;
         check_features(&request)?;
         make_folder(&request.criu.images)?;
         if let Some(work) = &request.criu.work {

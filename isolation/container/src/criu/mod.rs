@@ -25,17 +25,37 @@ pub use options::{CgroupsMode, CheckpointRequest, CriuRequest, PageServer, Resto
 pub use restore::restore;
 
 use atoll_spec::Spec;
+use atoll_sys::capability;
 
 use crate::error::{Error, Result};
-use crate::wall::{ISOLATION, Wall};
+use crate::plan::HostFacts;
+use crate::wall::Wall;
 
-/// What another wall changes in a configuration, CRIU would have to be told as well.
-fn refuse_wall(spec: &Spec) -> Result<()> {
+/// Refuses what CRIU would come to grief with later, and less clearly.
+///
+/// Source: CRIU 3.17, mount-v2.c (mounts are made without an id map), pstree.c (pids are restored as they were).
+fn refuse(spec: &Spec, facts: &HostFacts) -> Result<()> {
+    let fault = |what, reason| Err(Error::NotForCriu { what, reason });
     match Wall::of(spec)? {
-        Wall::Process => Ok(()),
-        Wall::System | Wall::Chroot => Err(Error::Plan {
-            field: format!("annotations[{ISOLATION}]"),
-            reason: "only application containers are checkpointed".to_owned(),
-        }),
+        Wall::Process => {}
+        Wall::System => {
+            return fault(
+                "behind the wall system",
+                "criu cannot restore idmapped mounts, by which its users are its own",
+            );
+        }
+        Wall::Chroot => {
+            return fault(
+                "behind the wall chroot",
+                "its process ids are the host's, and others may have them when it is to go on",
+            );
+        }
     }
+    if facts.is_in_user_namespace || !facts.capabilities.holds(capability::SYS_ADMIN) {
+        return fault(
+            "of a user without privilege",
+            "criu needs privilege on the host, outside of user namespaces",
+        );
+    }
+    Ok(())
 }

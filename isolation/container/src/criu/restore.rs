@@ -23,7 +23,7 @@ use crate::apply::compile::{above_streams, bind_error, missing_like};
 use crate::apply::program::{Op, Stdio};
 use crate::apply::rootfs;
 use crate::container::{Container, Created, InitProcess};
-use crate::create::{NewCgroup, new_record, oci_state, prepare_share, streams_of};
+use crate::create::{make_groups, new_record, oci_state, prepare_share, streams_of};
 use crate::error::{Error, Result, kernel};
 use crate::plan::{ContainerPlan, HostFacts, MountSource, clone_flag};
 use crate::state::{self, Folder};
@@ -42,8 +42,8 @@ const ROOT: &str = "criu-root";
 /// [`Error`]; nothing is left behind then.
 pub fn restore(mut request: CreateRequest, spec: &Spec, from: &RestoreRequest) -> Result<Created> {
     request.bundle = crate::create::absolute(&request.bundle)?;
-    super::refuse_wall(spec)?;
     let facts = HostFacts::detect(spec, &request)?;
+    super::refuse(spec, &facts)?;
     let plan = crate::plan(spec, &request, &facts)?;
     (request.warn)(&plan.process.warnings);
     refuse_what_cannot_be(&plan)?;
@@ -66,7 +66,7 @@ pub fn restore(mut request: CreateRequest, spec: &Spec, from: &RestoreRequest) -
     if let Some(seccomp) = &plan.process.seccomp {
         state::write_seccomp(state_folder.path(), seccomp)?;
     }
-    let cgroup = NewCgroup::create(&plan.cgroup, false)?;
+    let (cgroup, scope) = make_groups(&plan, false)?;
     if let Some(share) = &mut share {
         share.make()?;
     }
@@ -163,6 +163,9 @@ pub fn restore(mut request: CreateRequest, spec: &Spec, from: &RestoreRequest) -
     // The mount on it was CRIU's alone and is gone.
     let _ = fs::remove_dir(&place);
     state_folder.keep();
+    if let Some(scope) = scope {
+        scope.keep();
+    }
     cgroup.keep();
     if let Some(share) = share {
         share.keep();
@@ -187,18 +190,6 @@ fn refuse_what_cannot_be(plan: &ContainerPlan) -> Result<()> {
             reason: reason.to_owned(),
         })
     };
-    if plan.scope.is_some() {
-        return fault(
-            "--systemd-cgroup",
-            "a checkpoint is not restored into a scope of systemd's",
-        );
-    }
-    if plan.is_rootless {
-        return fault(
-            "rootless",
-            "criu restores containers for the superuser only",
-        );
-    }
     if !plan.namespaces.makes(NamespaceKind::Mount) {
         return fault(
             "linux.namespaces",

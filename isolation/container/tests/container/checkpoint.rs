@@ -18,8 +18,14 @@ use crate::support::Bundle;
 
 /// A bundle whose container sleeps, with its configuration in a file.
 fn sleeping() -> (Bundle, Created) {
+    sleeping_as(|_| ())
+}
+
+/// The same with another configuration.
+fn sleeping_as(change: impl FnOnce(&mut Bundle)) -> (Bundle, Created) {
     let mut bundle = Bundle::new();
     bundle.args(&["sleep", "100"]);
+    change(&mut bundle);
     let text = serde_json::to_vec(&bundle.spec).unwrap();
     fs::write(bundle.path().join("config.json"), text).unwrap();
     let mut created = bundle.create().unwrap();
@@ -98,6 +104,48 @@ fn only_what_runs_is_checkpointed() {
     assert!(matches!(error, Error::WrongStatus { .. }), "{error}");
     assert!(!bundle.path().join("images").exists());
     end(&bundle, created);
+}
+
+#[test]
+fn what_criu_cannot_do_for_other_walls_is_said_before() {
+    for (wall, reason) in [
+        ("system", "idmapped mounts"),
+        ("chroot", "its process ids are the host's"),
+    ] {
+        let (bundle, created) = sleeping_as(|bundle| {
+            let wall = ("io.atoll.isolation".to_owned(), wall.to_owned());
+            bundle.spec.annotations.extend([wall]);
+            if bundle
+                .spec
+                .annotations
+                .values()
+                .any(|wall| wall == "chroot")
+            {
+                bundle.spec.hostname = None;
+                let kinds = &mut bundle.linux().namespaces;
+                kinds.retain(|namespace| namespace.kind == NamespaceKind::Mount);
+            }
+        });
+        let images = bundle.path().join("images");
+        let request = CheckpointRequest::new(images.clone());
+        let dumped = created.container.checkpoint(request).unwrap_err();
+        let from = RestoreRequest::new(images.clone());
+        let mut request = bundle.request();
+        request.id = format!("{}-again", bundle.id).parse().unwrap();
+        let restored = restore(request, &bundle.spec, &from).unwrap_err();
+        for error in [dumped, restored] {
+            let text = error.to_string();
+            let words = format!(
+                "a container behind the wall {wall} is neither checkpointed nor restored: "
+            );
+            assert!(text.starts_with(&words) && text.contains(reason), "{text}");
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+            assert!(error.hint().unwrap().contains("keep its data in a volume"));
+        }
+        assert!(!images.exists());
+        assert_eq!(created.container.state().unwrap().status, Status::Running);
+        end(&bundle, created);
+    }
 }
 
 #[test]
