@@ -20,6 +20,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("gdisk", "/usr/sbin/sgdisk"),
     ("iproute2", "/sbin/ip"),
     ("nftables", "/usr/sbin/nft"),
+    ("podman", "/usr/bin/podman"),
     ("qemu-system-x86", "/usr/bin/qemu-system-x86_64"),
     ("runc", "/usr/sbin/runc"),
     ("skopeo", "/usr/bin/skopeo"),

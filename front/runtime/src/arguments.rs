@@ -2,6 +2,7 @@
 
 mod criu;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -51,14 +52,14 @@ pub(crate) struct Arguments {
 impl Arguments {
     /// Folder of container states.
     pub(crate) fn root(&self) -> PathBuf {
-        let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty());
-        match (&self.root, own) {
-            (Some(root), _) => root.clone(),
-            (None, Some(folder)) if !rustix::process::geteuid().is_root() => {
-                PathBuf::from(folder).join("atoll-runtime")
-            }
-            (None, _) => DEFAULT_ROOT.into(),
-        }
+        let variable = |name| std::env::var_os(name).filter(|text| !text.is_empty());
+        let caller = Caller {
+            is_root: rustix::process::geteuid().is_root(),
+            is_in_user_namespace: atoll_sys::namespace::is_in_user_namespace(),
+            user: variable("USER"),
+            runtime_folder: variable("XDG_RUNTIME_DIR"),
+        };
+        self.root.clone().unwrap_or_else(|| default_root(caller))
     }
 
     /// Where failures are logged besides standard error.
@@ -71,6 +72,26 @@ impl Arguments {
             path,
             is_json: self.log_format == "json",
         })
+    }
+}
+
+/// Who calls, as far as it decides where states are.
+struct Caller {
+    is_root: bool,
+    is_in_user_namespace: bool,
+    user: Option<OsString>,
+    runtime_folder: Option<OsString>,
+}
+
+/// Root of another user namespace is an engine of a user's, which is called so by `USER`, unless a whole system is in it.
+fn default_root(caller: Caller) -> PathBuf {
+    let is_a_systems =
+        !caller.is_in_user_namespace || caller.user.is_some_and(|user| user == "root");
+    match caller.runtime_folder {
+        Some(folder) if !(caller.is_root && is_a_systems) => {
+            PathBuf::from(folder).join("atoll-runtime")
+        }
+        _ => DEFAULT_ROOT.into(),
     }
 }
 
@@ -497,6 +518,27 @@ mod tests {
         assert_eq!(exec.env, ["A=1", "B=2"]);
         assert_eq!(exec.additional_gids, [1, 2]);
         assert_eq!(exec.command, ["ls"]);
+    }
+
+    #[test]
+    fn states_of_users_are_theirs_also_where_they_seem_to_be_root() {
+        let root = |is_root, is_in_user_namespace, user: &str, folder: &str| {
+            let text = |text: &str| (!text.is_empty()).then(|| OsString::from(text));
+            let path = default_root(Caller {
+                is_root,
+                is_in_user_namespace,
+                user: text(user),
+                runtime_folder: text(folder),
+            });
+            path.to_string_lossy().into_owned()
+        };
+        let (own, systems) = ("/run/user/7/atoll-runtime", "/run/atoll-runtime");
+        assert_eq!(root(false, false, "lea", "/run/user/7"), own);
+        assert_eq!(root(true, true, "lea", "/run/user/7"), own);
+        assert_eq!(root(true, true, "", "/run/user/7"), own);
+        assert_eq!(root(true, true, "root", "/run/user/0"), systems);
+        assert_eq!(root(true, false, "lea", "/run/user/0"), systems);
+        assert_eq!(root(false, false, "lea", ""), systems);
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
     let host_folder = state::host_path(&state::folder_of(&absolute(&state_root)?, &id));
     let prepared = wall::prepare(spec, id.as_str(), &host_folder, wall::os_release)?;
     let spec = &*prepared.spec;
-    let plan = crate::plan(spec, &request, &facts)?;
+    let mut plan = crate::plan(spec, &request, &facts)?;
     selinux::check_labels(&plan)?;
     (request.warn)(&plan.process.warnings);
     if let Some(seccomp) = &plan.process.seccomp {
@@ -84,6 +84,7 @@ pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
     let (cgroup, scope) = make_groups(&plan, may_lack_cgroups(&plan, spec))?;
     if cgroup.get()?.paths().is_empty() && !record.cgroup.is_empty() {
         record.cgroup.clear();
+        plan.share_groups(&facts.hierarchies);
         state::write(folder.path(), &record)?;
     } else if let Some((uid, gid)) = plan.delegated {
         cgroup.get()?.delegate(uid, gid)?;

@@ -46,7 +46,8 @@ impl Hierarchy {
     }
 
     /// The calling process's cgroup as a folder.
-    pub(crate) fn own_folder(&self) -> PathBuf {
+    #[must_use]
+    pub fn own_folder(&self) -> PathBuf {
         if self.own.as_os_str().is_empty() {
             self.mount.clone()
         } else {

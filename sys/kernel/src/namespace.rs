@@ -3,9 +3,20 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 
 use crate::process::{self, Cloned};
 use crate::{Errno, Result, check};
+
+/// Kernel: include/linux/proc_ns.h, `PROC_USER_INIT_INO`.
+const HOSTS_USER_NAMESPACE: u64 = 0xEFFF_FFFD;
+
+/// Whether the caller is in another user namespace than the host's: it may seem to be root there and have no privilege.
+///
+/// A kernel without user namespaces has no such file.
+pub fn is_in_user_namespace() -> bool {
+    fs::metadata("/proc/self/ns/user").is_ok_and(|found| found.ino() != HOSTS_USER_NAMESPACE)
+}
 
 /// Moves the calling thread into new namespaces (`CLONE_NEW…`) or unshares `CLONE_FS`,
 /// `CLONE_FILES`. Child-safe.

@@ -77,12 +77,7 @@ pub(crate) fn init(
         steps.push(Op::AttachRootAt(CString::new(place).unwrap_or_default()));
     }
     let mut readonly_dev = false;
-    let lacks_cgroups = cgroup.paths().is_empty();
     for mount in &plan.mounts {
-        if lacks_cgroups && matches!(mount.source, MountSource::Cgroup { .. }) {
-            // There are none of its own to be shown.
-            continue;
-        }
         readonly_dev |= push_mount(plan, mount, &mut steps)?;
     }
     push_devices(plan, &mut steps)?;

@@ -265,9 +265,26 @@ pub(super) fn sysctl(scene: &mut Scene<'_>, path: &CStr, value: &CStr) -> Result
 pub(super) fn verified_proc<'a>(scene: &'a mut Scene<'_>) -> Result<BorrowedFd<'a>> {
     if scene.proc.is_none() {
         let source = [Setting::Value(c"source", c"proc")];
-        scene.proc = Some(mount::new_filesystem(c"proc", source, Attributes::empty())?);
+        scene.proc = Some(
+            match mount::new_filesystem(c"proc", source, Attributes::empty()) {
+                // The PID namespace is that of another user namespace. The root is still the host's here.
+                Err(Errno::PERM) => hosts_proc()?,
+                outcome => outcome?,
+            },
+        );
     }
     scene.proc.as_ref().map(AsFd::as_fd).ok_or(Errno::BADF)
+}
+
+/// A detached copy of the host's procfs, which shows the same PID namespace. What is mounted below it is not entered.
+fn hosts_proc() -> Result<OwnedFd> {
+    /// Kernel: include/linux/proc_ns.h, `PROC_ROOT_INO`.
+    const ROOT: u64 = 1;
+    let copy = mount::clone_tree(CWD, c"/proc", true, false)?;
+    if fs::fstatfs(&copy)?.f_type == fs::PROC_SUPER_MAGIC && fs::fstat(&copy)?.st_ino == ROOT {
+        return Ok(copy);
+    }
+    Err(Errno::PERM)
 }
 
 /// Hides a path: a folder under an empty read-only tmpfs, a file under the null device. A path that

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
+use std::path::PathBuf;
 
 use atoll_cgroup::systemd::{self, Property, ScopePlan, Value};
 use atoll_cgroup::{
@@ -152,10 +153,15 @@ impl Unit {
 
 /// What a mount of type `cgroup` shows: names and folders, and links for controllers that share a
 /// hierarchy.
-pub(super) fn views(plan: &atoll_cgroup::Plan, hierarchies: &Hierarchies) -> (Names, Names) {
+///
+/// * `paths`: folder by controller.
+pub(super) fn views(
+    paths: &BTreeMap<String, PathBuf>,
+    hierarchies: &Hierarchies,
+) -> (Names, Names) {
     let c = |text: &std::ffi::OsStr| c_string("cgroup", text).unwrap_or_default();
     if hierarchies.layout() == Layout::V2 {
-        let folder = plan.paths.get("").map(|path| c(path.as_os_str()));
+        let folder = paths.get("").map(|path| c(path.as_os_str()));
         return (
             folder
                 .map(|folder| (CString::default(), folder))
@@ -169,7 +175,7 @@ pub(super) fn views(plan: &atoll_cgroup::Plan, hierarchies: &Hierarchies) -> (Na
         let first = hierarchy
             .controllers
             .iter()
-            .find_map(|name| plan.paths.get(name));
+            .find_map(|name| paths.get(name));
         let (Some(folder), Some(name)) = (first, hierarchy.mount.file_name()) else {
             continue;
         };
@@ -180,6 +186,20 @@ pub(super) fn views(plan: &atoll_cgroup::Plan, hierarchies: &Hierarchies) -> (Na
         }
     }
     (folders, links)
+}
+
+/// The same of the groups the caller is in.
+pub(super) fn own_views(hierarchies: &Hierarchies) -> (Names, Names) {
+    let mut paths = BTreeMap::new();
+    for hierarchy in hierarchies.v1() {
+        for controller in &hierarchy.controllers {
+            paths.insert(controller.clone(), hierarchy.own_folder());
+        }
+    }
+    if let Some(unified) = hierarchies.v2() {
+        paths.insert(String::new(), unified.own_folder());
+    }
+    views(&paths, hierarchies)
 }
 
 /// The same for a container that divides its groups further: cgroup2, which may be without controllers, and by itself, as
@@ -196,7 +216,7 @@ pub(super) fn delegated_views(
             let folder = c_string("cgroup", folder.as_os_str())?;
             Ok((vec![(CString::default(), folder)], Vec::new()))
         }
-        None if plan.paths.contains_key("name=systemd") => Ok(views(plan, hierarchies)),
+        None if plan.paths.contains_key("name=systemd") => Ok(views(&plan.paths, hierarchies)),
         None => fault(
             "annotations",
             "the wall system needs cgroup2 or the hierarchy name=systemd, and this host has neither mounted",

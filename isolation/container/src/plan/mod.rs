@@ -21,7 +21,8 @@ use atoll_cgroup::{Hierarchies, systemd};
 use atoll_resctrl::Resctrl;
 use atoll_spec::{IdMapping, Linux, NamespaceKind, Spec};
 use atoll_sys::capability::{self, Set};
-use atoll_sys::mount::Propagation;
+use atoll_sys::mount::{Attributes, Propagation};
+use atoll_sys::namespace;
 
 pub(crate) use cgroup::{plan as cgroup_plan, resources};
 pub use devices::DevicePlan;
@@ -77,7 +78,7 @@ impl HostFacts {
                 Some(known) => known.clone(),
                 None => Hierarchies::detect()?,
             },
-            is_in_user_namespace: is_in_user_namespace(),
+            is_in_user_namespace: namespace::is_in_user_namespace(),
             has_selinux: labels(spec).any(|(_, _, label)| label.is_some()) && selinux::is_enabled(),
             resctrl: resctrl::find(spec, request),
             systemd: match request.systemd_cgroup {
@@ -100,15 +101,6 @@ fn labels(spec: &Spec) -> impl Iterator<Item = (&'static str, &'static str, Opti
     ]
     .into_iter()
     .map(|(field, what, label)| (field, what, label.filter(|label| !label.is_empty())))
-}
-
-/// Kernel: include/linux/proc_ns.h, `PROC_USER_INIT_INO`.
-const HOSTS_USER_NAMESPACE: u64 = 0xEFFF_FFFD;
-
-/// A kernel without user namespaces has no such file.
-fn is_in_user_namespace() -> bool {
-    use std::os::unix::fs::MetadataExt as _;
-    std::fs::metadata("/proc/self/ns/user").is_ok_and(|found| found.ino() != HOSTS_USER_NAMESPACE)
 }
 
 /// Whether the caller is root, whose service manager is the system's.
@@ -214,16 +206,20 @@ pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<C
     // A service manager keeps its processes apart by these.
     let tracked = is_delegated.then(|| facts.hierarchies.clone().with_tracking(true));
     let hierarchies = tracked.as_ref().unwrap_or(&facts.hierarchies);
-    let (cgroup, scope) = cgroup::plan(
+    let (mut cgroup, scope) = cgroup::plan(
         linux,
         request,
         hierarchies,
         facts.systemd.as_ref(),
         &spec.annotations,
     )?;
+    if is_rootless || facts.is_in_user_namespace {
+        // Only the host's superuser may load it; a user's devices are those he may open anyway.
+        cgroup.device_program = None;
+    }
     let (folders, links) = match is_delegated {
         true => cgroup::delegated_views(&cgroup, hierarchies)?,
-        false => cgroup::views(&cgroup, hierarchies),
+        false => cgroup::views(&cgroup.paths, hierarchies),
     };
     let own_map = (&linux.uid_mappings[..], &linux.gid_mappings[..]);
     let root = spec.root.as_ref();
@@ -328,6 +324,19 @@ fn check_rootless(namespaces: &NamespacePlan, request: &CreateRequest) -> Result
 }
 
 impl ContainerPlan {
+    /// Has mounts of control groups show the caller's, read-only, for a container that shares them.
+    pub(crate) fn share_groups(&mut self, hierarchies: &Hierarchies) {
+        let (own, own_links) = cgroup::own_views(hierarchies);
+        for mount in &mut self.mounts {
+            if let MountSource::Cgroup { folders, links } = &mut mount.source {
+                folders.clone_from(&own);
+                links.clone_from(&own_links);
+                mount.set |= Attributes::RDONLY;
+                mount.clear -= Attributes::RDONLY;
+            }
+        }
+    }
+
     /// Propagation of the host's mounts while the container's are made: what is unbindable for good
     /// must be bindable until then.
     #[must_use]

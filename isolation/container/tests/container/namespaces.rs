@@ -255,6 +255,35 @@ fn chown_to(bundle: &Bundle, id: u32) {
 }
 
 #[test]
+fn kernel_parameters_are_set_without_a_pid_namespace_of_ones_own() {
+    let mut bundle = Bundle::new();
+    let map = IdMapping {
+        container_id: 0,
+        host_id: 100_000,
+        size: 65_536,
+    };
+    let linux = bundle.linux();
+    place(linux, NamespaceKind::User, None);
+    linux.namespaces.retain(|ns| ns.kind != NamespaceKind::Pid);
+    linux.uid_mappings = vec![map.clone()];
+    linux.gid_mappings = vec![map];
+    let range = ("net.ipv4.ping_group_range".to_owned(), "0 7".to_owned());
+    linux.sysctl.extend([range]);
+    chown_to(&bundle, 100_000);
+    // Such a namespace has no procfs of its own.
+    for mount in &mut bundle.spec.mounts {
+        if mount.destination.as_os_str() == "/proc" {
+            mount.kind = Some("bind".to_owned());
+            mount.source = Some("/proc".into());
+            mount.options = vec!["rbind".to_owned()];
+        }
+    }
+    let text = bundle.output_of("cat /proc/sys/net/ipv4/ping_group_range");
+    assert_eq!(text, "0\t7\n");
+    bundle.assert_clean();
+}
+
+#[test]
 fn a_namespace_of_the_hosts_is_joined_from_a_user_namespace_that_does_not_own_it() {
     let host = atoll_netlink::netns::create().unwrap();
     let number = std::os::fd::AsRawFd::as_raw_fd(&host);
