@@ -108,6 +108,13 @@ pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
         .ticks;
     state::write(folder.path(), &record)?;
 
+    if let Some(unit) = record
+        .systemd_unit
+        .as_ref()
+        .filter(|unit| unit.moves_processes())
+    {
+        unit.adopt(&child, "")?;
+    }
     if plan.namespaces.makes(NamespaceKind::User) && plan.namespaces.time_offsets.is_empty() {
         map_ids(&plan, child.pid)?;
         control::tell(child.control(), Go::Mapped);
@@ -283,7 +290,8 @@ fn start_child(
     }
     let flags = new.iter();
     let flags = flags.fold(0, |flags, kind| flags | process::flag(clone_flag(*kind)));
-    let unified = cgroup.v2_dir_fd()?;
+    let is_moved = plan.scope.as_ref().is_some_and(|scope| !scope.is_system);
+    let unified = if is_moved { None } else { cgroup.v2_dir_fd()? };
     let unified = unified.as_ref().map(AsFd::as_fd);
     spawn(
         program,

@@ -80,6 +80,9 @@ pub(crate) fn exec(
         cgroup = cgroup.beside(record.pid)?;
     }
     let mut steps = Vec::with_capacity(8);
+    let mover = record.systemd_unit.as_ref();
+    let mover = mover.filter(|unit| unit.moves_processes());
+    steps.extend(mover.map(|_| Op::AwaitMove));
     steps.extend(plan.exec_affinity.initial.clone().map(Op::Affinity));
     steps.extend(compile::oom_score(&plan));
     if !request.no_new_keyring {
@@ -175,9 +178,16 @@ pub(crate) fn exec(
             fd: init,
         });
     }
-    let unified = cgroup.v2_dir_fd()?;
+    let unified = if mover.is_some() {
+        None
+    } else {
+        cgroup.v2_dir_fd()?
+    };
     let unified = unified.as_ref().map(AsFd::as_fd);
     let mut child = spawn(program, 0, unified, before, &|_| Ok(()), ours)?;
+    if let Some(unit) = mover {
+        unit.adopt(&child, &below(record, &cgroup))?;
+    }
     let state = oci_state(record, status);
     let listener = record.seccomp_listener.as_ref();
     let mut terminal = None;
@@ -211,6 +221,18 @@ fn confine(plan: &mut ProcessPlan, record: &Record) -> Result<()> {
         return Err(no_selinux(PROCESS_LABEL, "label"));
     }
     selinux::check("process", plan.selinux_label.as_deref())
+}
+
+/// Where in the container's own cgroup2 folder `cgroup` is, with a slash in front.
+fn below(record: &Record, cgroup: &Cgroup) -> String {
+    let (own, place) = (record.cgroup.get(""), cgroup.paths().get(""));
+    let rest = own
+        .zip(place)
+        .and_then(|(own, place)| place.strip_prefix(own).ok());
+    match rest.filter(|rest| !rest.as_os_str().is_empty()) {
+        Some(rest) => Path::new("/").join(rest).to_string_lossy().into_owned(),
+        None => String::new(),
+    }
 }
 
 /// The container's control groups, with those of `below` instead for the controllers named there: `[controllers:]folder`.

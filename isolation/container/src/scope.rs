@@ -3,8 +3,33 @@
 use atoll_cgroup::systemd::{self, ScopePlan};
 use atoll_sys::placeholder::Placeholder;
 
+use crate::apply::control::{self, Go};
+#[cfg(doc)]
+use crate::apply::program::Op;
+use crate::apply::spawn::Child;
 use crate::error::{Result, kernel};
 use crate::state::SystemdUnit;
+
+impl SystemdUnit {
+    /// Whether a process must be moved into it by systemd: its user may not write to the group that both are below.
+    ///
+    /// Kernel: Documentation/admin-guide/cgroup-v2.rst, "Delegation Containment".
+    pub(crate) fn moves_processes(&self) -> bool {
+        !self.is_system
+    }
+
+    /// Has systemd move a process that waits for it, [`Op::AwaitMove`], and lets that go on.
+    ///
+    /// * `below`: a cgroup in the unit's, with a slash in front; the unit's own is "".
+    ///
+    /// # Errors
+    /// [`crate::Error::Cgroup`] of systemd's.
+    pub(crate) fn adopt(&self, child: &Child, below: &str) -> Result<()> {
+        systemd::attach(&self.name, self.is_system, below, child.pid)?;
+        control::tell(child.control(), Go::Moved);
+        Ok(())
+    }
+}
 
 /// What is remembered of a scope.
 pub(crate) fn unit_of(plan: &ScopePlan) -> SystemdUnit {

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::systemd;
+
 /// Why an operation on control groups failed.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -106,6 +108,11 @@ pub enum Error {
         /// How many are left.
         count: usize,
     },
+    /// A user's systemd has no say over controllers on cgroup v1.
+    #[error(
+        "the user's systemd makes cgroups on cgroup v2 only, and this host has controllers on v1"
+    )]
+    NotUnified,
     /// systemd did not do what it was asked for.
     #[error("cannot {step}: {reason}")]
     Systemd {
@@ -132,9 +139,17 @@ impl Error {
             Self::NoController { controller, .. } => Some(format!(
                 "boot the kernel with `{controller}` enabled, or leave the limit out"
             )),
-            Self::Systemd { step, .. } if step == "find systemd" => {
+            Self::Systemd { step, .. } if step == systemd::FIND => {
                 Some("leave --systemd-cgroup out: cgroups are then made as folders".into())
             }
+            Self::NotUnified => Some(
+                "leave --systemd-cgroup out, or boot the host with systemd.unified_cgroup_hierarchy=1"
+                    .into(),
+            ),
+            Self::Systemd { step, .. } if step == systemd::FIND_USERS => Some(
+                "log in, or have root start it: loginctl enable-linger USER; XDG_RUNTIME_DIR must name its folder"
+                    .into(),
+            ),
             Self::Frozen { .. } => Some("thaw it, or choose another cgroupsPath".into()),
             Self::InUse { .. } => {
                 Some("choose another cgroupsPath, or end the processes in it".into())

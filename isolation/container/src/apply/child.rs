@@ -102,6 +102,7 @@ impl Scene<'_> {
             Op::JoinResctrl(handles, _) => handles
                 .join_self()
                 .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)),
+            Op::AwaitMove => control::await_go(self.program.control.as_fd()),
             Op::NewCgroupNamespace => namespace::unshare(libc::CLONE_NEWCGROUP),
             Op::Enter { kind, fd } => {
                 match namespace::enter(fd.as_fd(), crate::plan::clone_flag(*kind)) {

@@ -55,6 +55,9 @@ pub(crate) fn init(
     if let Some(signal) = request.death_signal {
         steps.push(Op::DeathSignal(signal));
     }
+    if plan.scope.as_ref().is_some_and(|scope| !scope.is_system) {
+        steps.push(Op::AwaitMove);
+    }
     before_root(plan, &request, &mut steps)?;
     let is_shared = plan.root_propagation == Propagation::Shared;
     let own_mounts = plan.namespaces.makes(NamespaceKind::Mount);

@@ -40,6 +40,8 @@ pub(crate) enum Message {
 /// What the runtime says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Go {
+    /// systemd has moved the process into its control group.
+    Moved,
     /// The user namespace has its mappings.
     Mapped,
     /// Hooks have run.
@@ -109,6 +111,7 @@ pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd)> {
 /// Tells the child to go on. A child that is gone is found out by the next receive.
 pub(crate) fn tell(control: BorrowedFd<'_>, go: Go) {
     let byte = match go {
+        Go::Moved => b'g',
         Go::Mapped => b'm',
         Go::Hooked => b'h',
         Go::Recorded => b'r',

@@ -56,6 +56,8 @@ pub(crate) enum Op {
     JoinCgroup(JoinHandles),
     /// Joins resource control groups; the folder of the first.
     JoinResctrl(atoll_resctrl::JoinHandles, PathBuf),
+    /// Waits until systemd has moved the process into its control group.
+    AwaitMove,
     /// Makes a control group namespace with the present groups as its root.
     NewCgroupNamespace,
     /// Joins a namespace.
@@ -319,6 +321,7 @@ impl Op {
             Self::OomScore(value) => format!("write {} to oom_score_adj", text(value)),
             Self::JoinCgroup(_) => "join the cgroup".to_owned(),
             Self::JoinResctrl(_, folder) => format!("{JOIN_RESCTRL}{}", folder.display()),
+            Self::AwaitMove => "wait for systemd to move the process".to_owned(),
             Self::NewCgroupNamespace => "make a cgroup namespace".to_owned(),
             Self::Enter { kind, .. } => format!("join the {} namespace", file_name(*kind)),
             Self::EnterProcess { .. } => "join the container's namespaces".to_owned(),

@@ -44,6 +44,9 @@ pub(crate) fn plan(
         let path: CgroupPath = text.unwrap_or(id).parse()?;
         return Ok((atoll_cgroup::plan(hierarchies, &path, &resources)?, None));
     };
+    if !facts.is_system && hierarchies.layout() != Layout::V2 {
+        return Err(atoll_cgroup::Error::NotUnified.into());
+    }
     let unit = Unit::of(text.unwrap_or(&format!(":atoll:{id}")), facts.is_system)?;
     let path: CgroupPath = format!("{}{}", facts.root, unit.path).parse()?;
     let layout = hierarchies.layout();
@@ -62,7 +65,13 @@ pub(crate) fn plan(
     };
     // What systemd follows, it has made.
     let hierarchies = hierarchies.clone().with_tracking(true);
-    let plan = atoll_cgroup::plan(&hierarchies, &path, &resources)?;
+    let mut plan = atoll_cgroup::plan(&hierarchies, &path, &resources)?;
+    if !facts.is_system {
+        // Controllers are the manager's to hand down: of the groups above its own, a user may change none.
+        for directory in &mut plan.directories {
+            directory.enable.clear();
+        }
+    }
     Ok((plan, Some(scope)))
 }
 
@@ -374,6 +383,64 @@ mod tests {
         assert_eq!(first.devices.len(), 1 + DeviceRule::defaults().len());
         let update = resources(&list, false).unwrap();
         assert_eq!((update.devices.len(), update.pids_limit), (0, Some(9)));
+    }
+
+    #[test]
+    fn a_users_manager_is_left_to_divide_what_is_his() {
+        let plan = |is_system, mountinfo, cgroup| {
+            let linux = Linux {
+                cgroups_path: Some(":at:one".to_owned()),
+                ..Linux::default()
+            };
+            let request = CreateRequest::new("one".parse().unwrap(), "/run/x".into(), "/b".into());
+            let hierarchies = Hierarchies::from_parts(mountinfo, cgroup).unwrap();
+            let facts = systemd::Facts {
+                version: 252,
+                root: "/user.slice/user@7.service".to_owned(),
+                is_system,
+            };
+            super::plan(
+                &linux,
+                &request,
+                &hierarchies,
+                Some(&facts),
+                &BTreeMap::new(),
+            )
+        };
+        let v2 = (
+            "30 24 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw",
+            "0::/",
+        );
+        let (cgroup, scope) = plan(false, v2.0, v2.1).unwrap();
+        let place = "/sys/fs/cgroup/user.slice/user@7.service/user.slice/at-one.scope";
+        assert_eq!(cgroup.to_string(), format!("mkdir {place}\n"));
+        let scope = scope.unwrap();
+        assert_eq!(
+            (scope.slice.as_str(), scope.is_system),
+            ("user.slice", false)
+        );
+        assert!(
+            plan(true, v2.0, v2.1)
+                .unwrap()
+                .0
+                .to_string()
+                .contains("enable +cpu")
+        );
+
+        let v1 = "31 24 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory";
+        let error = plan(false, v1, "4:memory:/\n").unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("the user's systemd makes cgroups on cgroup v2 only")
+        );
+        assert!(
+            error
+                .hint()
+                .unwrap()
+                .starts_with("leave --systemd-cgroup out")
+        );
+        assert!(plan(true, v1, "4:memory:/\n").is_ok());
     }
 
     #[test]

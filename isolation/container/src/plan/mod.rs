@@ -82,7 +82,7 @@ impl HostFacts {
             has_selinux: labels(spec).any(|(_, _, label)| label.is_some()) && selinux::is_enabled(),
             resctrl: resctrl::find(spec, request),
             systemd: match request.systemd_cgroup {
-                true => Some(systemd::detect(is_root())?),
+                true => Some(systemd::detect_own()?),
                 false => None,
             },
         })
@@ -101,11 +101,6 @@ fn labels(spec: &Spec) -> impl Iterator<Item = (&'static str, &'static str, Opti
     ]
     .into_iter()
     .map(|(field, what, label)| (field, what, label.filter(|label| !label.is_empty())))
-}
-
-/// Whether the caller is root, whose service manager is the system's.
-pub(crate) fn is_root() -> bool {
-    atoll_sys::rustix::process::geteuid().is_root()
 }
 
 /// Everything that will be done for a container.

@@ -2,9 +2,9 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::user::{self, Socket};
 use super::wire::{self, Call, Message, Reader, Writer};
 
 /// How long an answer may take; starting a scope takes milliseconds.
@@ -45,8 +45,8 @@ impl Connection {
     /// That of the last socket tried.
     pub(super) fn open(is_system: bool) -> Result<Self, Failed> {
         let mut last = io::Error::from(io::ErrorKind::NotFound);
-        for (path, is_bus) in sockets(is_system) {
-            match Self::at(&path, is_bus) {
+        for socket in user::sockets(is_system) {
+            match Self::at(&socket, is_system) {
                 Ok(connection) => return Ok(connection),
                 Err(Failed::Io(error)) => last = error,
                 Err(failed) => return Err(failed),
@@ -55,18 +55,18 @@ impl Connection {
         Err(last.into())
     }
 
-    /// Connects to the socket at `path`.
-    pub(super) fn at(path: &Path, is_bus: bool) -> Result<Self, Failed> {
-        let mut stream = UnixStream::connect(path)?;
+    /// Connects to one socket of the manager of the system, or of a user's.
+    fn at(socket: &Socket, is_system: bool) -> Result<Self, Failed> {
+        let mut stream = UnixStream::connect_addr(&socket.address)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        authenticate(&mut stream)?;
+        authenticate(&mut stream, is_system)?;
         let mut connection = Self {
             stream,
             serial: 0,
             ended: Vec::new(),
         };
-        if is_bus {
+        if socket.is_bus {
             connection.join_bus()?;
         }
         Ok(connection)
@@ -178,8 +178,8 @@ fn no_answer() -> io::Error {
 ///
 /// The last line goes along with the first, before the answer: systemd doesn't look at a message that it read together with
 /// that line before another one comes.
-fn authenticate(stream: &mut UnixStream) -> io::Result<()> {
-    let uid = rustix::process::geteuid().as_raw().to_string();
+fn authenticate(stream: &mut UnixStream, is_system: bool) -> io::Result<()> {
+    let uid = user::seen_by_manager(is_system).to_string();
     let hex: String = uid.bytes().map(|byte| format!("{byte:02x}")).collect();
     stream.write_all(format!("\0AUTH EXTERNAL {hex}\r\nBEGIN\r\n").as_bytes())?;
     let mut line = Vec::new();
@@ -200,27 +200,10 @@ fn authenticate(stream: &mut UnixStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Sockets in the order they are tried, and whether one is a bus.
-fn sockets(is_system: bool) -> Vec<(PathBuf, bool)> {
-    let own = if is_system {
-        vec![("/run/systemd/private".into(), false)]
-    } else {
-        let runtime = std::env::var_os("XDG_RUNTIME_DIR").map_or_else(
-            || PathBuf::from(format!("/run/user/{}", rustix::process::geteuid().as_raw())),
-            PathBuf::from,
-        );
-        vec![
-            (runtime.join("systemd/private"), false),
-            (runtime.join("bus"), true),
-        ]
-    };
-    let bus = is_system.then(|| ("/run/dbus/system_bus_socket".into(), true));
-    own.into_iter().chain(bus).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixListener;
+    use std::path::{Path, PathBuf};
 
     use super::*;
 
@@ -295,7 +278,7 @@ mod tests {
             message(wire::RETURN, &[], 1, &job),
         ];
         let (_folder, path, thread) = manager(vec![answer.concat()]);
-        let mut connection = Connection::at(&path, false).unwrap();
+        let mut connection = Connection::at(&Socket::at(&path), true).unwrap();
         let mut body = Writer::default();
         body.string("x.scope");
         let call = Call {
@@ -316,7 +299,7 @@ mod tests {
         words.string("no such unit");
         let name = [(4, "s", "org.example.NoSuchUnit")];
         let (_folder, path, thread) = manager(vec![message(wire::ERROR, &name, 1, &words)]);
-        let mut connection = Connection::at(&path, false).unwrap();
+        let mut connection = Connection::at(&Socket::at(&path), true).unwrap();
         let call = Call {
             member: "GetUnit",
             signature: "",
@@ -334,7 +317,7 @@ mod tests {
         thread.join().unwrap();
         assert!(matches!(connection.await_job("/job/1"), Err(Failed::Io(_))));
         assert!(matches!(
-            Connection::at(Path::new("/nonexistent/x"), false),
+            Connection::at(&Socket::at(Path::new("/nonexistent/x")), true),
             Err(Failed::Io(_))
         ));
     }

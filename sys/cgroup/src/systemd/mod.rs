@@ -7,6 +7,7 @@
 
 mod connection;
 mod properties;
+mod user;
 mod wire;
 
 use std::fmt;
@@ -29,6 +30,12 @@ const MANAGER: Call<'static> = Call {
 const EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
 /// And for one that there isn't.
 const NO_SUCH: &str = "org.freedesktop.systemd1.NoSuchUnit";
+
+/// What fails where there is no systemd.
+pub(crate) const FIND: &str = "find systemd";
+/// What fails where it manages the system, but not what the calling user started.
+pub(crate) const FIND_USERS: &str = "find the user's systemd";
+const VERSION: &str = "ask systemd for its version";
 
 /// What a running systemd is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,18 +63,33 @@ pub struct ScopePlan {
     pub is_system: bool,
 }
 
+/// The caller's manager: the system's or, of anybody but root, the user's own.
+///
+/// # Errors
+/// [`Error::Systemd`]: there is none, or it does not answer.
+pub fn detect_own() -> Result<Facts, Error> {
+    let is_system = user::is_served_by_system();
+    detect(is_system).map_err(|error| match error {
+        Error::Systemd { step, reason } if !is_system && step == VERSION => Error::Systemd {
+            step: FIND_USERS.into(),
+            reason,
+        },
+        other => other,
+    })
+}
+
 /// Asks systemd what it is.
 ///
 /// # Errors
 /// [`Error::Systemd`]: there is none, or it does not answer.
 pub fn detect(is_system: bool) -> Result<Facts, Error> {
-    if !Path::new("/run/systemd/system").is_dir() {
+    if !Path::new(user::RUNNING).is_dir() {
         return Err(Error::Systemd {
-            step: "find systemd".into(),
+            step: FIND.into(),
             reason: "systemd not running on this host, cannot use systemd cgroups manager".into(),
         });
     }
-    let step = "ask systemd for its version";
+    let step = VERSION;
     let mut connection = Connection::open(is_system).map_err(|failed| failure(step, failed))?;
     let mut get = |name: &str| {
         let mut body = Writer::default();
@@ -200,6 +222,31 @@ pub fn change(unit: &str, is_system: bool, properties: &[Property]) -> Result<()
     let call = Call {
         member: "SetUnitProperties",
         signature: "sba(sv)",
+        ..MANAGER
+    };
+    connection.call(call, &body).map(drop).map_err(failed)
+}
+
+/// Moves a process into a unit that has `Delegate`, for users who may not write to the cgroup the process is in.
+///
+/// systemd of a user, which may not either, asks that of the system.
+///
+/// * `below`: path of a cgroup in the unit's, with a slash in front; the unit's own is "".
+/// * `pid`: of a process of the caller's user.
+///
+/// # Errors
+/// [`Error::Systemd`].
+pub fn attach(unit: &str, is_system: bool, below: &str, pid: u32) -> Result<(), Error> {
+    let step = format!("move process {pid} into unit {unit}");
+    let failed = |failed| failure(&step, failed);
+    let mut connection = Connection::open(is_system).map_err(failed)?;
+    let mut body = Writer::default();
+    body.string(unit);
+    body.string(below);
+    body.array(4, |body| body.u32(pid));
+    let call = Call {
+        member: "AttachProcessesToUnit",
+        signature: "ssau",
         ..MANAGER
     };
     connection.call(call, &body).map(drop).map_err(failed)
