@@ -16,6 +16,7 @@
 
 mod agent;
 mod asked;
+mod fresh;
 mod greeting;
 mod link;
 mod member;
@@ -30,7 +31,7 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use atoll_container::{Container, CreateRequest, Monitored, RootfsMount};
 use atoll_guest::Lines;
@@ -65,8 +66,6 @@ const KILL: Duration = Duration::from_secs(2);
 const MAX_INCOMING: usize = 64;
 /// The call that is not the container's; others count from 1.
 const REHEARSAL: u64 = 0;
-/// Random bytes for the guest.
-const ENTROPY: usize = 64;
 
 /// Which descriptor of a machine an event is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -663,8 +662,8 @@ impl Machine {
 
     fn send_create(&mut self, mut create: Box<Create>) {
         if let Some(setup) = &mut create.machine {
-            setup.clock_ns = since_1970();
-            setup.entropy = random();
+            setup.clock_ns = fresh::since_1970();
+            setup.entropy = fresh::random();
         }
         let first = self.first.clone();
         self.send(&first, Request::Create(create));
@@ -775,19 +774,6 @@ pub(crate) fn listen(path: &Path) -> Result<UnixListener, Failure> {
     let listener = atoll_sys::unix::listen_at(path)
         .and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
     listener.map_err(share::failed(format!("listen at {}", path.display())))
-}
-
-fn since_1970() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    u64::try_from(since.unwrap_or_default().as_nanos()).unwrap_or(u64::MAX)
-}
-
-fn random() -> Vec<u8> {
-    let mut bytes = vec![0; ENTROPY];
-    let flags = rustix::rand::GetRandomFlags::empty();
-    let count = rustix::rand::getrandom(&mut bytes[..], flags).unwrap_or(0);
-    bytes.truncate(count);
-    bytes
 }
 
 /// The root file system's mounts as isolation/container has them.
