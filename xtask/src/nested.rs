@@ -56,7 +56,7 @@ const TSC_MEASURED: &str = "for i in $(busybox seq 600); do \
 /// What the outer machine's init prints before the program's exit code.
 const VERDICT: &str = "ATOLL-NESTED ";
 /// A proof takes 8 to 20 s on an idle host.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_secs(150);
 
 /// Runs the KVM backend's tests inside the emulated machine.
 pub(crate) fn kvm_tests() -> Result<()> {
@@ -104,16 +104,20 @@ fn prove_by(boot: &Emulator<'_>, kernel: &Kernel, payload: Payload) -> Result<St
     let words = format!("{APPEND} {}", payload.kernel_words);
     write(&initrd, &initramfs(kernel, payload)?)?;
     let start = Instant::now();
-    let console = boot(
-        &kernel.image,
-        &initrd,
-        words.trim_end(),
-        &folder.join("console"),
-    )?;
-    print!("{console}");
-    let code = console
-        .lines()
-        .find_map(|line| line.trim().strip_prefix(VERDICT)?.parse::<i32>().ok());
+    let attempt = || -> Result<(String, Option<i32>)> {
+        let console = folder.join("console");
+        let console = boot(&kernel.image, &initrd, words.trim_end(), &console)?;
+        print!("{console}");
+        let code = console
+            .lines()
+            .find_map(|line| line.trim().strip_prefix(VERDICT)?.parse::<i32>().ok());
+        Ok((console, code))
+    };
+    let (mut console, mut code) = attempt()?;
+    if code.is_none() {
+        println!("nested: no verdict; timers of an emulated machine stall now and then: once more");
+        (console, code) = attempt()?;
+    }
     match code {
         Some(0) => {
             ensure!(console.contains(proof), "the console never said {proof}");
@@ -122,7 +126,7 @@ fn prove_by(boot: &Emulator<'_>, kernel: &Kernel, payload: Payload) -> Result<St
         }
         Some(code) => bail!("the program inside the emulated machine ended with {code}"),
         None => bail!(
-            "the emulated machine came to no verdict within {} s",
+            "the emulated machine came to no verdict within {} s, twice",
             PATIENCE.as_secs()
         ),
     }

@@ -42,10 +42,11 @@ pub(crate) fn share_tests() -> Result<()> {
     ];
     let test = build(&arguments, "resctrl")?;
     let runtime = build(&arguments, "atoll-runtime")?;
-    // Another profile than that of what is shipped, which has the same place.
+    // What is shipped has been copied to a place of its own.
     let arguments = [
         "build",
-        "--release",
+        "--profile",
+        "dist",
         "-p",
         "atoll-machine",
         "--bin",
