@@ -456,21 +456,19 @@ fn known(cpu: &Cpu, store: &Store, slot: u16, jump: Jump) -> Option<Known> {
     } else {
         Context::Supervisor
     };
-    let page = cpu
-        .paging
-        .translate(&cpu.ram, linear, Access::Execute, context)
-        .ok()?;
-    let offset = cpu.ram.offset_of(page.physical)? | (linear % PAGE);
-    let index = store.find(Key::new(offset, Mode::Bits64))?;
-    if let Some(second) = store.second_page(index) {
-        let next = (linear & !(PAGE - 1)).wrapping_add(PAGE);
+    let translate = |linear| {
         let page = cpu
             .paging
-            .translate(&cpu.ram, next, Access::Execute, context)
+            .translate(&cpu.ram, linear, Access::Execute, context)
             .ok()?;
-        cpu.ram
-            .offset_of(page.physical)
-            .filter(|page| *page == second)?;
+        Some((page, cpu.ram.offset_of(page.physical)?))
+    };
+    let (page, offset) = translate(linear)?;
+    let index = store.find(Key::new(offset | (linear % PAGE), Mode::Bits64))?;
+    let second = store.second_page(index);
+    if let Some(second) = second {
+        let next = (linear & !(PAGE - 1)).wrapping_add(PAGE);
+        translate(next).filter(|(_, offset)| *offset == second)?;
     }
     (store.start(index) == jump.start).then_some(Known {
         slot,
@@ -478,7 +476,7 @@ fn known(cpu: &Cpu, store: &Store, slot: u16, jump: Jump) -> Option<Known> {
         start: jump.start,
         is_global: page.global,
         is_large: page.large,
-        is_crossing: store.second_page(index).is_some(),
+        is_crossing: second.is_some(),
     })
 }
 

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::io::Read;
-use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use atoll_memory::{PAGE, Ram};
@@ -45,19 +44,14 @@ pub(crate) fn load(
     let handlers = handlers(&table(SAMPLE)?)?;
     let (blocks, jumps) = (table(BLOCK)?, table(JUMP)?);
     let ops = Ops::new(from, counts.next()?);
-    let entered = Mutex::new(None);
-    let enter = || {
-        let store = enter(&blocks, &versions).filter(|store| find(store, &jumps, tell).is_some());
-        *entered.lock().unwrap_or_else(PoisonError::into_inner) = store;
-    };
-    let read = thread::scope(|scope| {
+    let enter = || enter(&blocks, &versions).filter(|store| find(store, &jumps, tell).is_some());
+    thread::scope(|scope| {
         // Without memory for a thread there is none for a copy, either.
         let builder = thread::Builder::new().name("code".to_owned());
-        builder.spawn_scoped(scope, enter).ok()?;
-        read(&blocks, ops, &handlers)
-    });
-    let entered = entered.into_inner().unwrap_or_else(PoisonError::into_inner);
-    Some(entered?.with_ops_of(read?))
+        let entering = builder.spawn_scoped(scope, enter).ok()?;
+        let read = read(&blocks, ops, &handlers);
+        Some(entering.join().ok()??.with_ops_of(read?))
+    })
 }
 
 /// What a block's record says.
