@@ -132,6 +132,26 @@ fn prove_by(boot: &Emulator<'_>, kernel: &Kernel, payload: Payload) -> Result<St
     }
 }
 
+/// Tests of the runtime that `script` runs in an emulated machine: program `test`, `atoll-runtime`, and `run`.
+fn runtime_tests(name: &str, script: &str) -> Result<Archive> {
+    let arguments = [
+        "test",
+        "--profile",
+        "dist",
+        "-p",
+        "atoll-runtime",
+        "--test",
+        name,
+        "--no-run",
+    ];
+    let mut archive = Archive::default();
+    archive.program("test", &read(&build(&arguments, name)?)?);
+    let runtime = build(&arguments, "atoll-runtime")?;
+    archive.program("atoll-runtime", &read(&runtime)?);
+    archive.program("run", script.as_bytes());
+    Ok(archive)
+}
+
 /// Where the proofs' files are.
 fn folder() -> Result<PathBuf> {
     let folder = shell::root().join("target/atoll/nested");
@@ -332,4 +352,20 @@ fn wait(mut child: Child) -> Result<String> {
             .context("cannot read the machine's errors")?;
     }
     Ok(errors)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn tests_for_emulated_machines_are_left_to_them() {
+        for name in ["cgroup_v2", "selinux", "resctrl"] {
+            let path = crate::shell::root().join(format!("front/runtime/tests/{name}.rs"));
+            let text = std::fs::read_to_string(path).unwrap();
+            assert_eq!(
+                text.matches("#[test]").count(),
+                text.matches("#[ignore = ").count(),
+                "{name}"
+            );
+        }
+    }
 }

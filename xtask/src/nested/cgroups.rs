@@ -2,8 +2,7 @@
 
 use anyhow::Result;
 
-use super::archive::Archive;
-use super::{Kernel, Payload, build, prove, read};
+use super::{Kernel, Payload, prove, runtime_tests};
 
 /// A root file system in memory that is no initramfs, as pivot_root(2) wants it, with cgroup v2 alone.
 ///
@@ -25,22 +24,7 @@ exec busybox chroot . /test --ignored --test-threads=2
 
 /// Runs the tests of the runtime on cgroup v2 inside the emulated machine.
 pub(crate) fn cgroup_tests() -> Result<()> {
-    let arguments = [
-        "test",
-        "--profile",
-        "dist",
-        "-p",
-        "atoll-runtime",
-        "--test",
-        "cgroup_v2",
-        "--no-run",
-    ];
-    let test = build(&arguments, "cgroup_v2")?;
-    let runtime = build(&arguments, "atoll-runtime")?;
-    let mut archive = Archive::default();
-    archive.program("test", &read(&test)?);
-    archive.program("atoll-runtime", &read(&runtime)?);
-    archive.program("run", SCRIPT.as_bytes());
+    let archive = runtime_tests("cgroup_v2", SCRIPT)?;
     let payload = Payload {
         archive,
         modules: &["drivers/block/brd.ko"],
@@ -50,17 +34,4 @@ pub(crate) fn cgroup_tests() -> Result<()> {
     };
     prove(&Kernel::find()?, payload)?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn the_tests_are_those_of_the_runtime() {
-        let path = crate::shell::root().join("front/runtime/tests/cgroup_v2.rs");
-        let text = std::fs::read_to_string(path).unwrap();
-        assert_eq!(
-            text.matches("#[test]").count(),
-            text.matches("#[ignore = ").count()
-        );
-    }
 }

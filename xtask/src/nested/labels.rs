@@ -4,8 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use super::archive::Archive;
-use super::{Kernel, Payload, build, folder, prove, read};
+use super::{Kernel, Payload, folder, prove, read, runtime_tests};
 use crate::shell;
 
 /// The policy, for checkpolicy(8).
@@ -34,23 +33,8 @@ exec busybox chroot . /test --ignored --test-threads=1 --skip without_a_policy
 
 /// Runs the runtime's tests of labels inside the emulated machine.
 pub(crate) fn label_tests() -> Result<()> {
-    let arguments = [
-        "test",
-        "--profile",
-        "dist",
-        "-p",
-        "atoll-runtime",
-        "--test",
-        "selinux",
-        "--no-run",
-    ];
-    let test = build(&arguments, "selinux")?;
-    let runtime = build(&arguments, "atoll-runtime")?;
-    let mut archive = Archive::default();
-    archive.program("test", &read(&test)?);
-    archive.program("atoll-runtime", &read(&runtime)?);
+    let mut archive = runtime_tests("selinux", SCRIPT)?;
     archive.file("policy", &policy()?);
-    archive.program("run", SCRIPT.as_bytes());
     let payload = Payload {
         archive,
         modules: &[],
@@ -78,17 +62,4 @@ fn policy() -> Result<Vec<u8>> {
         String::from_utf8_lossy(&output.stderr)
     );
     read(&path)
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn every_test_is_left_to_the_emulated_machine() {
-        let path = crate::shell::root().join("front/runtime/tests/selinux.rs");
-        let text = std::fs::read_to_string(path).unwrap();
-        assert_eq!(
-            text.matches("#[test]").count(),
-            text.matches("#[ignore = ").count()
-        );
-    }
 }

@@ -7,8 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 
-use super::archive::Archive;
-use super::{Kernel, Payload, build, folder, prove_by, read, said, write};
+use super::{Kernel, Payload, build, folder, prove_by, runtime_tests, said, write};
 
 /// A root file system in memory with cgroup v2 and resctrl.
 const SCRIPT: &str = "#!/bin/busybox sh
@@ -30,18 +29,6 @@ const APPEND: &str = "console=ttyS0 quiet panic=-1 cryptomgr.notests";
 
 /// Runs the runtime's tests of shares inside a machine of ours.
 pub(crate) fn share_tests() -> Result<()> {
-    let arguments = [
-        "test",
-        "--profile",
-        "dist",
-        "-p",
-        "atoll-runtime",
-        "--test",
-        "resctrl",
-        "--no-run",
-    ];
-    let test = build(&arguments, "resctrl")?;
-    let runtime = build(&arguments, "atoll-runtime")?;
     // What is shipped has been copied to a place of its own.
     let arguments = [
         "build",
@@ -55,10 +42,7 @@ pub(crate) fn share_tests() -> Result<()> {
         "resctrl",
     ];
     let monitor = build(&arguments, "atoll-vmm")?;
-    let mut archive = Archive::default();
-    archive.program("test", &read(&test)?);
-    archive.program("atoll-runtime", &read(&runtime)?);
-    archive.program("run", SCRIPT.as_bytes());
+    let archive = runtime_tests("resctrl", SCRIPT)?;
     let payload = Payload {
         archive,
         modules: &[],
@@ -95,17 +79,4 @@ fn boot(monitor: &Path, kernel: &Path, initrd: &Path, console: &Path) -> Result<
         .stderr(Stdio::piped());
     println!("+ {machine:?}");
     said(machine.spawn().context("cannot start atoll-vmm")?, console)
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn every_test_is_left_to_the_machine() {
-        let path = crate::shell::root().join("front/runtime/tests/resctrl.rs");
-        let text = std::fs::read_to_string(path).unwrap();
-        assert_eq!(
-            text.matches("#[test]").count(),
-            text.matches("#[ignore = ").count()
-        );
-    }
 }
