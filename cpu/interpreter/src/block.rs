@@ -1,79 +1,59 @@
 //! Blocks of decoded instructions: kept by physical address, found by linear address.
 //!
 //! ```text
-//!   linear address ─ jump table ─► block          valid while its generation is
-//!        │ miss
-//!        └─ page walk ─► physical address ─ map ─► block    valid while its pages' versions are
-//!                                            │ miss
-//!                                            └─ decode
+//!   linear page ─ fetched ─► physical page and its table ─ place in the page ─► block
+//!        │ miss                      valid while the translation's generation is
+//!        └─ page walk ─► physical page, its blocks emptied if it changed ─► its table ─ miss ─► decode
 //! ```
 //!
 //! A block's first instruction decides its place; all but the last instruction lie in one page. Blocks hold no linear
-//! address, so one serves every mapping of its page. What is found by physical address is the [`Store`]'s.
+//! address, so one serves every mapping of its page, and an address space costs a page walk for each page it executes.
+//! What is found by physical address is the [`Store`]'s.
 
+use std::collections::HashSet;
 use std::io::Read;
 
 use atoll_memory::PAGE;
 use atoll_memory::code_pages::Change;
 
-use crate::build::{CodePage, jump_key};
-use crate::code::{self, Known};
-use crate::cpu::{Cpu, Mode};
+use crate::build::CodePage;
+use crate::code;
+use crate::cpu::Cpu;
 use crate::op::{Fault, LINKS, Op, RIP};
-use crate::paging::Access;
-use crate::store::{Key, Store};
-use crate::tlb::Context;
+use crate::store::{Entry, Store, Table};
 
-/// Entries of the jump table, in pairs: two blocks that meet in one place do not push each other out.
-const SLOTS: usize = 1 << 16;
-/// Entries that the blocks of one page may be in, one after the other; they are other pages', too.
-const PAGE_SLOTS: usize = 1024;
-
-/// An entry of the jump table, as the number that it is kept as: memory of zeros, which costs nothing until it is
-/// touched, is a table of empty ones.
-#[derive(Clone, Copy)]
-struct Jump {
-    /// Linear address and [`Cpu::jump_key`].
+/// A page's translation for fetching code, and where its blocks are found.
+#[derive(Clone, Copy, Default)]
+struct Fetched {
+    /// Linear address of the page and [`Cpu::fetch_key`].
     tag: u64,
-    /// The block's first operation.
-    start: u32,
     /// With which generation it ends; none has 0.
     generation: u32,
+    /// The number of the page in memory.
+    number: u32,
+    table: Table,
 }
 
-impl Jump {
+impl Fetched {
     #[inline(always)]
-    fn of(number: u128) -> Self {
-        Self {
-            tag: (number >> 64) as u64,
-            start: (number >> 32) as u32,
-            generation: number as u32,
-        }
-    }
-
-    #[inline(always)]
-    fn number(self) -> u128 {
-        u128::from(self.tag) << 64 | u128::from(self.start) << 32 | u128::from(self.generation)
-    }
-
-    #[inline(always)]
-    fn is_valid(self, cpu: &Cpu) -> bool {
-        self.generation == cpu.local_generation || self.generation == cpu.global_generation
+    fn is_of(&self, cpu: &Cpu, linear: u64) -> bool {
+        self.tag == linear & !(PAGE - 1) ^ cpu.fetch_key()
+            && (self.generation == cpu.local_generation || self.generation == cpu.global_generation)
     }
 }
 
-/// A page's translation for fetching code, valid as long as a jump found at the same time.
-#[derive(Clone, Copy)]
-struct Fetched {
-    tag: u64,
-    page: CodePage,
-    generation: u32,
+/// Pages that can be known at once of each half of the address space, the user's and the system's.
+const FETCHED: usize = 4096;
+
+/// Where the page of `linear` may be. Pages beside each other do not meet: a kernel is less than so many.
+#[inline(always)]
+fn slot(linear: u64) -> usize {
+    let page = linear / PAGE;
+    let spread = page.wrapping_add((page / FETCHED as u64).wrapping_mul(0x6C5)) as usize % FETCHED;
+    spread + (linear >> 63) as usize * FETCHED
 }
 
-/// Entries of the table of pages that code was fetched from.
-const FETCHED: usize = 256;
-
-/// Which linear pages the jump table may know, by a bit each modulo their number: INVLPG is mostly for pages of data.
+/// Which linear pages may be known, by a bit each modulo their number: INVLPG is mostly for pages of data.
 pub(crate) struct FetchedPages(Box<[u64; 64]>);
 
 impl Default for FetchedPages {
@@ -113,11 +93,8 @@ pub(crate) struct Last {
 
 /// The blocks of one CPU.
 pub(crate) struct Cache {
-    fetched: Box<[Fetched; FETCHED]>,
     store: Store,
-    jumps: Box<[u128]>,
-    /// Pages that blocks of the page before them end in.
-    crossed: FetchedPages,
+    fetched: Box<[Fetched]>,
     /// Whether nothing has been let go since it was empty on request.
     has_all: bool,
     epoch: u64,
@@ -126,27 +103,13 @@ pub(crate) struct Cache {
 /// Changes of code after which finding every block anew is not much more work.
 const FEW_CHANGES: u64 = 64;
 
-/// No linear address has this as its tag.
-const NO_TAG: u64 = u64::MAX >> 1;
-
 impl Cache {
     /// Empty.
     pub(crate) fn new() -> Self {
         Self {
             store: Store::default(),
-            jumps: vec![0; SLOTS].into_boxed_slice(),
-            crossed: FetchedPages::default(),
+            fetched: vec![Fetched::default(); FETCHED * 2].into_boxed_slice(),
             has_all: true,
-            fetched: Box::new(
-                [Fetched {
-                    tag: NO_TAG,
-                    page: CodePage {
-                        offset: 0,
-                        global: false,
-                    },
-                    generation: 0,
-                }; FETCHED],
-            ),
             epoch: 0,
         }
     }
@@ -168,7 +131,9 @@ impl Cache {
             start = self.store.linked(last.op, rip, linear);
         }
         if start == 0 {
-            start = self.jump(cpu, linear, is_sure);
+            if is_sure {
+                start = self.look_up(cpu, linear);
+            }
             if start == 0 {
                 start = self.find_slow(cpu, linear)?;
             } else if can_link {
@@ -180,111 +145,76 @@ impl Cache {
             generation: cpu.last_generation,
             linear,
         };
-        Ok(self.store.ops_at(start))
+        Ok(self.store.ops(start))
     }
 
-    /// The first operation of the block at `linear`, if the jump table knows it; else 0.
+    /// The first operation of the block at `linear`, if its page is known and has it; else 0.
     #[inline(always)]
-    fn jump(&self, cpu: &Cpu, linear: u64, is_sure: bool) -> u32 {
-        let tag = linear ^ cpu.jump_key();
-        let slot = slot(linear);
-        let is_it = |jump: Jump| jump.tag == tag && jump.is_valid(cpu) && is_sure;
-        let (first, second) = (Jump::of(self.jumps[slot]), Jump::of(self.jumps[slot + 1]));
-        let start = if is_it(first) {
-            first.start
-        } else if is_it(second) {
-            second.start
-        } else {
+    fn look_up(&self, cpu: &Cpu, linear: u64) -> u32 {
+        let fetched = &self.fetched[slot(linear)];
+        if !fetched.is_of(cpu, linear) {
             return 0;
-        };
-        if self.store.ops_at(start).is_empty() {
+        }
+        let start = self.store.find(fetched.table, Entry::new(linear, cpu.mode));
+        if start != 0 && self.store.is_crossing(start) && !self.crosses_surely(cpu, linear, start) {
             return 0;
         }
         start
     }
 
+    /// Whether the page after that of `linear` is known to be the one that the block there ends in.
+    #[inline(never)]
+    fn crosses_surely(&self, cpu: &Cpu, linear: u64, start: u32) -> bool {
+        let next = next_page(linear);
+        let fetched = &self.fetched[slot(next)];
+        fetched.is_of(cpu, next) && self.store.second(start) == Some(fetched.number)
+    }
+
     #[cold]
     #[inline(never)]
     fn find_slow(&mut self, cpu: &mut Cpu, linear: u64) -> Result<u32, Fault> {
-        let tag = linear ^ cpu.jump_key();
+        self.hear(cpu);
+        let page = self.fetch(cpu, linear)?;
+        let entry = Entry::new(linear, cpu.mode);
+        let table = self.store.table(page.number());
+        // What grew since is another one for those who know the page by other addresses, too.
+        self.fetched[slot(linear)].table = table;
+        let start = self.store.find(table, entry);
+        if start != 0 && self.ends_there_still(cpu, linear, start) {
+            return Ok(start);
+        }
+        let pages = crate::build::block(cpu, linear, page.offset | (linear % PAGE))?;
+        if self.store.is_full() {
+            // Most code that an operating system executes, it executes once.
+            self.store.clear();
+            self.has_all = false;
+            cpu.forget_fetched();
+        }
+        let start = self.store.keep(entry, cpu.decoded.iter().copied(), pages);
+        // Its table may be another now.
+        self.know(cpu, linear, page);
+        Ok(start)
+    }
+
+    /// Takes notice of what changed since the last time.
+    fn hear(&mut self, cpu: &mut Cpu) {
         let epoch = cpu.ram.code_pages().epoch();
         if self.epoch != epoch {
             if !self.empty_changed(cpu, epoch) {
-                // Some code somewhere changed: every block is looked up anew, and its pages' versions compared.
-                cpu.forget_jumps();
+                // Some code somewhere changed: every page is looked up anew, and its version compared.
+                cpu.forget_fetched();
             }
             self.epoch = epoch;
             cpu.see_epoch();
         }
         if let Some(page) = cpu.forgotten_page.take() {
-            self.forget_page(page);
-            if self.crossed.contains(page) {
-                self.forget_page(page.wrapping_sub(PAGE));
-            }
-            self.fetched[fetched_slot(page)].tag = NO_TAG;
+            self.fetched[slot(page)] = Fetched::default();
         }
         if cpu.last_generation > u32::MAX - 4096 {
-            self.jumps.fill(0);
-            for fetched in self.fetched.iter_mut() {
-                fetched.tag = NO_TAG;
-            }
+            self.fetched.fill(Fetched::default());
             cpu.last_generation = 0;
             cpu.forget_translations(false);
         }
-        let page = self.fetch(cpu, linear, tag)?;
-        let offset = page.offset | (linear % PAGE);
-        let key = Key::new(offset, cpu.mode);
-        let index = match self.store.find(key) {
-            Some(index)
-                if self.store.is_current(index, &cpu.ram)
-                    && self.second_page_holds(cpu, index, linear) =>
-            {
-                index
-            }
-            mut old => {
-                let pages = crate::build::block(cpu, linear, offset)?;
-                if self.store.is_full() {
-                    // Most code that an operating system executes, it executes once.
-                    self.store.clear();
-                    self.has_all = false;
-                    cpu.forget_jumps();
-                    old = None;
-                }
-                {
-                    let ops = cpu.decoded.iter().copied();
-                    self.store.keep(key, old, ops, pages)
-                }
-            }
-        };
-        let start = self.store.start(index);
-        if self.store.second_page(index).is_some() {
-            self.cross(cpu, linear);
-        }
-        let generation = page.generation(cpu);
-        let slot = slot(linear);
-        self.jumps[slot + 1] = self.jumps[slot];
-        self.jumps[slot] = Jump {
-            tag,
-            start,
-            generation,
-        }
-        .number();
-        Ok(start)
-    }
-
-    /// Forgets what the jump table knows of the page of `linear`.
-    fn forget_page(&mut self, linear: u64) {
-        let first = slot(linear & !(PAGE - 1));
-        for entry in first..first + PAGE_SLOTS {
-            self.jumps[entry % SLOTS] = 0;
-        }
-    }
-
-    /// Notes that a block at `linear` ends in the next page.
-    fn cross(&mut self, cpu: &mut Cpu, linear: u64) {
-        let next = linear.wrapping_add(PAGE);
-        self.crossed.insert(next);
-        cpu.fetched_pages.insert(next);
     }
 
     /// Empties the blocks of what changed up to `epoch`; false when it is not known what that was.
@@ -296,46 +226,58 @@ impl Cache {
             match cpu.ram.code_pages().change(epoch) {
                 None => return false,
                 Some(Change::Nothing) => {}
-                Some(Change::Page(number)) => self.store.empty_page(number),
+                Some(Change::Page(number)) => self.store.empty_page(number, &cpu.ram),
             }
         }
         true
     }
 
-    /// The page that code at `linear` is fetched from.
-    fn fetch(&mut self, cpu: &mut Cpu, linear: u64, tag: u64) -> Result<CodePage, Fault> {
-        let known = &mut self.fetched[fetched_slot(linear)];
-        let tag = tag & !(PAGE - 1);
-        if known.tag == tag
-            && (known.generation == cpu.local_generation
-                || known.generation == cpu.global_generation)
-        {
-            return Ok(known.page);
+    /// The page that code at `linear` is fetched from, which is known then.
+    fn fetch(&mut self, cpu: &mut Cpu, linear: u64) -> Result<CodePage, Fault> {
+        let fetched = &self.fetched[slot(linear)];
+        if fetched.is_of(cpu, linear) {
+            return Ok(CodePage {
+                offset: u64::from(fetched.number) * PAGE,
+                global: fetched.generation == cpu.global_generation,
+            });
         }
         let page = cpu.fetch_page(linear)?;
-        cpu.fetched_pages.insert(linear);
-        *known = Fetched {
-            tag,
-            page,
-            generation: page.generation(cpu),
-        };
+        self.know(cpu, linear, page);
         Ok(page)
     }
 
-    /// Whether the page after the block's own is still the one its last instruction ends in.
-    fn second_page_holds(&self, cpu: &mut Cpu, index: u32, linear: u64) -> bool {
-        let Some(offset) = self.store.second_page(index) else {
+    /// Notes that code at `linear` is fetched from `page`, whose blocks are those of what it holds now.
+    fn know(&mut self, cpu: &mut Cpu, linear: u64, page: CodePage) {
+        cpu.fetched_pages.insert(linear);
+        self.fetched[slot(linear)] = Fetched {
+            tag: linear & !(PAGE - 1) ^ cpu.fetch_key(),
+            generation: if page.global {
+                cpu.global_generation
+            } else {
+                cpu.local_generation
+            },
+            number: page.number(),
+            table: self.store.current(page.number(), &cpu.ram),
+        };
+    }
+
+    /// Whether the page after that of `linear` is still the one that the block there ends in, if that is another.
+    fn ends_there_still(&mut self, cpu: &mut Cpu, linear: u64, start: u32) -> bool {
+        let Some(second) = self.store.second(start) else {
             return true;
         };
-        let next = (linear & !(PAGE - 1)).wrapping_add(PAGE);
-        cpu.peek_page(next)
-            .is_some_and(|page| page.offset == offset)
+        let next = next_page(linear);
+        let Some(page) = cpu.peek_page(next) else {
+            return false;
+        };
+        self.know(cpu, next, page);
+        page.number() == second && !self.store.ops(start).is_empty()
     }
 
     /// Forgets all blocks.
     pub(crate) fn clear(&mut self) {
         self.store.clear();
-        self.jumps.fill(0);
+        self.fetched.fill(Fetched::default());
         self.has_all = true;
     }
 
@@ -347,83 +289,53 @@ impl Cache {
     /// Empties the blocks that `cpu`'s memory does not have.
     pub(crate) fn check(&mut self, cpu: &Cpu) {
         let mut ops = Vec::new();
-        for (key, index) in self.store.places() {
-            let second = self.store.second_page(index);
-            let is_one = crate::build::again(&cpu.ram, key.place(), second, &mut ops);
-            if !is_one || !same(&ops, self.store.ops(index)) {
-                self.store.empty(index);
-            }
+        let wrong = self.store.blocks().into_iter().filter(|block| {
+            let second = block.second.map(|number| u64::from(number) * PAGE);
+            let is_one = crate::build::again(&cpu.ram, block.place, second, &mut ops);
+            !is_one || !same(&ops, block.ops)
+        });
+        let wrong: Vec<_> = wrong.map(|block| block.start).collect();
+        for start in wrong {
+            self.store.empty(start);
         }
     }
 
-    /// The blocks as bytes, and where `cpu` finds them.
+    /// The blocks as bytes.
     pub(crate) fn save(&self, cpu: &Cpu) -> Vec<u8> {
-        let jumps = (0..=u16::MAX).zip(self.jumps.iter().map(|number| Jump::of(*number)));
-        let known = jumps.filter_map(|(slot, jump)| known(cpu, &self.store, slot, jump));
-        code::save(&self.store, cpu, known)
+        code::save(&self.store, cpu)
     }
 
-    /// Takes blocks from such bytes, the first CPU's, in place of its own, before `cpu`, whose translations are what they
-    /// were, runs. False, and it has none, when they are damaged.
-    pub(crate) fn load(&mut self, cpu: &mut Cpu, from: &mut dyn Read) -> bool {
+    /// Takes blocks from such bytes in place of its own, before `cpu` runs. False, and it has none, when they are
+    /// damaged.
+    pub(crate) fn load(&mut self, cpu: &Cpu, from: &mut dyn Read) -> bool {
         self.clear();
-        let ram = cpu.ram.clone();
-        let store = code::load(&ram, from, |known| {
-            if cpu.index != 0 {
-                // Their tables are others.
-                return;
-            }
-            let page = CodePage {
-                offset: 0,
-                global: known.is_global,
-            };
-            let jump = Jump {
-                tag: known.tag,
-                start: known.start,
-                generation: page.generation(cpu),
-            };
-            self.jumps[usize::from(known.slot)] = jump.number();
-            let (linear, _) = parts(known.tag);
-            cpu.fetched_pages.insert(linear);
-            if known.is_crossing {
-                self.cross(cpu, linear);
-            }
-            if known.is_large {
-                cpu.tlb.note_large(linear);
-            }
-        });
-        match store {
+        match code::load(&cpu.ram, from) {
             Some(store) => self.store = store,
-            None => {
-                self.jumps.fill(0);
-                return false;
-            }
+            None => return false,
         }
         true
     }
 
-    /// Keeps the blocks that were executed lately when there are many others, whose memory goes.
+    /// Keeps the blocks of pages that were executed lately when there are many others, whose memory goes.
     pub(crate) fn trim(&mut self, cpu: &Cpu) {
         if !self.store.is_large() {
             return;
         }
-        let jumps = self.jumps.iter().map(|number| Jump::of(*number));
-        let live = jumps.filter(|jump| jump.is_valid(cpu));
+        let lately = self.fetched.iter().filter(|fetched| {
+            fetched.generation == cpu.local_generation
+                || fetched.generation == cpu.global_generation
+        });
+        let live: HashSet<_> = lately.map(|fetched| fetched.number).collect();
         self.has_all = false;
-        self.store.keep_only(live.map(|jump| jump.start).collect());
-        self.jumps.fill(0);
+        self.store.keep_only(&live);
+        self.fetched.fill(Fetched::default());
     }
 }
 
-impl CodePage {
-    /// The generation with which its translation ends.
-    fn generation(&self, cpu: &Cpu) -> u32 {
-        if self.global {
-            cpu.global_generation
-        } else {
-            cpu.local_generation
-        }
-    }
+/// The page after that of `linear`.
+#[inline(always)]
+fn next_page(linear: u64) -> u64 {
+    (linear & !(PAGE - 1)).wrapping_add(PAGE)
 }
 
 /// Whether both do the same; where they lead is no part of it.
@@ -436,60 +348,4 @@ fn same(some: &[Op], others: &[Op]) -> bool {
         (op.run as usize, op.imm, disp, operands, op.offset, op.next)
     };
     some.iter().map(facts).eq(others.iter().map(facts))
-}
-
-/// Linear address and [`Cpu::jump_key`] of a tag.
-fn parts(tag: u64) -> (u64, u64) {
-    let linear = ((tag << 16).cast_signed() >> 16).cast_unsigned();
-    (linear, linear ^ tag)
-}
-
-/// What entry `slot` of the jump table tells, if `cpu` would enter it now: a processor may read ahead.
-fn known(cpu: &Cpu, store: &Store, slot: u16, jump: Jump) -> Option<Known> {
-    let (linear, key) = parts(jump.tag);
-    let cpl = (key >> 56) as u8;
-    if jump.generation == 0 || key != jump_key(Mode::Bits64, cpl) {
-        return None;
-    }
-    let context = if cpl == 3 {
-        Context::User
-    } else {
-        Context::Supervisor
-    };
-    let translate = |linear| {
-        let page = cpu
-            .paging
-            .translate(&cpu.ram, linear, Access::Execute, context)
-            .ok()?;
-        Some((page, cpu.ram.offset_of(page.physical)?))
-    };
-    let (page, offset) = translate(linear)?;
-    let index = store.find(Key::new(offset | (linear % PAGE), Mode::Bits64))?;
-    let second = store.second_page(index);
-    if let Some(second) = second {
-        let next = (linear & !(PAGE - 1)).wrapping_add(PAGE);
-        translate(next).filter(|(_, offset)| *offset == second)?;
-    }
-    (store.start(index) == jump.start).then_some(Known {
-        slot,
-        tag: jump.tag,
-        start: jump.start,
-        is_global: page.global,
-        is_large: page.large,
-        is_crossing: second.is_some(),
-    })
-}
-
-fn fetched_slot(linear: u64) -> usize {
-    (linear / PAGE) as usize % FETCHED
-}
-
-/// The first of the two entries where a block at `linear` may be.
-#[inline(always)]
-fn slot(linear: u64) -> usize {
-    // Pages are spread by a multiplication: those of a kernel, all beside each other, would meet.
-    let first = (linear / PAGE).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
-    let place = linear % PAGE;
-    let place = (place ^ (place >> 9)) % (PAGE_SLOTS as u64 / 2);
-    (first + place) as usize * 2 % SLOTS
 }

@@ -35,6 +35,13 @@ pub(crate) struct CodePage {
     pub(crate) global: bool,
 }
 
+impl CodePage {
+    /// Its number.
+    pub(crate) fn number(&self) -> u32 {
+        (self.offset / PAGE) as u32
+    }
+}
+
 impl Cpu {
     /// The linear address of the next instruction.
     #[inline(always)]
@@ -49,8 +56,8 @@ impl Cpu {
     /// What a block found by linear address depends on besides the address: privilege and width, in bits that no
     /// canonical address has on its own.
     #[inline(always)]
-    pub(crate) fn jump_key(&self) -> u64 {
-        jump_key(self.mode, self.cpl)
+    pub(crate) fn fetch_key(&self) -> u64 {
+        (self.mode as u64) << 52 | u64::from(self.cpl) << 56
     }
 
     /// The page that code at `linear` is fetched from; raises the fault when there is none.
@@ -112,12 +119,6 @@ impl Cpu {
     }
 }
 
-/// [`Cpu::jump_key`] of one that executes code so wide at such a privilege.
-#[inline(always)]
-pub(crate) fn jump_key(mode: Mode, cpl: u8) -> u64 {
-    (mode as u64) << 52 | u64::from(cpl) << 56
-}
-
 fn bits(mode: Mode) -> u32 {
     match mode {
         Mode::Bits16 => 16,
@@ -163,7 +164,7 @@ pub(crate) fn block(cpu: &mut Cpu, linear: u64, offset: u64) -> Result<Pages, Fa
 /// Decodes the block at `place` once more, into `ops`; whether there is one that ends in page `second`, or in its own
 /// when that is none. Nothing is marked.
 pub(crate) fn again(ram: &Ram, place: Place, second: Option<u64>, ops: &mut Vec<Op>) -> bool {
-    let Place { offset, mode } = place;
+    let (offset, mode) = (place.offset(), place.entry.mode());
     let in_page = (PAGE - offset % PAGE).min(MOST as u64) as usize;
     let mut bytes = vec![0; in_page + MAX_BYTES as usize];
     ram.read(offset, &mut bytes[..in_page]);

@@ -178,15 +178,15 @@ pub(crate) struct Cpu {
     pub(crate) nmi_blocked: bool,
     /// What it does.
     pub(crate) activity: Activity,
-    /// Raised when blocks found by linear address may be wrong; see [`crate::block`].
+    /// Raised when pages found by linear address may be others; see [`crate::block`].
     pub(crate) local_generation: u32,
-    /// The same for blocks in global pages.
+    /// The same for global pages.
     pub(crate) global_generation: u32,
     /// The last generation given out.
     pub(crate) last_generation: u32,
-    /// Pages that blocks were found in by linear address.
+    /// Pages that code was fetched from by linear address.
     pub(crate) fetched_pages: FetchedPages,
-    /// A page whose blocks found by linear address are wrong.
+    /// One of them that may be another.
     pub(crate) forgotten_page: Option<u64>,
     /// It slept for long.
     pub(crate) has_rested: bool,
@@ -375,8 +375,8 @@ impl Cpu {
         }
     }
 
-    /// Forgets which blocks were found by linear address.
-    pub(crate) fn forget_jumps(&mut self) {
+    /// Forgets which pages code was fetched from.
+    pub(crate) fn forget_fetched(&mut self) {
         self.local_generation = self.new_generation();
         self.global_generation = self.new_generation();
     }

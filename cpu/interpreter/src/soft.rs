@@ -140,7 +140,7 @@ impl Vcpu for SoftVcpu {
     }
 
     fn learn_code(&mut self, from: &mut dyn Read) -> bool {
-        self.cache.load(&mut self.cpu, from)
+        self.cache.load(&self.cpu, from)
     }
 
     fn instructions(&self) -> Option<u64> {

@@ -1,15 +1,21 @@
 //! Decoded blocks by physical address, all of their operations in one place.
 //!
+//! ```text
+//!   page number ─► table of the page ─ place in the page ─► a block's first operation ─► ... its last ─ links ─► others
+//! ```
+//!
 //! Blocks that a guest executes at its start lie there one after the other. A block that was decoded anew leaves a gap;
-//! gaps go when the store is emptied or trimmed.
+//! gaps go when the store is emptied or trimmed. A block is as good as its page: when that is written, all are emptied.
 //!
 //! A block that ends with a direct branch, or was cut, has links: the two blocks that may follow it in its page, by their
 //! first operations, in the last operation's displacement. They are as good as the block itself is: the same page is
 //! executed, at the same width and privilege. What is linked is told by its place in the page, or it is emptied.
+//!
+//! Before the first operation of a block that ends in another page is one that is not executed: it says which page.
 
-use std::collections::{HashMap, HashSet};
-use std::hash::{BuildHasherDefault, Hasher};
-use std::num::NonZero;
+mod pages;
+
+use std::collections::HashSet;
 
 use atoll_memory::{PAGE, Ram};
 
@@ -17,90 +23,82 @@ use crate::cpu::Mode;
 use crate::lower;
 use crate::op::{LINKS, Op};
 
+pub(crate) use pages::{CodePages, MAX_STARTS, NumberHasher, Table};
+
 /// Operations before the store is full: 10 MB. What a guest executes until a container runs in it fits.
 pub(crate) const MAX_OPS: usize = 256_000;
-/// Blocks that a page has at least, where many are.
-const BLOCKS_A_PAGE: usize = 4;
 /// Operations that are worth being trimmed.
 const MANY_OPS: usize = 64_000;
 
-/// Added to the place of a block whose last operation has links.
-const LINKED: u16 = 0x8000;
-/// Added to that of a block that ends in another page.
+// Blocks are added while it is not full.
+const _: () = assert!(MAX_OPS + 1024 < MAX_STARTS);
+
+/// The bits of a place that are an offset in a page.
+pub(crate) const OFFSET: u16 = 0x0FFF;
+/// By how much a [`Mode`] is shifted there.
+const MODE: u32 = 12;
+/// Added to the place of a block that ends in another page.
 const CROSSING: u16 = 0x4000;
+/// Added to that of a block whose last operation has links.
+const LINKED: u16 = 0x8000;
 
-/// Memory offset of a block's first instruction, and how wide its code is.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Key(u64);
-
-/// What a [`Key`] says.
-#[derive(Clone, Copy, Debug)]
+/// Where a block begins in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
-    /// Memory offset of the first instruction.
-    pub(crate) offset: u64,
+    /// The number of its page: an offset in memory divided by [`PAGE`].
+    pub(crate) page: u32,
+    /// Where in it, and the code's width.
+    pub(crate) entry: Entry,
+}
+
+/// Offset in a page, and above it the [`Mode`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entry(u16);
+
+impl Entry {
+    /// At `address`, linear or not.
+    #[inline(always)]
+    pub(crate) fn new(address: u64, mode: Mode) -> Self {
+        Self(address as u16 & OFFSET | (mode as u16) << MODE)
+    }
+
+    /// One that [`Entry::number`] told; `None` for other numbers.
+    pub(crate) fn from_number(number: u16) -> Option<Self> {
+        (number >> MODE <= Mode::Bits64 as u16).then_some(Self(number))
+    }
+
+    /// As a number.
+    pub(crate) fn number(self) -> u16 {
+        self.0
+    }
+
+    /// Offset in the page.
+    #[inline(always)]
+    pub(crate) fn offset(self) -> u16 {
+        self.0 & OFFSET
+    }
+
     /// How wide the code is.
-    pub(crate) mode: Mode,
-}
-
-impl Key {
-    /// `offset` is under 2^40.
-    pub(crate) fn new(offset: u64, mode: Mode) -> Self {
-        Self(offset << 2 | mode as u64)
-    }
-
-    /// As a number, for [`Key::from_number`].
-    pub(crate) fn number(self) -> u64 {
-        self.0
-    }
-
-    /// The key that has a number.
-    pub(crate) fn from_number(number: u64) -> Self {
-        Self(number)
-    }
-
-    /// Memory offset and width.
-    pub(crate) fn place(self) -> Place {
-        Place {
-            offset: self.0 >> 2,
-            mode: match self.0 & 3 {
-                0 => Mode::Bits16,
-                1 => Mode::Bits32,
-                _ => Mode::Bits64,
-            },
+    pub(crate) fn mode(self) -> Mode {
+        match self.0 >> MODE {
+            0 => Mode::Bits16,
+            1 => Mode::Bits32,
+            _ => Mode::Bits64,
         }
     }
 }
 
-/// Spreads keys that are numbers: a multiplication is enough.
-#[derive(Default)]
-pub(crate) struct KeyHasher(u64);
-
-impl Hasher for KeyHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.write_u64(u64::from(byte));
-        }
-    }
-
-    fn write_u32(&mut self, value: u32) {
-        self.write_u64(u64::from(value));
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        self.0 = (self.0 ^ value)
-            .wrapping_mul(0x9E37_79B9_7F4A_7C15)
-            .rotate_left(29);
+impl Place {
+    /// Memory offset of the first instruction.
+    pub(crate) fn offset(self) -> u64 {
+        u64::from(self.page) * PAGE + u64::from(self.entry.offset())
     }
 }
 
-/// A page by its number, an offset in memory divided by [`PAGE`], and its version when a block was decoded from it.
+/// A page by its number and its version when a block was decoded from it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PageVersion {
-    number: u32,
+    pub(crate) number: u32,
     version: u32,
 }
 
@@ -113,10 +111,6 @@ impl PageVersion {
             version: ram.code_pages().version(number),
         }
     }
-
-    fn is_current(self, ram: &Ram) -> bool {
-        ram.code_pages().version(u64::from(self.number)) == self.version
-    }
 }
 
 /// The page a block begins in, and the one that its last instruction ends in when that is another.
@@ -126,24 +120,25 @@ pub(crate) struct Pages {
     pub(crate) second: Option<PageVersion>,
 }
 
-/// A run of instructions that is entered at its first only: operations from `start` on, of which the last one leaves. The
-/// first says how many.
-struct Block {
-    start: u32,
-    /// Another block that begins in the same page, if there is one.
-    next: Option<NonZero<u32>>,
-    pages: Pages,
+/// A run of instructions that is entered at its first only, as the store has it.
+#[derive(Clone, Copy)]
+pub(crate) struct Block<'a> {
+    /// Its first operation.
+    pub(crate) start: u32,
+    /// Where it begins.
+    pub(crate) place: Place,
+    /// The number of the page it ends in when that is another.
+    pub(crate) second: Option<u32>,
+    /// Its operations, of which the last one leaves.
+    pub(crate) ops: &'a [Op],
 }
 
 /// The blocks of one CPU.
 #[derive(Default)]
 pub(crate) struct Store {
     ops: Vec<Op>,
-    blocks: Vec<Block>,
-    by_place: HashMap<Key, u32, BuildHasherDefault<KeyHasher>>,
-    /// For each page, one more than the number of a block in it, which leads to all others.
-    by_page: HashMap<u32, NonZero<u32>, BuildHasherDefault<KeyHasher>>,
-    /// Blocks that end in another page.
+    pages: CodePages,
+    /// The first operations of blocks that end in another page.
     crossing: Vec<u32>,
 }
 
@@ -157,38 +152,97 @@ impl Op {
 }
 
 impl Store {
-    /// The operations of block `index`.
-    pub(crate) fn ops(&self, index: u32) -> &[Op] {
-        self.ops_at(self.start(index))
-    }
-
     /// The operations of the block that begins with operation `start`; none when its code changed.
     #[inline(always)]
-    pub(crate) fn ops_at(&self, start: u32) -> &[Op] {
+    pub(crate) fn ops(&self, start: u32) -> &[Op] {
         let rest = &self.ops[start as usize..];
         &rest[..usize::from(rest[0].count)]
     }
 
-    /// Empties the blocks that have code in page `number`: who finds them by their first operation looks again.
-    pub(crate) fn empty_page(&mut self, number: u32) {
-        let mut next = self.by_page.get(&number).copied();
-        while let Some(index) = next {
-            let block = &self.blocks[index.get() as usize - 1];
-            next = block.next;
-            self.ops[block.start as usize].count = 0;
-        }
-        for index in &self.crossing {
-            let block = &self.blocks[*index as usize];
-            if block.pages.second.is_some_and(|page| page.number == number) {
-                self.ops[block.start as usize].count = 0;
-            }
+    /// The block that begins with operation `start` in page `page`.
+    pub(crate) fn block(&self, page: u32, start: u32) -> Block<'_> {
+        Block {
+            start,
+            place: Place {
+                page,
+                entry: Entry(self.ops[start as usize].place & !(LINKED | CROSSING)),
+            },
+            second: self.second(start),
+            ops: self.ops(start),
         }
     }
 
-    /// Empties block `index`.
-    pub(crate) fn empty(&mut self, index: u32) {
-        let start = self.start(index);
+    /// Every block that has operations, in the order of those.
+    pub(crate) fn blocks(&self) -> Vec<Block<'_>> {
+        let all = self.pages.all();
+        let all = all.map(|(page, start)| self.block(page, start));
+        let mut all: Vec<_> = all.filter(|block| !block.ops.is_empty()).collect();
+        all.sort_unstable_by_key(|block| block.start);
+        all
+    }
+
+    /// Empties the block that begins with operation `start`: who knows it looks again.
+    pub(crate) fn empty(&mut self, start: u32) {
         self.ops[start as usize].count = 0;
+    }
+
+    /// Empties the blocks that have code in page `number`, as memory has it now.
+    pub(crate) fn empty_page(&mut self, number: u32, ram: &Ram) {
+        let version = ram.code_pages().version(u64::from(number));
+        for start in self.pages.empty(number, version) {
+            self.empty(start);
+        }
+        let ops = &mut self.ops;
+        self.crossing.retain(|start| {
+            if second(ops, *start) == number {
+                ops[*start as usize].count = 0;
+            }
+            ops[*start as usize].count != 0
+        });
+    }
+
+    /// Whether the code of a block is what it was.
+    pub(crate) fn is_current(&self, block: &Block<'_>, ram: &Ram) -> bool {
+        let is_current = |number: u32| {
+            let now = ram.code_pages().version(u64::from(number));
+            self.pages.version(number) == Some(now)
+        };
+        is_current(block.place.page) && block.second.is_none_or(is_current)
+    }
+
+    /// Sees to it that what is known of page `number` is what memory has now, and gives its table.
+    pub(crate) fn current(&mut self, number: u32, ram: &Ram) -> Table {
+        let version = ram.code_pages().version(u64::from(number));
+        if self.pages.version(number).is_some_and(|old| old != version) {
+            self.empty_page(number, ram);
+        }
+        self.table(number)
+    }
+
+    /// The table of page `number`, an empty one if it has none.
+    pub(crate) fn table(&self, number: u32) -> Table {
+        self.pages.table(number).unwrap_or_default()
+    }
+
+    /// The first operation of the block at a place of the page with `table`; 0 when there is none.
+    #[inline(always)]
+    pub(crate) fn find(&self, table: Table, entry: Entry) -> u32 {
+        let start = self.pages.at(table, entry.offset());
+        let first = &self.ops.get(start as usize);
+        let is_it = first
+            .is_some_and(|first| first.count != 0 && first.place & !(LINKED | CROSSING) == entry.0);
+        if is_it { start } else { 0 }
+    }
+
+    /// Whether the block that begins with operation `start` ends in another page.
+    #[inline(always)]
+    pub(crate) fn is_crossing(&self, start: u32) -> bool {
+        self.ops[start as usize].place & CROSSING != 0
+    }
+
+    /// The number of that page.
+    pub(crate) fn second(&self, start: u32) -> Option<u32> {
+        self.is_crossing(start).then(|| second(&self.ops, start))
     }
 
     /// The last operation of the block that begins with operation `start`, if blocks can be linked there; else 0.
@@ -209,7 +263,8 @@ impl Store {
         let op = &self.ops[last as usize];
         let start = (op.disp >> op.side(rip)) as u32;
         let first = &self.ops[start as usize];
-        let is_it = first.count != 0 && u64::from(first.place & !LINKED) == linear % PAGE;
+        let place = first.place & (CROSSING | OFFSET);
+        let is_it = first.count != 0 && u64::from(place) == linear % PAGE;
         if is_it { start } else { 0 }
     }
 
@@ -217,21 +272,11 @@ impl Store {
     #[inline(always)]
     pub(crate) fn link(&mut self, last: u32, rip: (u64, u64), start: u32) {
         // Where one that crosses pages goes on, its own page does not tell.
-        if self.ops[start as usize].place & CROSSING == 0 {
+        if !self.is_crossing(start) {
             let op = &mut self.ops[last as usize];
             let side = op.side(rip);
             op.disp = op.disp & !(u64::from(u32::MAX) << side) | u64::from(start) << side;
         }
-    }
-
-    /// The first operation of block `index`.
-    pub(crate) fn start(&self, index: u32) -> u32 {
-        self.blocks[index as usize].start
-    }
-
-    /// The same, of a block that may not be there.
-    pub(crate) fn start_of(&self, index: u32) -> Option<u32> {
-        self.blocks.get(index as usize).map(|block| block.start)
     }
 
     /// Gives the block that begins with operation `start` its links, if it can have some; both lead to operations there
@@ -241,26 +286,6 @@ impl Store {
         if last != 0 {
             self.ops[last as usize].disp = links;
         }
-    }
-
-    /// The block at a place.
-    pub(crate) fn find(&self, key: Key) -> Option<u32> {
-        self.by_place.get(&key).copied()
-    }
-
-    /// Whether block `index`'s code is what it was.
-    pub(crate) fn is_current(&self, index: u32, ram: &Ram) -> bool {
-        let pages = self.blocks[index as usize].pages;
-        // One that was decoded after its page was written, and before that was heard of, is emptied all the same.
-        !self.ops(index).is_empty()
-            && pages.first.is_current(ram)
-            && pages.second.is_none_or(|page| page.is_current(ram))
-    }
-
-    /// Memory offset of the second page of block `index`.
-    pub(crate) fn second_page(&self, index: u32) -> Option<u64> {
-        let second = self.blocks[index as usize].pages.second?;
-        Some(u64::from(second.number) * PAGE)
     }
 
     /// Whether nothing may be added before it is emptied.
@@ -273,70 +298,43 @@ impl Store {
         self.ops.len() > MANY_OPS
     }
 
-    /// Every block that is found, in the order of their operations.
-    pub(crate) fn places(&self) -> Vec<(Key, u32)> {
-        let mut places: Vec<_> = self
-            .by_place
-            .iter()
-            .map(|(key, index)| (*key, *index))
-            .collect();
-        places.sort_unstable_by_key(|(_, index)| self.blocks[*index as usize].start);
-        places
-    }
-
-    /// Makes room for so many blocks and operations more.
-    pub(crate) fn reserve(&mut self, blocks: usize, ops: usize) {
-        self.blocks.reserve(blocks);
-        self.by_place.reserve(blocks);
-        self.by_page.reserve(blocks / BLOCKS_A_PAGE);
+    /// Makes room for so many operations more.
+    pub(crate) fn reserve(&mut self, ops: usize) {
         self.ops.reserve(ops + 1);
     }
 
     /// Forgets all blocks.
     pub(crate) fn clear(&mut self) {
+        *self = Self {
+            ops: std::mem::take(&mut self.ops),
+            ..Self::default()
+        };
         self.ops.clear();
-        self.blocks.clear();
-        self.by_place.clear();
-        self.by_page.clear();
-        self.crossing.clear();
     }
 
-    /// Keeps a block of `ops`, in place of block `old` or as a new one; gives its number.
+    /// Keeps a block of `ops`, in place of the one that was there; gives its first operation.
     pub(crate) fn keep(
         &mut self,
-        key: Key,
-        old: Option<u32>,
+        entry: Entry,
         ops: impl IntoIterator<Item = Op>,
         pages: Pages,
     ) -> u32 {
-        let start = self.add(ops, key, pages.second.is_some());
-        self.enter(key, old, start, pages)
+        let start = self.add(ops, entry, pages.second.map(|page| page.number));
+        self.enter(entry, start, pages);
+        start
     }
 
     /// Enters the block that begins with operation `start` as [`Store::keep`] does.
-    pub(crate) fn enter(&mut self, key: Key, old: Option<u32>, start: u32, pages: Pages) -> u32 {
-        let index = old.unwrap_or(self.blocks.len() as u32);
-        if pages.second.is_some() && old.is_none_or(|old| self.second_page(old).is_none()) {
-            self.crossing.push(index);
+    pub(crate) fn enter(&mut self, entry: Entry, start: u32, pages: Pages) {
+        let page = self.pages.add(pages.first.number, pages.first.version);
+        if let Some(second) = pages.second {
+            self.pages.add(second.number, second.version);
+            self.crossing.push(start);
         }
-        if let Some(block) = self.blocks.get_mut(index as usize) {
-            // In its place, so in the same page.
-            (block.start, block.pages) = (start, pages);
-            return index;
-        }
-        let next = self.chain(index, pages.first.number);
-        self.blocks.push(Block { start, next, pages });
-        self.by_place.insert(key, index);
-        index
-    }
-
-    /// Puts block `index` among those of page `number`; gives the one that is to come behind it.
-    fn chain(&mut self, index: u32, number: u32) -> Option<NonZero<u32>> {
-        let own = NonZero::new(index + 1)?;
-        match self.blocks.last_mut() {
-            // Most blocks are in the page of the one before, which need not be found then.
-            Some(before) if before.pages.first.number == number => before.next.replace(own),
-            _ => self.by_page.insert(number, own),
+        let old = self.pages.insert(page, entry.offset(), start);
+        if old != 0 && old != start {
+            // Some may be linked to it.
+            self.empty(old);
         }
     }
 
@@ -349,23 +347,29 @@ impl Store {
     }
 
     /// Adds the operations of a block that is entered elsewhere; the first one's number.
+    ///
+    /// * `second`: the number of the page it ends in, if that is another.
     pub(crate) fn add(
         &mut self,
         ops: impl IntoIterator<Item = Op>,
-        key: Key,
-        is_crossing: bool,
+        entry: Entry,
+        second: Option<u32>,
     ) -> u32 {
         if self.ops.is_empty() {
             // No block begins with operation 0.
             self.ops.push(lower::nothing());
         }
+        let mut place = entry.0;
+        if let Some(second) = second {
+            place |= CROSSING;
+            self.ops.push(Op {
+                imm: u64::from(second),
+                ..lower::nothing()
+            });
+        }
         let start = self.ops.len();
         self.ops.extend(ops);
         let count = (self.ops.len() - start) as u16;
-        let mut place = (key.place().offset % PAGE) as u16;
-        if is_crossing {
-            place |= CROSSING;
-        }
         if let Some(last) = self.ops[start..].last_mut()
             && last.scale == LINKS
         {
@@ -378,19 +382,31 @@ impl Store {
         start as u32
     }
 
-    /// Forgets all blocks but those that begin with the operations `live`.
-    pub(crate) fn keep_only(&mut self, live: HashSet<u32>) {
+    /// Forgets all blocks but those in the pages with the numbers `live`.
+    pub(crate) fn keep_only(&mut self, live: &HashSet<u32>) {
         let mut kept = Self::default();
-        for (key, index) in self.places() {
-            let block = &self.blocks[index as usize];
-            if live.contains(&block.start) && !self.ops(index).is_empty() {
-                kept.keep(key, None, self.ops(index).iter().copied(), block.pages);
+        // What changed since is found out of it later, as it is of this one.
+        let version = |number: u32| PageVersion {
+            number,
+            version: self.pages.version(number).unwrap_or_default(),
+        };
+        for block in self.blocks() {
+            let pages = Pages {
+                first: version(block.place.page),
+                second: block.second.map(version),
+            };
+            if live.contains(&block.place.page) {
+                kept.keep(block.place.entry, block.ops.iter().copied(), pages);
             }
         }
         kept.ops.shrink_to_fit();
-        kept.blocks.shrink_to_fit();
         *self = kept;
     }
+}
+
+/// The page that the block with the first operation `start` ends in, when that is another.
+fn second(ops: &[Op], start: u32) -> u32 {
+    ops[start as usize - 1].imm as u32
 }
 
 #[cfg(test)]
@@ -406,11 +422,17 @@ mod tests {
         }
     }
 
-    /// A block at `offset` that is cut after as many instructions.
+    /// A block at `offset` that is cut after as many instructions; its first operation.
     fn keep(store: &mut Store, ram: &Ram, offset: u64, second: Option<u64>) -> u32 {
         let ops = [lower::nothing(), lower::fall_through(5)];
-        let key = Key::new(offset, Mode::Bits64);
-        store.keep(key, None, ops, pages(ram, offset & !(PAGE - 1), second))
+        let entry = Entry::new(offset, Mode::Bits64);
+        store.keep(entry, ops, pages(ram, offset & !(PAGE - 1), second))
+    }
+
+    /// What is found at `offset`.
+    fn find(store: &Store, offset: u64) -> u32 {
+        let table = store.table((offset / PAGE) as u32);
+        store.find(table, Entry::new(offset, Mode::Bits64))
     }
 
     #[test]
@@ -419,7 +441,6 @@ mod tests {
         let ram = memory.ram();
         let mut store = Store::default();
         let [a, b, other] = [0x10, 0x15, PAGE].map(|offset| keep(&mut store, &ram, offset, None));
-        let [a, b, other] = [a, b, other].map(|index| store.start(index));
         let last = store.linked_at(a);
         assert_eq!(last, a + 1);
         // From 0x1000 to the next instruction, and by a branch to elsewhere.
@@ -432,12 +453,19 @@ mod tests {
         store.link(last, jumps, a);
         assert_eq!(store.linked(last, jumps, 0x1010), a);
         assert_eq!(store.linked(last, falls, 0x1015), b);
-        store.empty_page(1);
-        assert!(store.ops_at(other).is_empty());
+        store.empty_page(1, &ram);
+        assert!(store.ops(other).is_empty());
         assert_eq!(store.linked(last, falls, 0x1015), b);
-        store.empty_page(0);
-        assert_eq!(store.linked(last, falls, 0x1015), 0);
-        assert!(store.ops_at(a).is_empty() && store.ops_at(b).is_empty());
+        let again = keep(&mut store, &ram, 0x15, None);
+        assert_eq!(find(&store, 0x15), again);
+        assert_eq!(
+            store.linked(last, falls, 0x1015),
+            0,
+            "another is in its place"
+        );
+        store.empty_page(0, &ram);
+        assert!(store.ops(a).is_empty() && store.ops(again).is_empty());
+        assert_eq!((find(&store, 0x10), find(&store, 0x15)), (0, 0));
     }
 
     #[test]
@@ -446,15 +474,39 @@ mod tests {
         let ram = memory.ram();
         let mut store = Store::default();
         let near = keep(&mut store, &ram, 0xff0, None);
-        let crossing = keep(&mut store, &ram, 0xffe, Some(2 * PAGE));
-        let start = store.start(crossing);
-        let last = store.linked_at(store.start(near));
+        let start = keep(&mut store, &ram, 0xffe, Some(2 * PAGE));
+        assert_eq!((store.second(start), store.second(near)), (Some(2), None));
+        let last = store.linked_at(near);
         store.link(last, (0xff0, 0xffe), start);
         assert_eq!(store.linked(last, (0xff0, 0xffe), 0xffe), 0);
-        store.empty_page(1);
-        assert!(!store.ops_at(start).is_empty());
-        store.empty_page(2);
-        assert!(store.ops_at(start).is_empty());
-        assert!(!store.is_current(crossing, &ram));
+        store.empty_page(1, &ram);
+        assert_eq!(find(&store, 0xffe), start);
+        store.empty_page(2, &ram);
+        assert!(store.ops(start).is_empty() && !store.ops(near).is_empty());
+        assert_eq!(find(&store, 0xffe), 0);
+    }
+
+    #[test]
+    fn a_page_that_was_written_is_found_empty() {
+        let memory = GuestMemory::new(4 * PAGE).unwrap();
+        let ram = memory.ram();
+        let mut store = Store::default();
+        let starts = [0, 8, PAGE].map(|offset| keep(&mut store, &ram, offset, None));
+        ram.code_pages().mark(0, 16);
+        assert!(ram.code_pages().written(4, 1));
+        let of = |number| store.block(number, starts[number as usize * 2]);
+        assert!(!store.is_current(&of(0), &ram) && store.is_current(&of(1), &ram));
+        assert_eq!(find(&store, 8), starts[1], "nobody asked");
+        let tables = [0, 1].map(|number| store.current(number, &ram));
+        let entry = |offset| Entry::new(offset, Mode::Bits64);
+        assert_eq!(store.find(tables[0], entry(8)), 0);
+        assert_eq!(store.find(tables[1], entry(0)), starts[2]);
+        assert_eq!(store.find(tables[1], Entry::new(0, Mode::Bits32)), 0);
+        let mut live = HashSet::from([1]);
+        store.keep_only(&live);
+        assert_eq!((store.blocks().len(), find(&store, PAGE)), (1, 1));
+        live.clear();
+        store.keep_only(&live);
+        assert!(store.blocks().is_empty());
     }
 }

@@ -7,32 +7,24 @@ use std::thread;
 
 use atoll_memory::{PAGE, Ram};
 
-use super::{
-    BLOCK, CROSSING, GLOBAL, JUMP, Known, LARGE, MAGIC, OP, PAGE_BITS, SAMPLE, handler_of, pieces,
-};
+use super::{BLOCK, MAGIC, OP, PAGE_BITS, SAMPLE, handler_of, pieces};
 use crate::cpu::Mode;
 use crate::lower;
 use crate::op::{Handler, Op};
-use crate::store::{Key, KeyHasher, MAX_OPS, PageVersion, Pages, Store};
+use crate::store::{Entry, MAX_OPS, MAX_STARTS, NumberHasher, PageVersion, Pages, Place, Store};
 
 /// Operations read at once.
 const STRETCH: usize = 2048;
 
-/// For each page with code, by its memory offset: what it was when it was marked, and which of its pieces were.
-type Versions = HashMap<u64, (PageVersion, u64), BuildHasherDefault<KeyHasher>>;
+/// For each page with code, by its number: what it was when it was marked, and which of its pieces were.
+type Versions = HashMap<u32, (PageVersion, u64), BuildHasherDefault<NumberHasher>>;
 
 /// The blocks in what [`save`](super::save) wrote, whose pages are marked; `None` when it is damaged, or more follows.
 ///
 /// Most of the time goes into touching fresh memory, so a second thread helps: it enters the blocks while this one reads
 /// their operations.
-///
-/// * `tell`: hears where they are found.
-pub(crate) fn load(
-    ram: &Ram,
-    from: &mut dyn Read,
-    tell: impl FnMut(Known) + Send,
-) -> Option<Store> {
-    let mut head = [0; MAGIC.len() + 20];
+pub(crate) fn load(ram: &Ram, from: &mut dyn Read) -> Option<Store> {
+    let mut head = [0; MAGIC.len() + 16];
     from.read_exact(&mut head).ok()?;
     let (magic, counts) = head.split_at(MAGIC.len());
     if magic != MAGIC {
@@ -42,13 +34,14 @@ pub(crate) fn load(
     let mut table = |size: usize| bytes(from, counts.next()?.checked_mul(size)?);
     let versions = mark(ram, &table(PAGE_BITS)?)?;
     let handlers = handlers(&table(SAMPLE)?)?;
-    let (blocks, jumps) = (table(BLOCK)?, table(JUMP)?);
+    let blocks = table(BLOCK)?;
     let ops = Ops::new(from, counts.next()?);
-    let enter = || enter(&blocks, &versions).filter(|store| find(store, &jumps, tell).is_some());
     thread::scope(|scope| {
         // Without memory for a thread there is none for a copy, either.
         let builder = thread::Builder::new().name("code".to_owned());
-        let entering = builder.spawn_scoped(scope, enter).ok()?;
+        let entering = builder
+            .spawn_scoped(scope, || enter(&blocks, &versions))
+            .ok()?;
         let read = read(&blocks, ops, &handlers);
         Some(entering.join().ok()??.with_ops_of(read?))
     })
@@ -56,90 +49,77 @@ pub(crate) fn load(
 
 /// What a block's record says.
 struct Record {
-    key: Key,
+    place: Place,
     /// Operations.
     count: usize,
     /// Bytes of its instructions.
     len: u16,
     /// The number of its second page, if it has one.
-    second: u64,
+    second: u32,
 }
 
 impl Record {
-    fn of(bytes: &[u8]) -> Self {
-        Self {
-            key: Key::from_number(number(&bytes[..8])),
-            count: number(&bytes[8..10]) as usize,
-            len: number(&bytes[10..12]) as u16,
-            second: number(&bytes[12..]),
-        }
+    fn of(bytes: &[u8]) -> Option<Self> {
+        Some(Self {
+            place: Place {
+                page: number(&bytes[..4]) as u32,
+                entry: Entry::from_number(number(&bytes[4..6]) as u16)?,
+            },
+            count: number(&bytes[6..8]) as usize,
+            len: number(&bytes[8..10]) as u16,
+            second: number(&bytes[10..]) as u32,
+        })
     }
 
     /// The pieces of its page, and of its second one.
     fn pieces(&self) -> [u64; 2] {
-        pieces(self.key.place().offset % PAGE, self.len)
+        pieces(self.place.entry.offset().into(), self.len)
+    }
+
+    /// The number of the page it ends in when that is another.
+    fn second(&self) -> Option<u32> {
+        (self.pieces()[1] != 0).then_some(self.second)
     }
 }
 
 /// A store of the blocks without their operations.
 fn enter(blocks: &[u8], versions: &Versions) -> Option<Store> {
     let mut store = Store::default();
-    store.reserve(blocks.len() / BLOCK, 0);
     // Operation 0 is no block's.
-    let mut start = 1;
-    // Most blocks are in the page of the one before.
-    let (mut last, mut found) = (u64::MAX, None);
+    let mut start = 1u32;
+    let version = |number: u32, needed: u64| {
+        let (version, marked) = versions.get(&number)?;
+        (marked & needed == needed).then_some(*version)
+    };
     for block in blocks.chunks_exact(BLOCK) {
-        let block = Record::of(block);
-        let page = block.key.place().offset & !(PAGE - 1);
-        if std::mem::replace(&mut last, page) != page {
-            found = versions.get(&page);
-        }
-        let (first, marked) = found?;
+        let block = Record::of(block)?;
         let needed = block.pieces();
-        if marked & needed[0] != needed[0] {
-            return None;
-        }
-        let second = if needed[1] == 0 {
-            None
-        } else {
-            let (version, marked) = versions.get(&(block.second * PAGE))?;
-            (marked & needed[1] == needed[1]).then_some(Some(*version))?
+        let second = match block.second() {
+            Some(number) => Some(version(number, needed[1])?),
+            None => None,
         };
         let pages = Pages {
-            first: *first,
+            first: version(block.place.page, needed[0])?,
             second,
         };
-        store.enter(block.key, None, start, pages);
+        start = start.checked_add(second.is_some().into())?;
+        if start as usize >= MAX_STARTS {
+            return None;
+        }
+        store.enter(block.place.entry, start, pages);
         start = start.checked_add(u32::try_from(block.count).ok()?)?;
     }
     Some(store)
-}
-
-/// Tells where blocks of `store` are found.
-fn find(store: &Store, jumps: &[u8], mut tell: impl FnMut(Known)) -> Option<()> {
-    for jump in jumps.chunks_exact(JUMP) {
-        let flags = jump[JUMP - 1];
-        tell(Known {
-            slot: number(&jump[..2]) as u16,
-            tag: number(&jump[2..10]),
-            start: store.start_of(number(&jump[10..14]) as u32)?,
-            is_global: flags & GLOBAL != 0,
-            is_large: flags & LARGE != 0,
-            is_crossing: flags & CROSSING != 0,
-        });
-    }
-    Some(())
 }
 
 /// A store of nothing but the blocks' operations; nothing may follow them.
 fn read(blocks: &[u8], mut ops: Ops<'_>, handlers: &[Handler]) -> Option<Store> {
     let mut store = Store::default();
     // What is said of their number is believed no further.
-    store.reserve(0, ops.left.min(MAX_OPS));
-    let end = ops.left as u64 + 1;
+    store.reserve(ops.left.min(MAX_OPS));
+    let end = (ops.left + blocks.len() / BLOCK) as u64 + 1;
     for block in blocks.chunks_exact(BLOCK) {
-        let block = Record::of(block);
+        let block = Record::of(block)?;
         if block.count == 0 || store.is_full() {
             return None;
         }
@@ -154,7 +134,7 @@ fn read(blocks: &[u8], mut ops: Ops<'_>, handlers: &[Handler]) -> Option<Store> 
                 ..op
             }
         });
-        let start = store.add(decoded, block.key, block.pieces()[1] != 0);
+        let start = store.add(decoded, block.place.entry, block.second());
         if !is_whole || len != block.len {
             return None;
         }
@@ -184,7 +164,7 @@ fn mark(ram: &Ram, pages: &[u8]) -> Option<Versions> {
         }
         let version = PageVersion::now(ram, offset);
         ram.code_pages().mark_pieces(offset / PAGE, bits);
-        versions.insert(offset, (version, bits));
+        versions.insert(version.number, (version, bits));
     }
     Some(versions)
 }

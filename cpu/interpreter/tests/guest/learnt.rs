@@ -104,23 +104,33 @@ fn far(first: impl FnOnce(&mut CodeAssembler)) -> u64 {
 }
 
 #[test]
-fn where_code_is_was_learnt_as_a_translation_is() {
+fn where_code_goes_on_is_looked_up_by_who_learnt_it() {
     let map = |a: &mut CodeAssembler| {
         a.mov(dword_ptr(PAGES + SECOND * 8), 0x16_0007).unwrap();
     };
+    let call = |a: &mut CodeAssembler| {
+        a.call(rsi).unwrap();
+    };
     assert_eq!(far(|_| ()), 1);
+    // What was learnt are blocks in memory, no translations.
+    assert_eq!(far(map), 2);
     // A processor that knows a translation need not look at the tables, until it is told.
-    assert_eq!(far(map), 1);
+    let known = far(|a| {
+        call(a);
+        map(a);
+    });
     let with_page = far(|a| {
+        call(a);
         map(a);
         a.invlpg(byte_ptr(SECOND << 12)).unwrap();
     });
     let with_all = far(|a| {
+        call(a);
         map(a);
         a.mov(rdx, cr3).unwrap();
         a.mov(cr3, rdx).unwrap();
     });
-    assert_eq!((with_page, with_all), (2, 2));
+    assert_eq!((known, with_page, with_all), (1, 2, 2));
 }
 
 #[test]
