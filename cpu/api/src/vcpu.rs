@@ -1,6 +1,6 @@
 //! Machines and virtual CPUs, whichever backend executes them.
 
-use std::io::Read;
+use std::fs::File;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
@@ -242,11 +242,14 @@ pub trait Vcpu: Send {
     /// need not be trusted.
     fn check_code(&mut self) {}
 
-    /// Takes over code that [`Vcpu::code`] gave, before it runs: what it executes of that it need not decode. It is read to
-    /// its end. False when it cannot be used.
+    /// Takes over code that [`Vcpu::code`] gave, before it runs: what it executes of that it need not decode. False when it
+    /// cannot be used.
+    ///
+    /// * `file`: has it from byte `at` on, a multiple of a page, to its end. It may neither change nor shrink while the CPU
+    ///   lives, which reads what it needs when it needs it.
     ///
     /// The bytes are trusted as much as the program: wrong ones have the guest execute something else.
-    fn learn_code(&mut self, _from: &mut dyn Read) -> bool {
+    fn learn_code(&mut self, _file: &File, _at: u64) -> bool {
         false
     }
 

@@ -1,6 +1,8 @@
 //! Blocks of decoded instructions: kept by physical address, found by linear address.
 //!
 //! ```text
+//!   linear address ─ jumps ─► block, of those executed lately
+//!        │ miss
 //!   linear page ─ fetched ─► physical page and its table ─ place in the page ─► block
 //!        │ miss                      valid while the translation's generation is
 //!        └─ page walk ─► physical page, its blocks emptied if it changed ─► its table ─ miss ─► decode
@@ -11,7 +13,7 @@
 //! What is found by physical address is the [`Store`]'s.
 
 use std::collections::HashSet;
-use std::io::Read;
+use std::fs::File;
 
 use atoll_memory::PAGE;
 use atoll_memory::code_pages::Change;
@@ -19,6 +21,8 @@ use atoll_memory::code_pages::Change;
 use crate::build::CodePage;
 use crate::code;
 use crate::cpu::Cpu;
+use crate::handlers::Handlers;
+use crate::lower::Lowered;
 use crate::op::{Fault, LINKS, Op, RIP};
 use crate::store::{Entry, Store, Table};
 
@@ -51,6 +55,46 @@ fn slot(linear: u64) -> usize {
     let page = linear / PAGE;
     let spread = page.wrapping_add((page / FETCHED as u64).wrapping_mul(0x6C5)) as usize % FETCHED;
     spread + (linear >> 63) as usize * FETCHED
+}
+
+/// A block that was found lately, as the number that it is kept as: memory of zeros, which costs nothing until it is
+/// touched, is none. It spares looking into two tables.
+#[derive(Clone, Copy)]
+struct Jump {
+    /// Linear address and [`Cpu::fetch_key`].
+    tag: u64,
+    /// The block's first operation.
+    start: u32,
+    /// That of its page.
+    generation: u32,
+}
+
+impl Jump {
+    #[inline(always)]
+    fn of(number: u128) -> Self {
+        Self {
+            tag: (number >> 64) as u64,
+            start: (number >> 32) as u32,
+            generation: number as u32,
+        }
+    }
+
+    #[inline(always)]
+    fn number(self) -> u128 {
+        u128::from(self.tag) << 64 | u128::from(self.start) << 32 | u128::from(self.generation)
+    }
+}
+
+/// Jumps that are remembered.
+const JUMPS: usize = 8192;
+/// Those that the blocks of one page may be among, one after the other; they are other pages', too.
+const PAGE_JUMPS: usize = 256;
+
+/// Where the jump to `linear` may be.
+#[inline(always)]
+fn jump_slot(linear: u64) -> usize {
+    let place = (linear ^ linear >> 4) as usize % PAGE_JUMPS;
+    (slot(linear) * 16 + place) % JUMPS
 }
 
 /// Which linear pages may be known, by a bit each modulo their number: INVLPG is mostly for pages of data.
@@ -95,6 +139,7 @@ pub(crate) struct Last {
 pub(crate) struct Cache {
     store: Store,
     fetched: Box<[Fetched]>,
+    jumps: Box<[u128]>,
     /// Whether nothing has been let go since it was empty on request.
     has_all: bool,
     epoch: u64,
@@ -109,6 +154,7 @@ impl Cache {
         Self {
             store: Store::default(),
             fetched: vec![Fetched::default(); FETCHED * 2].into_boxed_slice(),
+            jumps: vec![0; JUMPS].into_boxed_slice(),
             has_all: true,
             epoch: 0,
         }
@@ -150,20 +196,46 @@ impl Cache {
 
     /// The first operation of the block at `linear`, if its page is known and has it; else 0.
     #[inline(always)]
-    fn look_up(&self, cpu: &Cpu, linear: u64) -> u32 {
+    fn look_up(&mut self, cpu: &Cpu, linear: u64) -> u32 {
+        let jump = Jump::of(self.jumps[jump_slot(linear)]);
+        let is_it = jump.tag == linear ^ cpu.fetch_key()
+            && (jump.generation == cpu.local_generation
+                || jump.generation == cpu.global_generation)
+            && !self.store.ops(jump.start).is_empty();
+        if is_it {
+            return jump.start;
+        }
+        self.look_into_page(cpu, linear)
+    }
+
+    /// The same without what was found lately.
+    #[inline(never)]
+    fn look_into_page(&mut self, cpu: &Cpu, linear: u64) -> u32 {
         let fetched = &self.fetched[slot(linear)];
         if !fetched.is_of(cpu, linear) {
             return 0;
         }
         let start = self.store.find(fetched.table, Entry::new(linear, cpu.mode));
-        if start != 0 && self.store.is_crossing(start) && !self.crosses_surely(cpu, linear, start) {
+        if start == 0 {
             return 0;
         }
+        if self.store.is_crossing(start) {
+            return if self.crosses_surely(cpu, linear, start) {
+                start
+            } else {
+                0
+            };
+        }
+        let jump = Jump {
+            tag: linear ^ cpu.fetch_key(),
+            start,
+            generation: fetched.generation,
+        };
+        self.jumps[jump_slot(linear)] = jump.number();
         start
     }
 
     /// Whether the page after that of `linear` is known to be the one that the block there ends in.
-    #[inline(never)]
     fn crosses_surely(&self, cpu: &Cpu, linear: u64, start: u32) -> bool {
         let next = next_page(linear);
         let fetched = &self.fetched[slot(next)];
@@ -184,13 +256,16 @@ impl Cache {
             return Ok(start);
         }
         let pages = crate::build::block(cpu, linear, page.offset | (linear % PAGE))?;
-        if self.store.is_full() {
+        if self.store.is_full() || cpu.handlers.is_full() {
             // Most code that an operating system executes, it executes once.
-            self.store.clear();
+            self.store = Store::default();
+            cpu.handlers = Handlers::new();
             self.has_all = false;
+            self.forget();
             cpu.forget_fetched();
         }
-        let start = self.store.keep(entry, cpu.decoded.iter().copied(), pages);
+        let ops = cpu.decoded.iter().map(|lowered| cpu.handlers.op(lowered));
+        let start = self.store.keep(entry, ops, pages);
         // Its table may be another now.
         self.know(cpu, linear, page);
         Ok(start)
@@ -209,9 +284,13 @@ impl Cache {
         }
         if let Some(page) = cpu.forgotten_page.take() {
             self.fetched[slot(page)] = Fetched::default();
+            let first = jump_slot(page & !(PAGE - 1));
+            for jump in first..first + PAGE_JUMPS {
+                self.jumps[jump % JUMPS] = 0;
+            }
         }
         if cpu.last_generation > u32::MAX - 4096 {
-            self.fetched.fill(Fetched::default());
+            self.forget();
             cpu.last_generation = 0;
             cpu.forget_translations(false);
         }
@@ -275,10 +354,17 @@ impl Cache {
     }
 
     /// Forgets all blocks.
-    pub(crate) fn clear(&mut self) {
-        self.store.clear();
-        self.fetched.fill(Fetched::default());
+    pub(crate) fn clear(&mut self, cpu: &mut Cpu) {
+        self.store = Store::default();
+        cpu.handlers = Handlers::new();
+        self.forget();
         self.has_all = true;
+    }
+
+    /// Forgets where blocks are by linear address.
+    fn forget(&mut self) {
+        self.fetched.fill(Fetched::default());
+        self.jumps.fill(0);
     }
 
     /// Whether no block was let go since it was made, cleared or loaded.
@@ -292,7 +378,7 @@ impl Cache {
         let wrong = self.store.blocks().into_iter().filter(|block| {
             let second = block.second.map(|number| u64::from(number) * PAGE);
             let is_one = crate::build::again(&cpu.ram, block.place, second, &mut ops);
-            !is_one || !same(&ops, block.ops)
+            !is_one || !same(cpu, &ops, block.ops)
         });
         let wrong: Vec<_> = wrong.map(|block| block.start).collect();
         for start in wrong {
@@ -305,14 +391,14 @@ impl Cache {
         code::save(&self.store, cpu)
     }
 
-    /// Takes blocks from such bytes in place of its own, before `cpu` runs. False, and it has none, when they are
-    /// damaged.
-    pub(crate) fn load(&mut self, cpu: &Cpu, from: &mut dyn Read) -> bool {
-        self.clear();
-        match code::load(&cpu.ram, from) {
-            Some(store) => self.store = store,
-            None => return false,
-        }
+    /// Takes the blocks that are such bytes behind byte `at` of `file`, in place of its own, before `cpu` runs. False,
+    /// and it has none, when they are damaged.
+    pub(crate) fn load(&mut self, cpu: &mut Cpu, file: &File, at: u64) -> bool {
+        self.clear(cpu);
+        let Some((store, handlers)) = code::load(&cpu.ram, file, at) else {
+            return false;
+        };
+        (self.store, cpu.handlers) = (store, handlers);
         true
     }
 
@@ -328,7 +414,7 @@ impl Cache {
         let live: HashSet<_> = lately.map(|fetched| fetched.number).collect();
         self.has_all = false;
         self.store.keep_only(&live);
-        self.fetched.fill(Fetched::default());
+        self.forget();
     }
 }
 
@@ -339,13 +425,19 @@ fn next_page(linear: u64) -> u64 {
 }
 
 /// Whether both do the same; where they lead is no part of it.
-fn same(some: &[Op], others: &[Op]) -> bool {
-    let facts = |op: &Op| {
-        let disp = if op.scale == LINKS { 0 } else { op.disp };
-        let operands = [
-            op.dst, op.src, op.base, op.index, op.scale, op.seg, op.wrap, op.extra,
-        ];
-        (op.run as usize, op.imm, disp, operands, op.offset, op.next)
+fn same(cpu: &Cpu, some: &[Lowered], others: &[Op]) -> bool {
+    let facts = |op: &Op| Op {
+        disp: if op.scale == LINKS { 0 } else { op.disp },
+        count: 0,
+        place: 0,
+        ..*op
     };
-    some.iter().map(facts).eq(others.iter().map(facts))
+    let some = some.iter().map(|lowered| {
+        let handler = cpu.handlers.find(lowered.run)?;
+        Some(Op {
+            handler,
+            ..facts(&lowered.op)
+        })
+    });
+    some.eq(others.iter().map(|op| Some(facts(op))))
 }

@@ -5,8 +5,8 @@ use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction};
 
 use crate::cpu::{CS, Cpu, Mode};
 use crate::exception::{GP, PF};
-use crate::lower;
-use crate::op::{Fault, Op};
+use crate::lower::{self, Lowered};
+use crate::op::Fault;
 use crate::paging::{Access, PageFault};
 use crate::store::{PageVersion, Pages, Place};
 use crate::tlb::Context;
@@ -163,7 +163,7 @@ pub(crate) fn block(cpu: &mut Cpu, linear: u64, offset: u64) -> Result<Pages, Fa
 
 /// Decodes the block at `place` once more, into `ops`; whether there is one that ends in page `second`, or in its own
 /// when that is none. Nothing is marked.
-pub(crate) fn again(ram: &Ram, place: Place, second: Option<u64>, ops: &mut Vec<Op>) -> bool {
+pub(crate) fn again(ram: &Ram, place: Place, second: Option<u64>, ops: &mut Vec<Lowered>) -> bool {
     let (offset, mode) = (place.offset(), place.entry.mode());
     let in_page = (PAGE - offset % PAGE).min(MOST as u64) as usize;
     let mut bytes = vec![0; in_page + MAX_BYTES as usize];
@@ -187,12 +187,12 @@ pub(crate) fn again(ram: &Ram, place: Place, second: Option<u64>, ops: &mut Vec<
 }
 
 /// Decodes the one instruction in `bytes`, of which there are enough, into a block.
-fn one(bytes: &[u8], mode: Mode, ops: &mut Vec<Op>) {
+fn one(bytes: &[u8], mode: Mode, ops: &mut Vec<Lowered>) {
     let mut decoder = Decoder::with_ip(bits(mode), bytes, 0, OPTIONS);
     let instruction = decoder.decode();
     let op = lowered(bytes, &instruction, mode);
     ops.clear();
-    ops.push(op.op);
+    ops.push(op);
     if !op.ends {
         ops.push(lower::fall_through(instruction.next_ip() as u16));
     }
@@ -200,7 +200,7 @@ fn one(bytes: &[u8], mode: Mode, ops: &mut Vec<Op>) {
 
 /// Decodes `bytes` up to the end of a block into `ops`, which has nothing else then, and nothing at all when the first
 /// instruction needs more bytes. Gives the bytes of the instructions, and whether the last one ends the block.
-pub(crate) fn decode(bytes: &[u8], mode: Mode, ops: &mut Vec<Op>) -> (u64, bool) {
+pub(crate) fn decode(bytes: &[u8], mode: Mode, ops: &mut Vec<Lowered>) -> (u64, bool) {
     ops.clear();
     let mut used = 0;
     let mut decoder = Decoder::with_ip(bits(mode), bytes, 0, OPTIONS);
@@ -212,7 +212,7 @@ pub(crate) fn decode(bytes: &[u8], mode: Mode, ops: &mut Vec<Op>) -> (u64, bool)
         }
         used = instruction.next_ip().max(used);
         let op = lowered(bytes, &instruction, mode);
-        ops.push(op.op);
+        ops.push(op);
         if op.ends {
             return (used, true);
         }
@@ -243,7 +243,7 @@ fn across(cpu: &mut Cpu, linear: u64, offset: u64, head: usize) -> Result<Pages,
 
 /// Decodes one instruction and executes it without keeping it: for code that overwrites itself, single steps and
 /// interrupt shadows. The operation leaves in any case.
-pub(crate) fn single(cpu: &mut Cpu) -> Result<[Op; 2], Fault> {
+pub(crate) fn single(cpu: &mut Cpu) -> Result<[Lowered; 2], Fault> {
     let linear = cpu.linear_rip();
     let page = cpu.fetch_page(linear)?;
     let offset = page.offset | (linear % PAGE);
@@ -259,7 +259,7 @@ pub(crate) fn single(cpu: &mut Cpu) -> Result<[Op; 2], Fault> {
         instruction = decoder.decode();
     }
     let op = lowered(&bytes, &instruction, cpu.mode);
-    Ok([op.op, lower::fall_through(instruction.next_ip() as u16)])
+    Ok([op, lower::fall_through(instruction.next_ip() as u16)])
 }
 
 /// Whether `instruction`, just decoded, needs bytes behind the `len` that there are.
@@ -270,7 +270,7 @@ fn ends_too_early(decoder: &Decoder<'_>, instruction: &Instruction, len: usize) 
 }
 
 /// The operation of `instruction`, just decoded from `bytes`; one of more than 15 bytes is #GP.
-fn lowered(bytes: &[u8], instruction: &Instruction, mode: Mode) -> lower::Lowered {
+fn lowered(bytes: &[u8], instruction: &Instruction, mode: Mode) -> Lowered {
     let rest = bytes.get(instruction.ip() as usize..).unwrap_or_default();
     if instruction.is_invalid() && rest.len() >= MAX_BYTES as usize && is_too_long(rest, mode) {
         return lower::too_long(instruction);

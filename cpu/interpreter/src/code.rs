@@ -1,98 +1,118 @@
 //! Decoded code as bytes, for a CPU that goes on with the same memory in another process of the same program.
 //!
 //! ```text
-//!   magic, counts of the rest
-//!   pages     each page with code: its number, and a bit for each piece of it that has some
+//!   magic, CRC-32 of what comes next and is not operations, counts of the rest
+//!   pages     each page with code: its number, a bit for each piece of it that has some, where its table is
 //!   samples   an instruction for each handler that operations have: decoding it tells the handler again
-//!   blocks    page and place in it, operations, bytes of them, the page that the last one ends in if that is another
-//!   ops       the operations of all blocks, one after the other: number of the handler's sample, then the fields;
-//!             links are numbers of operations, beginning with 1, where a block that ends in another page has one more
+//!   crossing  the first operations of blocks that end in another page
+//!   entries   of the pages' tables: where in the page, which operation
+//!   zeros, up to a multiple of a page
+//!   ops       the operations of all blocks, as they are in memory, one after the other; the first is no block's
 //! ```
 //!
-//! All numbers are little-endian. What operations mean changes with the program, so bytes are good for the very program
-//! that wrote them; the bytes themselves do not tell. Wrong ones make a guest go wrong, and nothing else: an operation
-//! is decoded from them, never a place to jump to.
+//! All numbers are little-endian. Pages, tables and operations have the form in which [`Store`] uses them, so operations
+//! are mapped, not read: a copy of a machine executes a part of them. For the same reason nothing sums them up.
+//!
+//! What operations mean changes with the program, so bytes are good for the very program that wrote them; the bytes
+//! themselves do not tell. Wrong ones make a guest go wrong, and nothing else: an operation names its handler by a number,
+//! never a place to jump to.
 
 mod load;
 
 use std::collections::{BTreeMap, HashMap};
 
 use atoll_memory::{PAGE, code_pages};
+use zerocopy::IntoBytes;
 
 use crate::build;
 use crate::cpu::{Cpu, Mode};
+use crate::handlers::{FALL_THROUGH, UNDEFINED};
 use crate::op::{Handler, LINKS, Op};
-use crate::store::{Block, Store};
+use crate::store::{Block, Pages, Store};
 
 pub(crate) use load::load;
 
-const MAGIC: [u8; 8] = *b"atcode04";
-/// Bytes of a page: number, bits.
-const PAGE_BITS: usize = 4 + 8;
-/// Bytes of a sample: width, length, instruction.
+const MAGIC: [u8; 8] = *b"atcode05";
+/// Bytes before the pages: magic, checksum, counts.
+const HEAD: usize = MAGIC.len() + 4 + 5 * 4;
+/// Bytes of a page: number, bits, first entry of its table, its pairs less one.
+const PAGE_RECORD: usize = 4 + 8 + 4 + 2;
+/// Bytes of a sample: width, length, instruction. No length: the handler has no instruction.
 const SAMPLE: usize = 2 + INSTRUCTION;
 /// The longest an instruction may be.
 const INSTRUCTION: usize = 15;
-/// Bytes of a block: page, place in it, operations, their bytes, number of its second page.
-const BLOCK: usize = 4 + 2 + 2 + 2 + 4;
-/// In place of a second page.
-const NO_PAGE: u32 = u32::MAX;
-/// Bytes of an operation.
-const OP: usize = 2 + 8 + 8 + 8 + 2 + 2;
-/// The number of the handler without an instruction: the one that ends a block that was cut.
-const FALL_THROUGH: u16 = 0;
+/// Bytes of a number of an operation, and of an entry.
+const NUMBER: usize = 4;
 
 /// The blocks in `store` whose code is still what it was.
 pub(crate) fn save(store: &Store, cpu: &Cpu) -> Vec<u8> {
-    let mut numbers = Numbers::default();
-    let (mut all, mut starts) = (store.blocks(), HashMap::new());
-    let mut count = 1;
-    all.retain(|block| {
-        let is_kept = store.is_current(block, &cpu.ram) && numbers.have(&Code(*block), cpu);
-        if is_kept {
-            count += u32::from(block.second.is_some());
-            starts.insert(block.start, (count, block.place.page));
-            count += block.ops.len() as u32;
-        }
-        is_kept
-    });
-    let mut pages = BTreeMap::<u32, u64>::new();
-    let (mut blocks, mut operations) = (Vec::new(), Vec::new());
-    for block in all {
-        let code = Code(block);
-        for op in block.ops {
-            let links = [op.disp as u32, (op.disp >> 32) as u32];
-            let links = links.map(|start| match starts.get(&start) {
-                Some((start, page)) if *page == block.place.page => *start,
-                _ => 0,
-            });
-            write_op(&mut operations, numbers.of(op), op, links);
-        }
-        blocks.extend_from_slice(&block.place.page.to_le_bytes());
-        blocks.extend_from_slice(&block.place.entry.number().to_le_bytes());
-        blocks.extend_from_slice(&(block.ops.len() as u16).to_le_bytes());
-        blocks.extend_from_slice(&code.len().to_le_bytes());
-        blocks.extend_from_slice(&block.second.unwrap_or(NO_PAGE).to_le_bytes());
-        for (page, bits) in code.pieces().into_iter().flatten() {
-            *pages.entry(page).or_default() |= bits;
+    let mut samples = Samples::new(cpu);
+    let mut blocks = store.blocks();
+    blocks.retain(|block| store.is_current(block, &cpu.ram) && samples.have(&Code(*block), cpu));
+    // A store of its own tells where everything is.
+    let (mut kept, mut starts) = (Store::default(), HashMap::new());
+    let mut bits = BTreeMap::<u32, u64>::new();
+    for block in &blocks {
+        let pages = Pages {
+            first: store.version(block.place.page),
+            second: block.second.map(|page| store.version(page)),
+        };
+        let start = kept.keep(block.place.entry, block.ops.iter().copied(), pages);
+        starts.insert(block.start, (start, block.place.page));
+        for (page, pieces) in Code(*block).pieces().into_iter().flatten() {
+            *bits.entry(page).or_default() |= pieces;
         }
     }
-    let mut all = MAGIC.to_vec();
+    for block in &blocks {
+        let Some(last) = block.ops.last().filter(|op| op.scale == LINKS) else {
+            continue;
+        };
+        let links = [last.disp as u32, (last.disp >> 32) as u32];
+        let links = links.map(|start| match starts.get(&start) {
+            Some((start, page)) if *page == block.place.page => u64::from(*start),
+            _ => 0,
+        });
+        if let Some((start, page)) = starts.get(&block.start)
+            && *page == block.place.page
+        {
+            kept.set_links(*start, links[1] << 32 | links[0]);
+        }
+    }
+    kept.compact();
+    bytes(&kept, &samples.samples, &bits)
+}
+
+/// What `store` has, as bytes.
+fn bytes(store: &Store, samples: &[u8], bits: &BTreeMap<u32, u64>) -> Vec<u8> {
+    let mut pages = Vec::new();
+    for (page, bits) in bits {
+        let table = store.table(*page);
+        pages.extend_from_slice(&page.to_le_bytes());
+        pages.extend_from_slice(&bits.to_le_bytes());
+        pages.extend_from_slice(&table.first.to_le_bytes());
+        pages.extend_from_slice(&table.mask.to_le_bytes());
+    }
+    let (entries, crossing) = (store.entries(), store.crossing());
     let counts = [
-        numbers.samples.len() / SAMPLE,
-        blocks.len() / BLOCK,
-        operations.len() / OP,
+        pages.len() / PAGE_RECORD,
+        samples.len() / SAMPLE,
+        crossing.len(),
+        entries.len(),
+        store.all_ops().len(),
     ];
-    for count in std::iter::once(pages.len()).chain(counts) {
-        all.extend_from_slice(&(count as u32).to_le_bytes());
-    }
-    for (page, bits) in pages {
-        all.extend_from_slice(&page.to_le_bytes());
-        all.extend_from_slice(&bits.to_le_bytes());
-    }
-    for part in [numbers.samples, blocks, operations] {
-        all.extend_from_slice(&part);
-    }
+    let mut rest: Vec<_> = counts
+        .iter()
+        .flat_map(|count| (*count as u32).to_le_bytes())
+        .collect();
+    rest.extend_from_slice(&pages);
+    rest.extend_from_slice(samples);
+    rest.extend_from_slice(crossing.as_bytes());
+    rest.extend_from_slice(entries.as_bytes());
+    let mut all = MAGIC.to_vec();
+    all.extend_from_slice(&crc32fast::hash(&rest).to_le_bytes());
+    all.append(&mut rest);
+    all.resize(all.len().next_multiple_of(PAGE as usize), 0);
+    all.extend_from_slice(store.all_ops().as_bytes());
     all
 }
 
@@ -102,10 +122,11 @@ struct Code<'a>(Block<'a>);
 impl<'a> Code<'a> {
     /// The bytes of the instruction that `op` is.
     fn bytes(&self, op: &Op, cpu: &Cpu, room: &'a mut [u8; INSTRUCTION]) -> Option<&'a [u8]> {
-        let len = usize::from(op.next.checked_sub(op.offset)?);
-        let all = room.get_mut(..len)?;
+        let all = room
+            .get_mut(..usize::from(op.len))
+            .filter(|all| !all.is_empty())?;
         let start = self.0.place.offset() + u64::from(op.offset);
-        let in_page = (PAGE - start % PAGE).min(len as u64) as usize;
+        let in_page = (PAGE - start % PAGE).min(op.len.into()) as usize;
         let (first, rest) = all.split_at_mut(in_page);
         cpu.ram.read(start, first);
         if !rest.is_empty() {
@@ -116,7 +137,7 @@ impl<'a> Code<'a> {
 
     /// Bytes of the instructions.
     fn len(&self) -> u16 {
-        self.0.ops.iter().map(|op| op.next).max().unwrap_or(0)
+        self.0.ops.iter().map(Op::next).max().unwrap_or(0)
     }
 
     /// The pages, and which pieces of them.
@@ -139,22 +160,30 @@ fn pieces(start: u64, bytes: u16) -> [u64; 2] {
     [first, second]
 }
 
-/// Numbers of handlers, each with an instruction that has it.
-#[derive(Default)]
-struct Numbers {
-    by_handler: HashMap<usize, u16>,
+/// For each handler's number, an instruction that has it.
+struct Samples<'a> {
+    cpu: &'a Cpu,
     samples: Vec<u8>,
 }
 
-impl Numbers {
-    /// Whether all of `code` can be said in numbers, after new handlers got some.
+impl<'a> Samples<'a> {
+    fn new(cpu: &'a Cpu) -> Self {
+        Self {
+            cpu,
+            samples: vec![0; cpu.handlers.len() * SAMPLE],
+        }
+    }
+
+    /// Whether all of `code` can be said in numbers, after new handlers got their instruction.
     fn have(&mut self, code: &Code<'_>, cpu: &Cpu) -> bool {
         let mut ops = code.0.ops.iter();
         ops.all(|op| self.has(op) || self.add(code, op, cpu).is_some())
     }
 
     fn has(&self, op: &Op) -> bool {
-        op.next == op.offset || self.by_handler.contains_key(&(op.run as usize))
+        let sample = self.samples.chunks_exact(SAMPLE).nth(op.handler.into());
+        [UNDEFINED, FALL_THROUGH].contains(&op.handler)
+            || sample.is_some_and(|sample| sample[1] != 0)
     }
 
     /// What is no instruction on its own is decoded again when it is needed, and has none.
@@ -162,25 +191,15 @@ impl Numbers {
         let mut room = [0; INSTRUCTION];
         let bytes = code.bytes(op, cpu, &mut room)?;
         let mode = code.0.place.entry.mode();
-        let handler = op.run as usize;
-        if handler_of(bytes, mode)? as usize != handler {
+        let number = self.cpu.handlers.find(handler_of(bytes, mode)?)?;
+        let at = usize::from(number) * SAMPLE;
+        let sample = self.samples.get_mut(at..at + SAMPLE)?;
+        if number != op.handler {
             return None;
         }
-        let number = u16::try_from(self.by_handler.len() + 1).ok()?;
-        self.by_handler.insert(handler, number);
-        self.samples
-            .extend_from_slice(&[mode as u8, bytes.len() as u8]);
-        self.samples.extend_from_slice(&room);
+        sample[..2].copy_from_slice(&[mode as u8, bytes.len() as u8]);
+        sample[2..].copy_from_slice(&room);
         Some(())
-    }
-
-    /// The number of `op`'s handler.
-    fn of(&self, op: &Op) -> u16 {
-        if op.next == op.offset {
-            return FALL_THROUGH;
-        }
-        let number = self.by_handler.get(&(op.run as usize));
-        number.copied().unwrap_or(FALL_THROUGH)
     }
 }
 
@@ -189,24 +208,7 @@ fn handler_of(bytes: &[u8], mode: Mode) -> Option<Handler> {
     let mut ops = Vec::new();
     let (used, _) = build::decode(bytes, mode, &mut ops);
     match &ops[..] {
-        [op] if used == bytes.len() as u64 => Some(op.run),
+        [lowered] if used == bytes.len() as u64 => Some(lowered.run),
         _ => None,
     }
-}
-
-/// * `links`: of the last operation of a block that has some.
-fn write_op(to: &mut Vec<u8>, handler: u16, op: &Op, links: [u32; 2]) {
-    to.extend_from_slice(&handler.to_le_bytes());
-    to.extend_from_slice(&op.imm.to_le_bytes());
-    let disp = if op.scale == LINKS {
-        u64::from(links[1]) << 32 | u64::from(links[0])
-    } else {
-        op.disp
-    };
-    to.extend_from_slice(&disp.to_le_bytes());
-    to.extend_from_slice(&[
-        op.dst, op.src, op.base, op.index, op.scale, op.seg, op.wrap, op.extra,
-    ]);
-    to.extend_from_slice(&op.offset.to_le_bytes());
-    to.extend_from_slice(&op.next.to_le_bytes());
 }

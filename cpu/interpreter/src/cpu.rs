@@ -11,8 +11,10 @@ use atoll_x86::flags::{Flags, STATUS};
 
 use crate::block::FetchedPages;
 use crate::fpu::FpuState;
+use crate::handlers::Handlers;
+use crate::lower::Lowered;
 use crate::msr::Msrs;
-use crate::op::{Fault, Op, RIP};
+use crate::op::{Fault, RIP};
 use crate::paging::Paging;
 use crate::peers::Peers;
 use crate::tlb::{Context, Tlb};
@@ -128,7 +130,8 @@ pub(crate) enum Mode {
     Bits64,
 }
 
-/// One processor.
+/// One processor. In this order in memory: what instructions touch lies together.
+#[repr(C)]
 pub(crate) struct Cpu {
     /// General registers in slots 0 to 15, [`ZERO`](crate::op::ZERO) and [`RIP`]; the rest unused.
     pub(crate) regs: [u64; 32],
@@ -191,7 +194,7 @@ pub(crate) struct Cpu {
     /// It slept for long.
     pub(crate) has_rested: bool,
     /// Room for the operations of a block that is being decoded.
-    pub(crate) decoded: Vec<Op>,
+    pub(crate) decoded: Vec<Lowered>,
 
     /// ES, CS, SS, DS, FS, GS with hidden parts.
     pub(crate) segments: [Segment; 6],
@@ -240,6 +243,8 @@ pub(crate) struct Cpu {
     pub(crate) bus: Arc<dyn Bus>,
     /// Instructions executed.
     pub(crate) instructions: u64,
+    /// What executes operations; long, so the last.
+    pub(crate) handlers: Handlers,
 }
 
 impl Cpu {

@@ -30,6 +30,7 @@ mod cpu;
 mod exception;
 mod exec;
 mod fpu;
+mod handlers;
 mod lower;
 mod memory;
 mod msr;

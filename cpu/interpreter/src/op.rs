@@ -1,5 +1,7 @@
 //! A decoded instruction: what to call, with which operands.
 
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
 use crate::cpu::Cpu;
 
 /// What executes one instruction and then the rest of its block: see [`chain`].
@@ -21,11 +23,10 @@ pub(crate) enum Flow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fault;
 
-/// One operation of a block.
-#[derive(Clone, Copy)]
+/// One operation of a block, in the form in which a saved machine's code file has it, too: any bytes are one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
 pub(crate) struct Op {
-    /// What executes it.
-    pub(crate) run: Handler,
     /// Immediate operand, sign-extended; for branches the target, relative to the block's start.
     pub(crate) imm: u64,
     /// Displacement of the memory operand; with `base` = [`RIP`] relative to the block's start. With `scale` = [`LINKS`],
@@ -47,15 +48,20 @@ pub(crate) struct Op {
     pub(crate) wrap: u8,
     /// A free parameter of the handler.
     pub(crate) extra: u8,
+    /// What executes it, by its number among [`Handlers`](crate::handlers::Handlers).
+    pub(crate) handler: u16,
     /// Offset of this instruction from the block's start.
     pub(crate) offset: u16,
-    /// Offset of the next instruction from the block's start.
-    pub(crate) next: u16,
-    /// Of a block's first operation: how many the block has, 1 at least.
-    pub(crate) count: u16,
     /// Of a block's first operation: its place in the page, and what the store adds.
     pub(crate) place: u16,
+    /// Bytes of this instruction; none at the end of a block that was cut.
+    pub(crate) len: u8,
+    /// Of a block's first operation: how many the block has, 1 at least.
+    pub(crate) count: u8,
 }
+
+// Two make a cache line.
+const _: () = assert!(size_of::<Op>() == 32);
 
 /// In place of a scale: a direct branch, or the end of a block that was cut.
 pub(crate) const LINKS: u8 = 0x80;
@@ -88,7 +94,7 @@ pub(crate) fn chain(
 ) -> Step {
     match handler(cpu, op) {
         Ok(Flow::Next) => match rest.split_first() {
-            Some((next, rest)) => (next.run)(cpu, next, rest),
+            Some((next, rest)) => cpu.handlers.get(next)(cpu, next, rest),
             None => Ok(Flow::Next),
         },
         Ok(Flow::Leave) => Ok(Flow::Leave),
@@ -110,6 +116,12 @@ macro_rules! op {
 pub(crate) use op;
 
 impl Op {
+    /// Offset of the next instruction from the block's start.
+    #[inline(always)]
+    pub(crate) fn next(&self) -> u16 {
+        self.offset.wrapping_add(self.len.into())
+    }
+
     /// Mask of effective addresses.
     pub(crate) fn address_mask(&self) -> u64 {
         match self.wrap {

@@ -71,7 +71,7 @@ fn blocks(cpu: &mut Cpu, cache: &mut Cache) -> Result<Option<Stop>, CpuError> {
 #[inline(always)]
 fn execute(cpu: &mut Cpu, ops: &[Op]) -> Step {
     match ops.split_first() {
-        Some((op, rest)) => (op.run)(cpu, op, rest),
+        Some((op, rest)) => cpu.handlers.get(op)(cpu, op, rest),
         None => Ok(Flow::Leave),
     }
 }
@@ -153,14 +153,20 @@ fn step(cpu: &mut Cpu) -> Result<Option<Stop>, CpuError> {
     };
     cpu.regs[usize::from(RIP)] = cpu.rip;
     cpu.alone = true;
-    let done = execute(cpu, &ops);
+    let mut done = Ok(Flow::Next);
+    for lowered in &ops {
+        if done == Ok(Flow::Next) {
+            done = (lowered.run)(cpu, &lowered.op, &[]);
+        }
+    }
     cpu.alone = false;
     cpu.instructions = cpu.instructions.wrapping_add(1);
     match done {
         Ok(_) => Ok(None),
         Err(Fault) => {
             cpu.step_traps = false;
-            trouble(cpu, faulted(cpu, &ops))
+            // Nothing comes behind it that could.
+            trouble(cpu, Some(&ops[0].op))
         }
     }
 }

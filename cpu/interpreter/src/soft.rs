@@ -1,6 +1,6 @@
 //! The software CPU behind the traits of every backend.
 
-use std::io::Read;
+use std::fs::File;
 use std::sync::Arc;
 
 use atoll_cpu_api::{
@@ -14,6 +14,7 @@ use atoll_x86::flags::Flags;
 use crate::block::{Cache, FetchedPages};
 use crate::cpu::{Cpu, Mode, Pending};
 use crate::fpu::FpuState;
+use crate::handlers::Handlers;
 use crate::msr::Msrs;
 use crate::paging::Paging;
 use crate::peers::Peers;
@@ -124,7 +125,7 @@ impl Vcpu for SoftVcpu {
     }
 
     fn forget_code(&mut self) {
-        self.cache.clear();
+        self.cache.clear(&mut self.cpu);
     }
 
     fn code(&self) -> Option<Vec<u8>> {
@@ -139,8 +140,8 @@ impl Vcpu for SoftVcpu {
         self.cache.check(&self.cpu);
     }
 
-    fn learn_code(&mut self, from: &mut dyn Read) -> bool {
-        self.cache.load(&self.cpu, from)
+    fn learn_code(&mut self, file: &File, at: u64) -> bool {
+        self.cache.load(&mut self.cpu, file, at)
     }
 
     fn instructions(&self) -> Option<u64> {
@@ -225,6 +226,7 @@ impl Cpu {
             forgotten_page: None,
             has_rested: false,
             decoded: Vec::new(),
+            handlers: Handlers::new(),
             segments: [NO_SEGMENT; 6],
             ldtr: NO_SEGMENT,
             tr: NO_SEGMENT,

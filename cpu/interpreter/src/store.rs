@@ -14,111 +14,33 @@
 //! Before the first operation of a block that ends in another page is one that is not executed: it says which page.
 
 mod pages;
+mod place;
 
 use std::collections::HashSet;
+use std::fs::File;
 
-use atoll_memory::{PAGE, Ram};
+use atoll_memory::{PAGE, Ram, Records};
 
-use crate::cpu::Mode;
 use crate::lower;
 use crate::op::{LINKS, Op};
 
 pub(crate) use pages::{CodePages, MAX_STARTS, NumberHasher, Table};
+pub(crate) use place::{Entry, OFFSET, PageVersion, Pages, Place};
 
-/// Operations before the store is full: 10 MB. What a guest executes until a container runs in it fits.
-pub(crate) const MAX_OPS: usize = 256_000;
-/// Operations that are worth being trimmed.
+/// Operations that are added before the store is full: 8 MB. What a guest executes until a container runs in it fits.
+const MAX_OPS: usize = 256_000;
+/// Operations that were saved with a machine, at most: those of a template, and of the copy it learnt from.
+pub(crate) const MAX_LEARNT: usize = 2 * MAX_OPS;
+/// Added operations that are worth being trimmed.
 const MANY_OPS: usize = 64_000;
+/// Operations there is room for: one more block is added while it is not full.
+const ROOM: usize = MAX_LEARNT + MAX_OPS + 1024;
+const _: () = assert!(ROOM < MAX_STARTS);
 
-// Blocks are added while it is not full.
-const _: () = assert!(MAX_OPS + 1024 < MAX_STARTS);
-
-/// The bits of a place that are an offset in a page.
-pub(crate) const OFFSET: u16 = 0x0FFF;
-/// By how much a [`Mode`] is shifted there.
-const MODE: u32 = 12;
 /// Added to the place of a block that ends in another page.
 const CROSSING: u16 = 0x4000;
 /// Added to that of a block whose last operation has links.
 const LINKED: u16 = 0x8000;
-
-/// Where a block begins in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
-    /// The number of its page: an offset in memory divided by [`PAGE`].
-    pub(crate) page: u32,
-    /// Where in it, and the code's width.
-    pub(crate) entry: Entry,
-}
-
-/// Offset in a page, and above it the [`Mode`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Entry(u16);
-
-impl Entry {
-    /// At `address`, linear or not.
-    #[inline(always)]
-    pub(crate) fn new(address: u64, mode: Mode) -> Self {
-        Self(address as u16 & OFFSET | (mode as u16) << MODE)
-    }
-
-    /// One that [`Entry::number`] told; `None` for other numbers.
-    pub(crate) fn from_number(number: u16) -> Option<Self> {
-        (number >> MODE <= Mode::Bits64 as u16).then_some(Self(number))
-    }
-
-    /// As a number.
-    pub(crate) fn number(self) -> u16 {
-        self.0
-    }
-
-    /// Offset in the page.
-    #[inline(always)]
-    pub(crate) fn offset(self) -> u16 {
-        self.0 & OFFSET
-    }
-
-    /// How wide the code is.
-    pub(crate) fn mode(self) -> Mode {
-        match self.0 >> MODE {
-            0 => Mode::Bits16,
-            1 => Mode::Bits32,
-            _ => Mode::Bits64,
-        }
-    }
-}
-
-impl Place {
-    /// Memory offset of the first instruction.
-    pub(crate) fn offset(self) -> u64 {
-        u64::from(self.page) * PAGE + u64::from(self.entry.offset())
-    }
-}
-
-/// A page by its number and its version when a block was decoded from it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct PageVersion {
-    pub(crate) number: u32,
-    version: u32,
-}
-
-impl PageVersion {
-    /// The page at memory offset `offset` as it is now.
-    pub(crate) fn now(ram: &Ram, offset: u64) -> Self {
-        let number = offset / PAGE;
-        Self {
-            number: u32::try_from(number).unwrap_or(u32::MAX),
-            version: ram.code_pages().version(number),
-        }
-    }
-}
-
-/// The page a block begins in, and the one that its last instruction ends in when that is another.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Pages {
-    pub(crate) first: PageVersion,
-    pub(crate) second: Option<PageVersion>,
-}
 
 /// A run of instructions that is entered at its first only, as the store has it.
 #[derive(Clone, Copy)]
@@ -134,19 +56,31 @@ pub(crate) struct Block<'a> {
 }
 
 /// The blocks of one CPU.
-#[derive(Default)]
 pub(crate) struct Store {
-    ops: Vec<Op>,
+    ops: Records<Op>,
+    /// How many of them are a file's, and so cost no memory of this process.
+    learnt: usize,
     pages: CodePages,
     /// The first operations of blocks that end in another page.
     crossing: Vec<u32>,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            ops: Records::new(ROOM),
+            learnt: 0,
+            pages: CodePages::default(),
+            crossing: Vec::new(),
+        }
+    }
 }
 
 impl Op {
     /// By how much its link is shifted: whether what follows is the next instruction, or the branch's target.
     #[inline(always)]
     fn side(&self, (before, now): (u64, u64)) -> u32 {
-        let falls = before.wrapping_add(u64::from(self.next)) == now;
+        let falls = before.wrapping_add(u64::from(self.next())) == now;
         u32::from(falls) * 32
     }
 }
@@ -155,21 +89,29 @@ impl Store {
     /// The operations of the block that begins with operation `start`; none when its code changed.
     #[inline(always)]
     pub(crate) fn ops(&self, start: u32) -> &[Op] {
-        let rest = &self.ops[start as usize..];
-        &rest[..usize::from(rest[0].count)]
+        let rest = self.ops.get(start as usize..).unwrap_or_default();
+        let count = rest.first().map_or(0, |first| first.count.into());
+        rest.get(..count).unwrap_or_default()
     }
 
     /// The block that begins with operation `start` in page `page`.
     pub(crate) fn block(&self, page: u32, start: u32) -> Block<'_> {
+        let place = self.first(start).map_or(0, |first| first.place);
         Block {
             start,
             place: Place {
                 page,
-                entry: Entry(self.ops[start as usize].place & !(LINKED | CROSSING)),
+                entry: Entry(place & !(LINKED | CROSSING)),
             },
             second: self.second(start),
             ops: self.ops(start),
         }
+    }
+
+    /// The first operation of a block; `None` for numbers that a damaged file told.
+    #[inline(always)]
+    fn first(&self, start: u32) -> Option<&Op> {
+        self.ops.get(start as usize)
     }
 
     /// Every block that has operations, in the order of those.
@@ -183,7 +125,9 @@ impl Store {
 
     /// Empties the block that begins with operation `start`: who knows it looks again.
     pub(crate) fn empty(&mut self, start: u32) {
-        self.ops[start as usize].count = 0;
+        if let Some(first) = self.ops.get_mut(start as usize) {
+            first.count = 0;
+        }
     }
 
     /// Empties the blocks that have code in page `number`, as memory has it now.
@@ -192,13 +136,14 @@ impl Store {
         for start in self.pages.empty(number, version) {
             self.empty(start);
         }
-        let ops = &mut self.ops;
-        self.crossing.retain(|start| {
-            if second(ops, *start) == number {
-                ops[*start as usize].count = 0;
+        let mut crossing = std::mem::take(&mut self.crossing);
+        crossing.retain(|start| {
+            if self.second(*start) == Some(number) {
+                self.empty(*start);
             }
-            ops[*start as usize].count != 0
+            !self.ops(*start).is_empty()
         });
+        self.crossing = crossing;
     }
 
     /// Whether the code of a block is what it was.
@@ -228,7 +173,7 @@ impl Store {
     #[inline(always)]
     pub(crate) fn find(&self, table: Table, entry: Entry) -> u32 {
         let start = self.pages.at(table, entry.offset());
-        let first = &self.ops.get(start as usize);
+        let first = self.first(start);
         let is_it = first
             .is_some_and(|first| first.count != 0 && first.place & !(LINKED | CROSSING) == entry.0);
         if is_it { start } else { 0 }
@@ -237,22 +182,25 @@ impl Store {
     /// Whether the block that begins with operation `start` ends in another page.
     #[inline(always)]
     pub(crate) fn is_crossing(&self, start: u32) -> bool {
-        self.ops[start as usize].place & CROSSING != 0
+        self.first(start)
+            .is_some_and(|first| first.place & CROSSING != 0)
     }
 
     /// The number of that page.
     pub(crate) fn second(&self, start: u32) -> Option<u32> {
-        self.is_crossing(start).then(|| second(&self.ops, start))
+        let before = self.ops.get((start as usize).checked_sub(1)?)?;
+        self.is_crossing(start).then_some(before.imm as u32)
     }
 
     /// The last operation of the block that begins with operation `start`, if blocks can be linked there; else 0.
     #[inline(always)]
     pub(crate) fn linked_at(&self, start: u32) -> u32 {
-        let first = &self.ops[start as usize];
-        if first.place & LINKED == 0 {
-            return 0;
+        match self.first(start) {
+            Some(first) if first.place & LINKED != 0 => {
+                (start + u32::from(first.count)).saturating_sub(1)
+            }
+            _ => 0,
         }
-        start + u32::from(first.count) - 1
     }
 
     /// The block at `linear` that was linked to operation `last`, whose page that is in; 0 when there is none.
@@ -260,9 +208,13 @@ impl Store {
     /// * `rip`: of the block that ended with `last`, and the next one.
     #[inline(always)]
     pub(crate) fn linked(&self, last: u32, rip: (u64, u64), linear: u64) -> u32 {
-        let op = &self.ops[last as usize];
-        let start = (op.disp >> op.side(rip)) as u32;
-        let first = &self.ops[start as usize];
+        let start = match self.ops.get(last as usize) {
+            Some(op) => (op.disp >> op.side(rip)) as u32,
+            None => 0,
+        };
+        let Some(first) = self.first(start) else {
+            return 0;
+        };
         let place = first.place & (CROSSING | OFFSET);
         let is_it = first.count != 0 && u64::from(place) == linear % PAGE;
         if is_it { start } else { 0 }
@@ -272,44 +224,22 @@ impl Store {
     #[inline(always)]
     pub(crate) fn link(&mut self, last: u32, rip: (u64, u64), start: u32) {
         // Where one that crosses pages goes on, its own page does not tell.
-        if !self.is_crossing(start) {
-            let op = &mut self.ops[last as usize];
+        if !self.is_crossing(start)
+            && let Some(op) = self.ops.get_mut(last as usize)
+        {
             let side = op.side(rip);
             op.disp = op.disp & !(u64::from(u32::MAX) << side) | u64::from(start) << side;
         }
     }
 
-    /// Gives the block that begins with operation `start` its links, if it can have some; both lead to operations there
-    /// will be.
-    pub(crate) fn take_links(&mut self, start: u32, links: u64) {
-        let last = self.linked_at(start);
-        if last != 0 {
-            self.ops[last as usize].disp = links;
-        }
-    }
-
     /// Whether nothing may be added before it is emptied.
     pub(crate) fn is_full(&self) -> bool {
-        self.ops.len() > MAX_OPS
+        self.ops.len() > self.learnt + MAX_OPS
     }
 
     /// Whether trimming is worth while.
     pub(crate) fn is_large(&self) -> bool {
-        self.ops.len() > MANY_OPS
-    }
-
-    /// Makes room for so many operations more.
-    pub(crate) fn reserve(&mut self, ops: usize) {
-        self.ops.reserve(ops + 1);
-    }
-
-    /// Forgets all blocks.
-    pub(crate) fn clear(&mut self) {
-        *self = Self {
-            ops: std::mem::take(&mut self.ops),
-            ..Self::default()
-        };
-        self.ops.clear();
+        self.ops.len() > self.learnt + MANY_OPS
     }
 
     /// Keeps a block of `ops`, in place of the one that was there; gives its first operation.
@@ -320,12 +250,12 @@ impl Store {
         pages: Pages,
     ) -> u32 {
         let start = self.add(ops, entry, pages.second.map(|page| page.number));
-        self.enter(entry, start, pages);
+        self.enter(start, entry, pages);
         start
     }
 
-    /// Enters the block that begins with operation `start` as [`Store::keep`] does.
-    pub(crate) fn enter(&mut self, entry: Entry, start: u32, pages: Pages) {
+    /// Enters the block that begins with operation `start`.
+    fn enter(&mut self, start: u32, entry: Entry, pages: Pages) {
         let page = self.pages.add(pages.first.number, pages.first.version);
         if let Some(second) = pages.second {
             self.pages.add(second.number, second.version);
@@ -338,23 +268,72 @@ impl Store {
         }
     }
 
-    /// Its blocks, and the operations of another.
-    pub(crate) fn with_ops_of(self, other: Self) -> Self {
-        Self {
-            ops: other.ops,
-            ..self
+    /// The version that page `number` had when it had no blocks.
+    pub(crate) fn version(&self, number: u32) -> PageVersion {
+        PageVersion {
+            number,
+            version: self.pages.version(number).unwrap_or_default(),
         }
     }
 
-    /// Adds the operations of a block that is entered elsewhere; the first one's number.
+    /// Gives the block that begins with operation `start` its links, if it can have some.
+    pub(crate) fn set_links(&mut self, start: u32, links: u64) {
+        let last = self.linked_at(start) as usize;
+        if let Some(op) = self.ops.get_mut(last).filter(|_| last != 0) {
+            op.disp = links;
+        }
+    }
+
+    /// Takes as little room for where blocks are as can be.
+    pub(crate) fn compact(&mut self) {
+        self.pages.compact();
+    }
+
+    /// All operations, of blocks or not.
+    pub(crate) fn all_ops(&self) -> &[Op] {
+        &self.ops
+    }
+
+    /// The entries of all tables.
+    pub(crate) fn entries(&self) -> &[u32] {
+        self.pages.entries()
+    }
+
+    /// The first operations of blocks that end in another page, or did.
+    pub(crate) fn crossing(&self) -> &[u32] {
+        &self.crossing
+    }
+
+    /// The `len` operations behind byte `at` of `file`, as [`Records::of_file`] has them.
+    pub(crate) fn map(file: &File, at: u64, len: usize) -> std::io::Result<Records<Op>> {
+        Records::of_file(file, at, len, ROOM)
+    }
+
+    /// A store of blocks that another process kept.
+    ///
+    /// * `pages`: what each page with code is, and the place of its table in `entries`.
+    /// * `crossing`: the first operations of blocks that end in another page.
+    pub(crate) fn restored(
+        ops: Records<Op>,
+        pages: impl IntoIterator<Item = (PageVersion, Table)>,
+        entries: Vec<u32>,
+        crossing: Vec<u32>,
+    ) -> Self {
+        let pages = pages
+            .into_iter()
+            .map(|(page, table)| (page.number, page.version, table));
+        Self {
+            learnt: ops.len(),
+            ops,
+            pages: CodePages::restored(pages, entries),
+            crossing,
+        }
+    }
+
+    /// Adds the operations of a block; the first one's number.
     ///
     /// * `second`: the number of the page it ends in, if that is another.
-    pub(crate) fn add(
-        &mut self,
-        ops: impl IntoIterator<Item = Op>,
-        entry: Entry,
-        second: Option<u32>,
-    ) -> u32 {
+    fn add(&mut self, ops: impl IntoIterator<Item = Op>, entry: Entry, second: Option<u32>) -> u32 {
         if self.ops.is_empty() {
             // No block begins with operation 0.
             self.ops.push(lower::nothing());
@@ -369,8 +348,9 @@ impl Store {
         }
         let start = self.ops.len();
         self.ops.extend(ops);
-        let count = (self.ops.len() - start) as u16;
-        if let Some(last) = self.ops[start..].last_mut()
+        let count = (self.ops.len() - start) as u8;
+        if let Some(last) = self.ops.last_mut()
+            && count > 0
             && last.scale == LINKS
         {
             last.disp = 0;
@@ -382,38 +362,59 @@ impl Store {
         start as u32
     }
 
-    /// Forgets all blocks but those in the pages with the numbers `live`.
+    /// Forgets the blocks that were added, but for those in the pages with the numbers `live`.
     pub(crate) fn keep_only(&mut self, live: &HashSet<u32>) {
-        let mut kept = Self::default();
-        // What changed since is found out of it later, as it is of this one.
-        let version = |number: u32| PageVersion {
-            number,
-            version: self.pages.version(number).unwrap_or_default(),
-        };
+        let is_learnt = |start: u32| (start as usize) < self.learnt;
+        let mut old = Vec::new();
+        let mut kept = Vec::new();
         for block in self.blocks() {
+            // What changed since is found out of the new tables later, as it is of these.
             let pages = Pages {
-                first: version(block.place.page),
-                second: block.second.map(version),
+                first: self.version(block.place.page),
+                second: block.second.map(|second| self.version(second)),
             };
-            if live.contains(&block.place.page) {
-                kept.keep(block.place.entry, block.ops.iter().copied(), pages);
+            if is_learnt(block.start) {
+                old.push((block.start, block.place.entry, pages));
+            } else if live.contains(&block.place.page) {
+                kept.push((block.place.entry, pages, block.ops.to_vec()));
             }
         }
-        kept.ops.shrink_to_fit();
-        *self = kept;
+        self.pages = CodePages::default();
+        self.crossing.clear();
+        self.ops.truncate(self.learnt);
+        for (start, entry, pages) in old {
+            self.unlink(start);
+            self.enter(start, entry, pages);
+        }
+        for (entry, pages, ops) in kept {
+            self.keep(entry, ops, pages);
+        }
     }
-}
 
-/// The page that the block with the first operation `start` ends in, when that is another.
-fn second(ops: &[Op], start: u32) -> u32 {
-    ops[start as usize - 1].imm as u32
+    /// Forgets where the block that begins with operation `start` leads to, if that was added.
+    fn unlink(&mut self, start: u32) {
+        let last = self.linked_at(start) as usize;
+        let learnt = self.learnt as u64;
+        if let Some(op) = self.ops.get_mut(last).filter(|_| last != 0) {
+            for side in [0, 32] {
+                let link = op.disp >> side & u64::from(u32::MAX);
+                if link >= learnt {
+                    op.disp &= !(u64::from(u32::MAX) << side);
+                }
+            }
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use atoll_memory::GuestMemory;
+    use zerocopy::IntoBytes;
 
     use super::*;
+    use crate::cpu::Mode;
 
     fn pages(ram: &Ram, first: u64, second: Option<u64>) -> Pages {
         Pages {
@@ -424,7 +425,7 @@ mod tests {
 
     /// A block at `offset` that is cut after as many instructions; its first operation.
     fn keep(store: &mut Store, ram: &Ram, offset: u64, second: Option<u64>) -> u32 {
-        let ops = [lower::nothing(), lower::fall_through(5)];
+        let ops = [lower::nothing(), lower::fall_through(5).op];
         let entry = Entry::new(offset, Mode::Bits64);
         store.keep(entry, ops, pages(ram, offset & !(PAGE - 1), second))
     }
@@ -484,6 +485,34 @@ mod tests {
         store.empty_page(2, &ram);
         assert!(store.ops(start).is_empty() && !store.ops(near).is_empty());
         assert_eq!(find(&store, 0xffe), 0);
+    }
+
+    #[test]
+    fn what_was_learnt_stays_when_what_was_added_is_trimmed() {
+        let memory = GuestMemory::new(4 * PAGE).unwrap();
+        let ram = memory.ram();
+        let mut saved = Store::default();
+        let [a, b] = [0x10, 0x15].map(|offset| keep(&mut saved, &ram, offset, None));
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(saved.all_ops().as_bytes()).unwrap();
+        let ops = Store::map(&file, 0, saved.all_ops().len()).unwrap();
+        let page = (saved.version(0), saved.table(0));
+        let mut store = Store::restored(ops, [page], saved.entries().to_vec(), Vec::new());
+        assert_eq!([0x10, 0x15].map(|offset| find(&store, offset)), [a, b]);
+        // Two blocks more, in two pages; the learnt one leads to one of them and to a learnt one.
+        let gone = keep(&mut store, &ram, 0x20, None);
+        let stays = keep(&mut store, &ram, PAGE + 0x20, None);
+        let (falls, jumps) = ((0x1000, 0x1005), (0x1000, 0x1800));
+        let last = store.linked_at(a);
+        store.link(last, falls, gone);
+        store.link(last, jumps, b);
+        store.keep_only(&HashSet::from([1]));
+        assert_eq!([0x10, 0x15].map(|offset| find(&store, offset)), [a, b]);
+        assert_eq!(find(&store, 0x20), 0);
+        // It has taken the place of the other one, at the same place in another page.
+        assert_eq!((find(&store, PAGE + 0x20), gone < stays), (gone, true));
+        assert_eq!(store.linked(last, falls, 0x1020), 0);
+        assert_eq!(store.linked(last, jumps, 0x1015), b);
     }
 
     #[test]

@@ -12,6 +12,8 @@
 //! [`CodePages`] remembers which 64-byte pieces of which pages a software CPU has decoded, so that a write to them,
 //! by a CPU or by a device, makes the decoded form stale.
 //!
+//! [`Records`] are no guest's: memory of ours for many small things, the first of which may be a file's.
+//!
 //! It never executes, translates addresses or knows a device.
 
 #![expect(
@@ -27,6 +29,7 @@ pub mod code_pages;
 mod io;
 mod memory;
 mod ram;
+mod records;
 mod value;
 
 pub use code_pages::{CodePages, PageTracker};
@@ -35,4 +38,5 @@ pub use io::{
 };
 pub use memory::{GuestMemory, HIGH_BASE, LOW_LIMIT, MemoryError, PAGE, Region};
 pub use ram::Ram;
+pub use records::Records;
 pub use value::Value;

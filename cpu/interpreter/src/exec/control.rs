@@ -38,7 +38,7 @@ fn conditional<const CONDITION: usize>(cpu: &mut Cpu, op: &Op) -> Step {
     cpu.rip = if taken {
         near(cpu, op, op.imm)
     } else {
-        near(cpu, op, u64::from(op.next))
+        near(cpu, op, u64::from(op.next()))
     };
     Ok(Flow::Leave)
 }
@@ -86,7 +86,7 @@ fn check(cpu: &mut Cpu, target: u64) -> Result<u64, crate::op::Fault> {
 pub(crate) fn call_64(cpu: &mut Cpu, op: &Op) -> Step {
     let base = cpu.regs[usize::from(RIP)];
     let pointer = cpu.regs[RSP].wrapping_sub(8);
-    cpu.store(pointer, base.wrapping_add(u64::from(op.next)))?;
+    cpu.store(pointer, base.wrapping_add(u64::from(op.next())))?;
     cpu.regs[RSP] = pointer;
     cpu.rip = base.wrapping_add(op.imm);
     Ok(Flow::Leave)
@@ -95,7 +95,7 @@ pub(crate) fn call_64(cpu: &mut Cpu, op: &Op) -> Step {
 /// CALL to an immediate.
 #[inline(always)]
 pub(crate) fn call<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
-    let next = near(cpu, op, u64::from(op.next));
+    let next = near(cpu, op, u64::from(op.next()));
     cpu.push(T::low(next))?;
     cpu.rip = near(cpu, op, op.imm);
     Ok(Flow::Leave)
@@ -106,7 +106,7 @@ pub(crate) fn call<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
 pub(crate) fn call_to<T: Operand, S: Source>(cpu: &mut Cpu, op: &Op) -> Step {
     let target: T = S::read(cpu, op)?;
     let target = check(cpu, target.zero_extended())?;
-    let next = cpu.regs[usize::from(RIP)].wrapping_add(u64::from(op.next));
+    let next = cpu.regs[usize::from(RIP)].wrapping_add(u64::from(op.next()));
     cpu.push(T::low(next))?;
     cpu.rip = target;
     Ok(Flow::Leave)
@@ -159,7 +159,7 @@ pub(crate) fn count<const WHICH: u8>(cpu: &mut Cpu, op: &Op) -> Step {
         _ => !cpu.flags.zero(),
     };
     let taken = counter(cpu, op) != 0 && goes_on;
-    cpu.rip = near(cpu, op, if taken { op.imm } else { u64::from(op.next) });
+    cpu.rip = near(cpu, op, if taken { op.imm } else { u64::from(op.next()) });
     Ok(Flow::Leave)
 }
 
@@ -167,6 +167,6 @@ pub(crate) fn count<const WHICH: u8>(cpu: &mut Cpu, op: &Op) -> Step {
 #[inline(always)]
 pub(crate) fn jump_if_zero(cpu: &mut Cpu, op: &Op) -> Step {
     let taken = counter(cpu, op) == 0;
-    cpu.rip = near(cpu, op, if taken { op.imm } else { u64::from(op.next) });
+    cpu.rip = near(cpu, op, if taken { op.imm } else { u64::from(op.next()) });
     Ok(Flow::Leave)
 }

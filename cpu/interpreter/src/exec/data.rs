@@ -159,7 +159,7 @@ impl Cpu {
     /// Ends the block after `op`: execution goes on with the next instruction.
     #[inline(always)]
     pub(crate) fn leave(&mut self, op: &Op) -> Result<Flow, Fault> {
-        self.rip = self.regs[usize::from(crate::op::RIP)].wrapping_add(u64::from(op.next));
+        self.rip = self.regs[usize::from(crate::op::RIP)].wrapping_add(u64::from(op.next()));
         Ok(Flow::Leave)
     }
 }

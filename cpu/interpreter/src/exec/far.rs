@@ -25,7 +25,7 @@ pub(crate) const SYSENTER_EIP: u32 = 0x176;
 /// INT n, INT3, INT1.
 pub(crate) fn software_interrupt(cpu: &mut Cpu, op: &Op) -> Step {
     let before = cpu.rip;
-    cpu.rip = cpu.regs[usize::from(RIP)].wrapping_add(u64::from(op.next));
+    cpu.rip = cpu.regs[usize::from(RIP)].wrapping_add(u64::from(op.next()));
     cpu.step_traps = false;
     let origin = if op.imm == 1 {
         Origin::Exception
@@ -129,7 +129,7 @@ pub(crate) fn jump_memory<T: Operand>(cpu: &mut Cpu, op: &Op) -> Step {
 
 fn far_call<T: Operand>(cpu: &mut Cpu, op: &Op, selector: u16, offset: u64) -> Step {
     let (stack, code) = (cpu.regs[RSP], cpu.segments[CS].selector);
-    let next = cpu.regs[usize::from(RIP)].wrapping_add(u64::from(op.next));
+    let next = cpu.regs[usize::from(RIP)].wrapping_add(u64::from(op.next()));
     let pushed = cpu
         .push(T::low(u64::from(code)))
         .and_then(|()| cpu.push(T::low(next)))
@@ -360,7 +360,7 @@ pub(crate) fn syscall(cpu: &mut Cpu, op: &Op) -> Step {
     if cpu.efer & EFER_SCE == 0 || cpu.mode != Mode::Bits64 {
         return Err(cpu.raise(UD, None));
     }
-    cpu.regs[1] = cpu.regs[usize::from(RIP)].wrapping_add(u64::from(op.next));
+    cpu.regs[1] = cpu.regs[usize::from(RIP)].wrapping_add(u64::from(op.next()));
     cpu.regs[11] = cpu.rflags() & !RF;
     cpu.rip = cpu.msrs.lstar;
     let flags = cpu.regs[11] & !cpu.msrs.fmask & !RF;

@@ -15,6 +15,7 @@ use iced_x86::{Code, CpuidFeature, Instruction, OpKind, Register};
 
 use crate::cpu::Mode;
 use crate::exec;
+use crate::handlers::UNDEFINED;
 use crate::op::{
     Handler, LINKS, Op, RIP, WRAP_16_LINEAR, WRAP_32, WRAP_32_LINEAR, WRAP_NONE, ZERO, op,
 };
@@ -23,9 +24,11 @@ use crate::operand::HIGH_BYTE;
 /// What an instruction of the model gets that nobody lowers.
 const UNSUPPORTED: Handler = op!(exec::system::unsupported);
 
-/// An operation, and whether its block ends with it.
+/// An operation that has no number yet, what executes it, and whether its block ends with it.
+#[derive(Clone, Copy)]
 pub(crate) struct Lowered {
     pub(crate) op: Op,
+    pub(crate) run: Handler,
     pub(crate) ends: bool,
 }
 
@@ -50,7 +53,7 @@ pub(crate) fn instruction(instruction: &Instruction, mode: Mode) -> Lowered {
     let mut lowering = Lowering {
         instruction,
         mode,
-        op: blank(instruction.ip() as u16, instruction.next_ip() as u16),
+        op: blank(instruction.ip(), instruction.len()),
         ends: false,
     };
     lowering.operands();
@@ -68,20 +71,18 @@ pub(crate) fn instruction(instruction: &Instruction, mode: Mode) -> Lowered {
             .or_else(|| float::lower(&mut lowering))
             .or_else(|| x87::lower(&mut lowering))
     };
-    match handler {
-        Some(handler) => lowering.op.run = handler,
-        None => {
-            lowering.op.run = if is_shown(instruction) {
-                UNSUPPORTED
-            } else {
-                op!(exec::system::undefined)
-            };
-            lowering.op.imm = instruction.code() as u64;
-            lowering.ends = true;
+    let run = handler.unwrap_or_else(|| {
+        lowering.op.imm = instruction.code() as u64;
+        lowering.ends = true;
+        if is_shown(instruction) {
+            UNSUPPORTED
+        } else {
+            op!(exec::system::undefined)
         }
-    }
+    });
     Lowered {
         op: lowering.op,
+        run,
         ends: lowering.ends,
     }
 }
@@ -121,11 +122,15 @@ fn is_shown(instruction: &Instruction) -> bool {
 }
 
 /// The operation at a block's end that has no branch: goes on at `next`.
-pub(crate) fn fall_through(next: u16) -> Op {
-    let mut op = blank(next, next);
-    op.run = op!(exec::control::fall_through);
-    op.scale = LINKS;
-    op
+pub(crate) fn fall_through(next: u16) -> Lowered {
+    Lowered {
+        op: Op {
+            scale: LINKS,
+            ..blank(next.into(), 0)
+        },
+        run: op!(exec::control::fall_through),
+        ends: true,
+    }
 }
 
 /// An operation that is in no block.
@@ -138,14 +143,16 @@ pub(crate) fn nothing() -> Op {
 
 /// The operation of an instruction longer than 15 bytes.
 pub(crate) fn too_long(instruction: &Instruction) -> Lowered {
-    let mut op = blank(instruction.ip() as u16, instruction.next_ip() as u16);
-    op.run = op!(exec::system::too_long);
-    Lowered { op, ends: true }
+    Lowered {
+        op: blank(instruction.ip(), instruction.len()),
+        run: op!(exec::system::too_long),
+        ends: true,
+    }
 }
 
-fn blank(offset: u16, next: u16) -> Op {
+fn blank(offset: u64, len: usize) -> Op {
     Op {
-        run: op!(exec::system::undefined),
+        handler: UNDEFINED,
         imm: 0,
         disp: 0,
         dst: ZERO,
@@ -156,8 +163,8 @@ fn blank(offset: u16, next: u16) -> Op {
         seg: 6,
         wrap: WRAP_NONE,
         extra: 0,
-        offset,
-        next,
+        offset: offset as u16,
+        len: len as u8,
         count: 1,
         place: 0,
     }
@@ -373,7 +380,7 @@ mod tests {
                 let mut decoder = Decoder::new(bits, bytes, DecoderOptions::NONE);
                 let decoded = decoder.decode();
                 let lowered = instruction(&decoded, mode);
-                if std::ptr::fn_addr_eq(lowered.op.run, UNSUPPORTED) {
+                if std::ptr::fn_addr_eq(lowered.run, UNSUPPORTED) {
                     missing.insert(format!("{:?} in {mode:?}", decoded.code()));
                 }
             });

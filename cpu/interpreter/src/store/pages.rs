@@ -1,17 +1,18 @@
 //! Pages with code, and where in each of them blocks begin.
 //!
-//! A page has a table: entries in pairs, of which a place in the page has one pair. It doubles when a pair is full; what
-//! it was is emptied then, so who remembers the old one finds nothing and asks again.
+//! A page has a table of entries: what begins at a place of the page is looked for from one entry on up to an empty one. It
+//! doubles when it is half full; what it was is emptied then, so who remembers the old one finds nothing and asks again.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::ops::Range;
 
 use crate::store::OFFSET;
 
-/// Pairs of a new page's table: a cache line.
-const FEW: usize = 8;
-/// Pairs that are enough: no more than two places meet in one of them.
-const MOST: usize = 1 << (OFFSET_BITS - 1);
+/// Entries of a new page's table: a cache line.
+const FEW: usize = 16;
+/// Entries that are enough: twice the places.
+const MOST: usize = 2 << OFFSET_BITS;
 /// Bits of a place in a page; the rest of an entry is an operation's number.
 const OFFSET_BITS: u32 = OFFSET.count_ones();
 /// Operations that entries can tell.
@@ -47,21 +48,21 @@ impl Hasher for NumberHasher {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Table {
     /// Its first entry.
-    first: u32,
-    /// One less than its pairs, a power of two.
-    mask: u16,
+    pub(crate) first: u32,
+    /// One less than its entries, a power of two.
+    pub(crate) mask: u16,
 }
 
 impl Table {
-    /// The first entry of the pair of a place.
-    #[inline(always)]
-    fn pair(self, offset: u16) -> usize {
-        self.first as usize + usize::from(spread(offset) & self.mask) * 2
+    /// Whether it has a size that tables have.
+    fn is_one(self) -> bool {
+        let len = usize::from(self.mask) + 1;
+        len.is_power_of_two() && (2..=MOST).contains(&len)
     }
 
-    fn entries(self) -> std::ops::Range<usize> {
+    fn entries(self) -> Range<usize> {
         let first = self.first as usize;
-        first..first + (usize::from(self.mask) + 1) * 2
+        first..first + usize::from(self.mask) + 1
     }
 }
 
@@ -89,13 +90,15 @@ struct Page {
     /// The page's version when it had no blocks.
     version: u32,
     table: Table,
+    /// Entries that are not empty.
+    used: u16,
 }
 
 /// The pages of one store.
 pub(crate) struct CodePages {
     pages: Vec<Page>,
     by_number: HashMap<u32, u32, BuildHasherDefault<NumberHasher>>,
-    /// Of all tables; the first pair is the empty table's.
+    /// Of all tables; the first one is the empty table's.
     entries: Vec<u32>,
 }
 
@@ -104,26 +107,59 @@ impl Default for CodePages {
         Self {
             pages: Vec::new(),
             by_number: HashMap::default(),
-            entries: vec![0; 2],
+            entries: vec![0],
         }
     }
 }
 
 impl CodePages {
+    /// Pages by number and version, with the places of their tables in `entries`; what is out of it is empty.
+    pub(crate) fn restored(
+        pages: impl IntoIterator<Item = (u32, u32, Table)>,
+        entries: Vec<u32>,
+    ) -> Self {
+        let mut new = Self {
+            // The empty table's is there in any case.
+            entries: if entries.is_empty() { vec![0] } else { entries },
+            ..Self::default()
+        };
+        for (number, version, table) in pages {
+            let new_index = new.pages.len() as u32;
+            new.by_number.insert(number, new_index);
+            let is_there = table.is_one() && table.entries().end <= new.entries.len();
+            let table = if is_there { table } else { Table::default() };
+            let used = new.entries[table.entries()].iter();
+            new.pages.push(Page {
+                number,
+                version,
+                table,
+                used: used.filter(|entry| **entry != 0).count() as u16,
+            });
+        }
+        new
+    }
+
     /// The first operation of what is said to begin at a place of the page with `table`; 0 when there is none.
     #[inline(always)]
     pub(crate) fn at(&self, table: Table, offset: u16) -> u32 {
-        let pair = self.entries.get(table.pair(offset)..);
-        let Some(&[first, second]) = pair.and_then(<[u32]>::first_chunk) else {
-            return 0;
-        };
-        if first as u16 & OFFSET == offset {
-            start(first)
-        } else if second as u16 & OFFSET == offset {
-            start(second)
-        } else {
-            0
+        let mut place = spread(offset);
+        // A damaged table may have no empty entry.
+        for _ in 0..=table.mask {
+            let at = table.first as usize + usize::from(place & table.mask);
+            let Some(&entry) = self.entries.get(at) else {
+                return 0;
+            };
+            if entry == 0 || entry as u16 & OFFSET == offset {
+                return start(entry);
+            }
+            place = place.wrapping_add(1);
         }
+        0
+    }
+
+    /// The entries of all tables.
+    pub(crate) fn entries(&self) -> &[u32] {
+        &self.entries
     }
 
     /// The table of page `number`.
@@ -154,6 +190,7 @@ impl CodePages {
                 number,
                 version,
                 table,
+                used: 0,
             });
         }
         index as usize
@@ -161,41 +198,46 @@ impl CodePages {
 
     /// Enters what begins with operation `start` at a place of page `index`; gives what was said to begin there, or 0.
     pub(crate) fn insert(&mut self, index: usize, offset: u16, start: u32) -> u32 {
-        let new = entry(start, offset);
-        loop {
-            let table = self.pages[index].table;
-            if let Some(old) = put(&mut self.entries[table.entries()], table.mask, new) {
-                return old >> OFFSET_BITS;
-            }
+        let page = &mut self.pages[index];
+        let len = usize::from(page.table.mask) + 1;
+        if len == 1 || usize::from(page.used) * 2 >= len && len < MOST {
             self.grow(index);
+        }
+        let page = &mut self.pages[index];
+        let table = &mut self.entries[page.table.entries()];
+        let old = put(table, entry(start, offset));
+        page.used += u16::from(old == 0);
+        old >> OFFSET_BITS
+    }
+
+    /// Doubles the table of page `index`.
+    fn grow(&mut self, index: usize) {
+        let page = &mut self.pages[index];
+        let old = page.table.entries();
+        let first = self.entries.len();
+        let len = (old.len() * 2).max(FEW);
+        page.table = Table {
+            first: first as u32,
+            mask: (len - 1) as u16,
+        };
+        self.entries.resize(first + len, 0);
+        for at in old {
+            let entry = std::mem::take(&mut self.entries[at]);
+            if entry != 0 {
+                put(&mut self.entries[first..], entry);
+            }
         }
     }
 
-    /// Makes the table of page `index` larger.
-    fn grow(&mut self, index: usize) {
-        let old = self.pages[index].table;
-        let known: Vec<_> = self.entries[old.entries()]
-            .iter_mut()
-            .map(std::mem::take)
-            .filter(|entry| *entry != 0)
-            .collect();
-        let first = self.entries.len();
-        let mut pairs = usize::from(old.mask) + 1;
-        loop {
-            // With the most, every place has room.
-            pairs = (pairs * 2).min(MOST);
-            self.entries.truncate(first);
-            self.entries.resize(first + pairs * 2, 0);
-            let mask = pairs as u16 - 1;
-            let all = &mut self.entries[first..];
-            if known.iter().all(|entry| put(all, mask, *entry).is_some()) {
-                self.pages[index].table = Table {
-                    first: first as u32,
-                    mask,
-                };
-                return;
-            }
+    /// Puts the tables beside each other, without what grew left.
+    pub(crate) fn compact(&mut self) {
+        let mut entries = vec![0];
+        for page in &mut self.pages {
+            let first = entries.len();
+            entries.extend_from_slice(&self.entries[page.table.entries()]);
+            page.table.first = first as u32;
         }
+        self.entries = entries;
     }
 
     /// Empties the table of page `number`, which has `version` now; gives the operations that began its blocks.
@@ -205,6 +247,7 @@ impl CodePages {
         };
         let page = &mut self.pages[*index as usize];
         page.version = version;
+        page.used = 0;
         let entries = self.entries[page.table.entries()].iter_mut();
         entries
             .map(|entry| start(std::mem::take(entry)))
@@ -224,15 +267,13 @@ impl CodePages {
     }
 }
 
-/// Puts an entry into a table, in place of one for the same place; what was there then, or `None` when there is no room.
-fn put(table: &mut [u32], mask: u16, new: u32) -> Option<u32> {
+/// Puts an entry into a table that has room, in place of one for the same place; what was there, or 0.
+fn put(table: &mut [u32], new: u32) -> u32 {
     let offset = new as u16 & OFFSET;
-    let pair = usize::from(spread(offset) & mask) * 2;
-    let slots = table.get_mut(pair..pair + 2)?;
-    let slot = slots
-        .iter_mut()
-        .find(|old| **old == 0 || **old as u16 & OFFSET == offset)?;
-    Some(std::mem::replace(slot, new))
+    let (before, from) = table.split_at_mut(usize::from(spread(offset)) % table.len());
+    let mut slots = from.iter_mut().chain(before);
+    let slot = slots.find(|old| **old == 0 || **old as u16 & OFFSET == offset);
+    slot.map_or(0, |slot| std::mem::replace(slot, new))
 }
 
 #[cfg(test)]
@@ -254,6 +295,9 @@ mod tests {
             assert_eq!(pages.at(small, offset), 0, "the old table is empty");
             assert_eq!(pages.at(Table::default(), offset), 0);
         }
+        pages.compact();
+        assert!(pages.entries().len() <= 1 + FEW + MOST);
+        let large = pages.table(3).unwrap();
         assert_eq!(pages.insert(index, 9, 77), 10);
         assert_eq!(pages.at(large, 9), 77);
         assert_eq!(pages.all().count(), usize::from(OFFSET) + 1);

@@ -1,5 +1,6 @@
 //! Code that one CPU decoded, taken over by another with the same memory.
 
+use std::io::Write;
 use std::sync::Arc;
 
 use atoll_cpu_api::VcpuState;
@@ -36,6 +37,14 @@ fn put_program(machine: &Machine) {
     });
 }
 
+/// Has the machine take over what `code` says; whether it could be used.
+fn learn(machine: &mut Machine, code: &[u8]) -> bool {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&[0; 4096]).unwrap();
+    file.write_all(code).unwrap();
+    machine.cpu.learn_code(&file, 4096)
+}
+
 /// A machine with the program that has not run.
 fn fresh() -> Machine {
     let machine = Machine::new();
@@ -53,7 +62,7 @@ fn what_was_learnt_executes_as_what_was_decoded() {
     let (first, expected) = ran(fresh());
     let code = first.cpu.code().unwrap();
     let mut second = fresh();
-    assert!(second.cpu.learn_code(&mut &code[..]));
+    assert!(learn(&mut second, &code));
     // What it knows now is what it was told.
     assert_eq!(second.cpu.code().unwrap(), code);
     let (second, state) = ran(second);
@@ -66,7 +75,7 @@ fn what_was_learnt_executes_as_what_was_decoded() {
         "nothing had to be decoded"
     );
     let (third, _) = ran(second);
-    assert!(fresh().cpu.learn_code(&mut &third.cpu.code().unwrap()[..]));
+    assert!(learn(&mut fresh(), &third.cpu.code().unwrap()));
 }
 
 /// A function of two pages, whose instruction across them is MOV BL, 1; called.
@@ -99,7 +108,7 @@ fn far(first: impl FnOnce(&mut CodeAssembler)) -> u64 {
         a.hlt().unwrap();
     });
     second.start_at(CODE + 0x1000);
-    assert!(second.cpu.learn_code(&mut &code[..]));
+    assert!(learn(&mut second, &code));
     second.run_to_halt().registers[3] & 0xFF
 }
 
@@ -137,7 +146,7 @@ fn where_code_goes_on_is_looked_up_by_who_learnt_it() {
 fn code_that_was_learnt_is_not_executed_once_it_is_overwritten() {
     let (first, expected) = ran(fresh());
     let mut second = fresh();
-    assert!(second.cpu.learn_code(&mut &first.cpu.code().unwrap()[..]));
+    assert!(learn(&mut second, &first.cpu.code().unwrap()));
     // mov ecx, 100 becomes mov ecx, 1.
     assert_eq!(second.ram.load::<u32>(CODE + 1), 100);
     second.recorder.0.lock().unwrap().clear();
@@ -171,16 +180,16 @@ fn code_of_before_is_forgotten() {
 fn damaged_code_is_refused_or_executes_something() {
     let code = ran(fresh()).0.cpu.code().unwrap();
     for len in 0..code.len() {
-        assert!(!fresh().cpu.learn_code(&mut &code[..len]), "{len} bytes");
+        assert!(!learn(&mut fresh(), &code[..len]), "{len} bytes");
     }
-    assert!(!fresh().cpu.learn_code(&mut &[&code[..], &[0]].concat()[..]));
+    assert!(!learn(&mut fresh(), &[&code[..], &[0]].concat()));
     for at in 0..code.len() {
         for bit in [0x01, 0x80] {
             let mut wrong = code.clone();
             wrong[at] ^= bit;
             let mut machine = fresh();
             let none = machine.cpu.code();
-            if !machine.cpu.learn_code(&mut &wrong[..]) {
+            if !learn(&mut machine, &wrong) {
                 assert_eq!(machine.cpu.code(), none, "as if nothing had been said");
                 continue;
             }
@@ -208,13 +217,13 @@ fn what_memory_does_not_have_is_dropped_when_it_is_checked() {
     };
     let (_, expected) = ran(other());
     let mut learnt = other();
-    assert!(learnt.cpu.learn_code(&mut &code[..]));
+    assert!(learn(&mut learnt, &code));
     learnt.cpu.check_code();
     let kept = learnt.cpu.code().unwrap();
     assert!(kept.len() < code.len() && learnt.cpu.has_all_code());
     assert_eq!(ran(learnt).1.registers, expected.registers);
     let mut second = other();
-    assert!(second.cpu.learn_code(&mut &kept[..]));
+    assert!(learn(&mut second, &kept));
     assert_eq!(ran(second).1.registers, expected.registers);
 }
 
@@ -228,13 +237,13 @@ fn damaged_code_that_was_checked_executes_as_what_was_decoded() {
             let mut wrong = code.clone();
             wrong[at] ^= bit;
             let mut checker = fresh();
-            if !checker.cpu.learn_code(&mut &wrong[..]) {
+            if !learn(&mut checker, &wrong) {
                 continue;
             }
             checker.cpu.check_code();
             let checked = checker.cpu.code().unwrap();
             let mut machine = fresh();
-            assert!(machine.cpu.learn_code(&mut &checked[..]));
+            assert!(learn(&mut machine, &checked));
             let state = ran(machine).1;
             assert_eq!(state.registers, expected.registers, "byte {at}, {bit:#x}");
             taken += 1;

@@ -50,7 +50,10 @@ pub fn learn(folder: &Path, code: File) -> Result<(), MachineError> {
     let state = state
         .filter(|_| snapshot.backend() == Backend::Soft)
         .ok_or_else(|| wrong("no processor in software goes on with it"))?;
-    let code = Code::of(code).ok_or_else(|| wrong("the code is another program's"))?;
+    // Who wrote it may write on.
+    let code = Code::copied(code)
+        .map_err(MachineError::io("read the code"))?
+        .ok_or_else(|| wrong("the code is another program's"))?;
     let config = VmConfig {
         vcpus: snapshot.shape()?.cpus,
         tsc_khz: Some(snapshot.tsc_khz),
