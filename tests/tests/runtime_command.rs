@@ -3,11 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use atoll_tests::bundle::Bundle;
+use atoll_tests::terminal::Terminal;
 use atoll_tests::{Ran, programs, waiting};
 use serde_json::{Value, json};
 
@@ -47,6 +48,40 @@ fn a_terminal_passes_line_ends_on_as_they_are() {
         "{}",
         ran.stderr
     );
+}
+
+#[test]
+fn a_terminal_begins_with_the_size_of_where_it_is_shown() {
+    let bundle = Bundle::new(&["sh", "-c", "stty size >/tmp/size"]);
+    bundle.change(|spec| {
+        spec["process"]["terminal"] = json!(true);
+        spec["process"]["consoleSize"] = json!({"height": 10, "width": 110});
+        spec["root"]["readonly"] = json!(false);
+    });
+    let folder = bundle.folder.path().to_owned();
+    let path = folder.join("socket");
+    let socket = UnixListener::bind(&path).unwrap();
+    let shown = std::thread::spawn(move || {
+        let (stream, _) = socket.accept().unwrap();
+        let (_, fds) = atoll_sys::unix::recv_fds(&stream, &mut [0; 4096]).unwrap();
+        fds
+    });
+    let program = programs::ours("atoll-runtime");
+    let run = |size: (u16, u16), arguments: &[&str]| {
+        let all = [&["--root", "state", "run"], arguments].concat();
+        let mut terminal = Terminal::start(program.to_str().unwrap(), &all, size, |command| {
+            command.current_dir(&folder);
+        });
+        assert_eq!(terminal.exit_code(), 0, "{}", terminal.text());
+        fs::read_to_string(folder.join("rootfs/tmp/size")).unwrap()
+    };
+    let id = folder.file_name().unwrap().to_str().unwrap();
+    // A terminal that never was told its size has none to give.
+    assert_eq!(run((0, 0), &[id]), "10 110\n");
+    // One that is handed out is shown by whoever takes it, not by ours.
+    let with_socket = ["--console-socket", path.to_str().unwrap(), id];
+    assert_eq!(run((24, 80), &with_socket), "10 110\n");
+    assert_eq!(shown.join().unwrap().len(), 1);
 }
 
 #[test]

@@ -13,10 +13,19 @@ use signal_hook::iterator::Signals;
 
 use crate::report::{Failure, Outcome};
 
-/// Rows and columns of the terminal on standard input, if it is one.
+/// Rows and columns of the terminal on standard input, if it is one and was told its size.
 pub(crate) fn size_of_own_terminal() -> Option<(u16, u16)> {
     let size = termios::tcgetwinsize(std::io::stdin()).ok()?;
-    Some((size.ws_row, size.ws_col))
+    Some((size.ws_row, size.ws_col)).filter(|size| *size != (0, 0))
+}
+
+/// The size that a terminal begins with whatever the configuration says: none where it is handed to `console_socket`, as it
+/// is then shown elsewhere than on our own.
+pub(crate) fn first_size(console_socket: Option<&Path>) -> Option<(u16, u16)> {
+    match console_socket {
+        Some(_) => None,
+        None => size_of_own_terminal(),
+    }
 }
 
 /// The user's terminal in raw mode; dropping it restores the mode.

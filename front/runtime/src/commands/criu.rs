@@ -128,7 +128,7 @@ pub(crate) fn restore(
     let request = CreateRequest {
         stdio: if wants_terminal(&spec) {
             StdioRequest::Terminal {
-                size: foreground::size_of_own_terminal(),
+                size: foreground::first_size(arguments.console_socket.as_deref()),
             }
         } else {
             StdioRequest::Inherit

@@ -40,7 +40,7 @@ fn run(container: &Container, arguments: ExecArguments) -> Outcome<ExitCode> {
     let request = ExecRequest {
         stdio: if wants_terminal {
             StdioRequest::Terminal {
-                size: foreground::size_of_own_terminal(),
+                size: foreground::first_size(arguments.console_socket.as_deref()),
             }
         } else {
             StdioRequest::Inherit
