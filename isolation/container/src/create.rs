@@ -93,7 +93,7 @@ pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
         share.make()?;
     }
     let start = prepare_start(folder.path(), request.start_by)?;
-    let (inner, tellers) = inner_hooks(&hooks, &plan, &request, root.as_fd())?;
+    let (inner, tellers) = inner_hooks(&hooks, &plan, root.as_fd())?;
     let mut child = start_child(
         &plan,
         request,
@@ -331,15 +331,13 @@ fn move_devices(plan: &ContainerPlan, pid: u32) -> Result<()> {
 fn inner_hooks(
     hooks: &Hooks,
     plan: &ContainerPlan,
-    request: &CreateRequest,
     root: BorrowedFd<'_>,
 ) -> Result<(InnerHooks, Vec<(StateTeller, Status)>)> {
-    let bundle = CString::new(request.bundle.as_os_str().as_bytes()).ok();
-    let create = HookList::prepare("createContainer", &hooks.create_container, &[], bundle)?;
+    let create = HookList::prepare("createContainer", &hooks.create_container, &[])?;
     // Without an environment of their own these have the program's, as in runc.
     let home = passwd::home(root, plan.process.uid);
     let env = compile::with_home(&plan.process.env, home);
-    let start = HookList::prepare("startContainer", &hooks.start_container, &env, None)?;
+    let start = HookList::prepare("startContainer", &hooks.start_container, &env)?;
     let mut tellers = Vec::new();
     for (list, status) in [(&create, Status::Creating), (&start, Status::Created)] {
         if let Some(list) = list {

@@ -51,6 +51,9 @@ pub(super) fn run(program: &Program) -> ! {
     };
     for (step, op) in (0_u32..).zip(&program.steps) {
         if let Op::RunHooks(list) = op {
+            if let Err(errno) = scene.root().and_then(fchdir) {
+                fail(program.control.as_fd(), step, errno);
+            }
             if let Err(failure) = list.run(&|| Ok(())) {
                 fail_in_hooks(program.control.as_fd(), step, list, failure);
             }
@@ -132,6 +135,14 @@ impl Scene<'_> {
             }
             Op::AttachRoot => mount::attach_at(self.root()?, c"/"),
             Op::AttachRootAt(path) => mount::attach_at(self.root()?, path),
+            Op::AttachRootInPlace(path) => match mount::attach_at(self.root()?, path) {
+                // A caller need not have a folder for a root that is made of layers, and the container's root may have no
+                // right to pass the folders above it.
+                Err(Errno::ACCESS | Errno::NOENT | Errno::NOTDIR) => {
+                    mount::attach_at(self.root()?, c"/")
+                }
+                outcome => outcome,
+            },
             Op::Attach {
                 mount,
                 target,

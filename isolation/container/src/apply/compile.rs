@@ -35,6 +35,13 @@ pub(crate) struct InnerHooks {
     pub(crate) start: Option<HookList>,
 }
 
+impl InnerHooks {
+    /// Whether any hooks run while the host's file tree is still seen.
+    fn before_root_changes(&self) -> bool {
+        self.awaits || self.create.is_some()
+    }
+}
+
 /// The program of a container's first process.
 ///
 /// * `cgroup`, `resctrl`: made already.
@@ -67,17 +74,19 @@ pub(crate) fn init(
             steps.push(Op::PrivateRoot);
         }
         if plan.is_rootless {
-            let place = plan.rootfs.as_os_str().as_bytes();
             let change = Change::propagation(plan.rootfs_propagation());
-            steps.push(Op::OpenRoot(
-                CString::new(place).unwrap_or_default(),
-                change,
-            ));
+            steps.push(Op::OpenRoot(rootfs_path(plan), change));
         }
-        steps.push(Op::AttachRoot);
+        // In the host's place for hooks only: it costs a walk of the path. Below a parent that stays shared, or where the old
+        // root stays beneath, it would be seen by others.
+        let in_place = hooks.before_root_changes() && !is_shared && !request.no_pivot;
+        steps.push(if in_place {
+            Op::AttachRootInPlace(rootfs_path(plan))
+        } else {
+            Op::AttachRoot
+        });
     } else {
-        let place = plan.rootfs.as_os_str().as_bytes();
-        steps.push(Op::AttachRootAt(CString::new(place).unwrap_or_default()));
+        steps.push(Op::AttachRootAt(rootfs_path(plan)));
     }
     let mut readonly_dev = false;
     for mount in &plan.mounts {
@@ -151,6 +160,11 @@ pub(crate) fn init(
         mount_label: plan.mount_label.clone(),
         launch,
     })
+}
+
+/// Where the root file system is on the host.
+fn rootfs_path(plan: &ContainerPlan) -> CString {
+    CString::new(plan.rootfs.as_os_str().as_bytes()).unwrap_or_default()
 }
 
 /// What is done before the mounts: the host's file tree is still the one seen.

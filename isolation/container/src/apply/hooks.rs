@@ -14,7 +14,6 @@ use atoll_sys::process::{self, Cloned, Exit, StringArray};
 use atoll_sys::rustix::event::{PollFd, PollFlags, Timespec, poll};
 use atoll_sys::rustix::fs::{MemfdFlags, SealFlags, SeekFrom as Seek, fcntl_add_seals, seek};
 use atoll_sys::rustix::io::pread;
-use atoll_sys::rustix::process::chdir;
 use atoll_sys::{Errno, Result, descriptors};
 
 use crate::error::{self, kernel};
@@ -30,8 +29,6 @@ pub(crate) struct HookList {
     /// `createContainer` or `startContainer`.
     kind: &'static str,
     hooks: Vec<Prepared>,
-    /// Where they start.
-    folder: Option<CString>,
     state: OwnedFd,
     said: OwnedFd,
 }
@@ -49,7 +46,6 @@ impl HookList {
     /// Prepares hooks; `None` for none. The runtime's.
     ///
     /// * `default_env`: of hooks without an environment.
-    /// * `folder`: where they start; absent is where the child is.
     ///
     /// # Errors
     /// [`error::Error::Plan`] for text with NUL bytes, [`error::Error::Kernel`].
@@ -57,7 +53,6 @@ impl HookList {
         kind: &'static str,
         hooks: &[Hook],
         default_env: &[CString],
-        folder: Option<CString>,
     ) -> error::Result<Option<Self>> {
         if hooks.is_empty() {
             return Ok(None);
@@ -91,7 +86,6 @@ impl HookList {
         Ok(Some(Self {
             kind,
             hooks: prepared,
-            folder,
             state: memory(MemfdFlags::ALLOW_SEALING)?,
             said: memory(MemfdFlags::empty())?,
         }))
@@ -114,7 +108,7 @@ impl HookList {
         self.kind
     }
 
-    /// Runs the hooks in order.
+    /// Runs the hooks in order, in the working directory of the caller.
     ///
     /// * `confine`: what each hook's process does last before it is one.
     ///
@@ -157,9 +151,6 @@ impl HookList {
     fn become_hook(&self, hook: &Prepared, confine: &dyn Fn() -> Result<()>) -> ! {
         let outcome = self.place_streams();
         if outcome.is_ok() {
-            if let Some(folder) = &self.folder {
-                let _ = chdir(folder.as_c_str());
-            }
             process::reset_signals();
             if confine().is_ok() {
                 let _ = process::execute(&hook.path, &hook.args, &hook.env);
@@ -328,7 +319,7 @@ mod tests {
 
     #[test]
     fn nothing_is_prepared_for_no_hooks() {
-        let none = HookList::prepare("createContainer", &[], &[], None).unwrap();
+        let none = HookList::prepare("createContainer", &[], &[]).unwrap();
         assert!(none.is_none());
     }
 }

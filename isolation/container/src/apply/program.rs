@@ -80,6 +80,8 @@ pub(crate) enum Op {
     AttachRoot,
     /// Attaches the root file system at a place of a mount namespace that others use too.
     AttachRootAt(CString),
+    /// Attaches the root file system at its own place, where hooks that enter the mount namespace look for it.
+    AttachRootInPlace(CString),
     /// Attaches a detached mount.
     Attach {
         mount: OwnedFd,
@@ -332,7 +334,9 @@ impl Op {
             Self::Propagate(_) | Self::RootPropagation(_) => "change mount propagation".to_owned(),
             Self::PrivateRoot => "make the root mount private".to_owned(),
             Self::AttachRoot => "mount the rootfs".to_owned(),
-            Self::AttachRootAt(path) => format!("mount the rootfs to {}", text(path)),
+            Self::AttachRootAt(path) | Self::AttachRootInPlace(path) => {
+                format!("mount the rootfs to {}", text(path))
+            }
             Self::Attach { target, .. } => format!("bind mount to {}", text(target)),
             Self::Filesystem(filesystem) => {
                 format!(

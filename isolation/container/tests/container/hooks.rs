@@ -42,7 +42,7 @@ fn hooks_run_in_order_each_in_its_place() {
     let host = fs::read_link("/proc/self/ns/uts").unwrap();
     let host = host.to_str().unwrap();
     let inside = fs::read_to_string(bundle.rootfs().join("tmp/uts")).unwrap();
-    let folder = bundle.path().to_str().unwrap();
+    let rootfs = bundle.rootfs();
     let expected = [
         ("prestart", host, "creating"),
         ("createRuntime", host, "creating"),
@@ -56,11 +56,14 @@ fn hooks_run_in_order_each_in_its_place() {
         let mut words = line.splitn(4, ' ');
         assert_eq!(words.next(), Some(name));
         assert_eq!(words.next(), Some(namespace), "{line}");
-        assert_eq!(words.next(), Some(folder), "{line}");
+        // Those in the container's namespaces begin at its root, as with runc; the others in the bundle.
+        let is_inside = namespace == inside.trim();
+        let folder = if is_inside { &rootfs } else { bundle.path() };
+        assert_eq!(words.next(), folder.to_str(), "{line}");
         let state: serde_json::Value = serde_json::from_str(words.next().unwrap()).unwrap();
         assert_eq!(state["status"], status, "{line}");
         assert_eq!(state["id"], bundle.id.as_str());
-        if namespace == inside.trim() {
+        if is_inside {
             assert_eq!(state["pid"], 1, "the pid as the container sees it");
         }
     }
@@ -72,6 +75,45 @@ fn hooks_run_in_order_each_in_its_place() {
         (&"created".into(), &1.into())
     );
     bundle.assert_clean();
+}
+
+#[test]
+fn hooks_find_the_root_in_the_hosts_place_in_the_containers_mounts() {
+    // Vendors' hooks enter the mount namespace of the state's pid and mount below the path of the root, as the host has it.
+    for in_userns in [false, true] {
+        let mut bundle = Bundle::new();
+        if in_userns {
+            let map = vec![atoll_spec::IdMapping {
+                container_id: 0,
+                host_id: 0,
+                size: 65_536,
+            }];
+            let linux = bundle.linux();
+            linux.namespaces.push(atoll_spec::Namespace {
+                kind: atoll_spec::NamespaceKind::User,
+                path: None,
+            });
+            linux.uid_mappings.clone_from(&map);
+            linux.gid_mappings = map;
+        }
+        let (rootfs, source) = (bundle.rootfs(), bundle.path().join("source"));
+        fs::write(&source, "theirs\n").unwrap();
+        let (rootfs, source) = (rootfs.display(), source.display());
+        let enter = "pid=$(sed 's/.*\"pid\":\\([0-9]*\\).*/\\1/')";
+        bundle.spec.hooks = Some(Hooks {
+            create_runtime: vec![shell(&format!(
+                "{enter} && touch {rootfs}/tmp/a && nsenter -m -t $pid mount --bind {source} {rootfs}/tmp/a"
+            ))],
+            create_container: vec![shell(&format!(
+                "touch tmp/b && mount --bind {source} ./tmp/b"
+            ))],
+            ..Hooks::default()
+        });
+        assert_eq!(bundle.output_of("cat /tmp/a /tmp/b"), "theirs\ntheirs\n");
+        // Only in the container.
+        assert_eq!(fs::read(bundle.rootfs().join("tmp/a")).unwrap(), b"");
+        bundle.assert_clean();
+    }
 }
 
 #[test]
