@@ -18,10 +18,12 @@ use atoll_sys::rustix::process::Gid;
 use atoll_sys::scheduling::NumberSet;
 
 use super::hooks::HookList;
-use super::passwd;
 use super::program::{BindInside, Filesystem, Launch, Op, Program, Start, Stdio};
+use super::{locks, passwd};
 use crate::error::{Error, Result, kernel};
-use crate::plan::{ContainerPlan, IdMapPlan, LINKS, MountPlan, MountSource, ProcessPlan};
+use crate::plan::{
+    ContainerPlan, IdMapPlan, IdShiftSource, LINKS, MountPlan, MountSource, ProcessPlan,
+};
 use crate::{CreateRequest, StdioRequest, state};
 
 /// What the first process has to do with hooks.
@@ -180,14 +182,9 @@ fn before_root(plan: &ContainerPlan, request: &CreateRequest, steps: &mut Vec<Op
         if matches!(kind, NamespaceKind::Pid | NamespaceKind::User) {
             continue;
         }
-        let fd = File::open(path).map_err(|source| Error::File {
-            action: "open namespace",
-            path: path.clone(),
-            source,
-        })?;
         steps.push(Op::Enter {
             kind: *kind,
-            fd: fd.into(),
+            fd: open_namespace(path)?,
         });
     }
     if plan.namespaces.makes(NamespaceKind::User) && plan.namespaces.time_offsets.is_empty() {
@@ -199,6 +196,15 @@ fn before_root(plan: &ContainerPlan, request: &CreateRequest, steps: &mut Vec<Op
         steps.push(Op::Loopback);
     }
     Ok(())
+}
+
+fn open_namespace(path: &Path) -> Result<OwnedFd> {
+    let file = File::open(path).map_err(|source| Error::File {
+        action: "open namespace",
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(file.into())
 }
 
 /// The step by which a process joins its share of caches and memory bandwidth.
@@ -343,8 +349,19 @@ fn push_mount(plan: &ContainerPlan, mount: &MountPlan, steps: &mut Vec<Op>) -> R
                 }));
                 return Ok(false);
             }
-            let detached = bind(plan, mount, path, *recursive)
-                .map_err(|errno| bind_error(path, &mount.destination, errno))?;
+            let failed = |errno| bind_error(path, &mount.destination, errno);
+            let detached = mount::clone_tree(CWD, path, *recursive, false).map_err(failed)?;
+            let locks = match plan.namespaces.has(NamespaceKind::User) && locks::lifts(mount) {
+                true => locks::of(detached.as_fd()).map_err(failed)?,
+                false => Attributes::empty(),
+            };
+            for (change, recursive) in bind_changes(plan, mount) {
+                mount::set_attributes(detached.as_fd(), c"", recursive, &change).map_err(failed)?;
+            }
+            if !locks.is_empty() {
+                let lifted = locks - locks::of(detached.as_fd()).map_err(failed)?;
+                locks::refuse_lifted(lifted, path, &mount.destination)?;
+            }
             if let Some(map) = &mount.id_map {
                 shift_ids(detached.as_fd(), mount, map)?;
             }
@@ -394,20 +411,6 @@ fn push_mount(plan: &ContainerPlan, mount: &MountPlan, steps: &mut Vec<Op>) -> R
     }
 }
 
-/// A detached mount of a part of the host's file tree, with everything set that will be.
-fn bind(
-    plan: &ContainerPlan,
-    mount: &MountPlan,
-    path: &CStr,
-    recursive: bool,
-) -> atoll_sys::Result<OwnedFd> {
-    let detached = mount::clone_tree(CWD, path, recursive, false)?;
-    for (change, recursive) in bind_changes(plan, mount) {
-        mount::set_attributes(detached.as_fd(), c"", recursive, &change)?;
-    }
-    Ok(detached)
-}
-
 /// What is set on a bind mount, and whether on those below it too.
 fn bind_changes(plan: &ContainerPlan, mount: &MountPlan) -> Vec<(Change, bool)> {
     let mut changes = Vec::new();
@@ -449,12 +452,15 @@ fn shift_ids(detached: BorrowedFd<'_>, mount: &MountPlan, map: &IdMapPlan) -> Re
 
 /// A user namespace that shifts ids by `map`, and whether on mounts below too.
 fn id_map(mount: &MountPlan, map: &IdMapPlan) -> Result<(OwnedFd, bool)> {
-    let namespace = atoll_sys::namespace::user_namespace(&map.uids, &map.gids);
-    let namespace = namespace.map_err(|source| Error::File {
-        action: "make the id mapping of",
-        path: mount.destination.to_string_lossy().into_owned().into(),
-        source,
-    })?;
+    let namespace = match &map.by {
+        IdShiftSource::Maps { uids, gids } => atoll_sys::namespace::user_namespace(uids, gids)
+            .map_err(|source| Error::File {
+                action: "make the id mapping of",
+                path: mount.destination.to_string_lossy().into_owned().into(),
+                source,
+            })?,
+        IdShiftSource::Joined(path) => open_namespace(path)?,
+    };
     Ok((namespace, map.recursive))
 }
 

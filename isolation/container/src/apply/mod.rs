@@ -8,6 +8,7 @@ pub(crate) mod entry;
 pub(crate) mod hooks;
 mod launch;
 pub(crate) mod listener;
+mod locks;
 mod mounting;
 mod own_attribute;
 pub(crate) mod passwd;

@@ -28,7 +28,7 @@ pub(crate) use cgroup::{plan as cgroup_plan, resources};
 pub use devices::DevicePlan;
 pub(crate) use devices::LINKS;
 pub(crate) use mounts::map_text;
-pub use mounts::{IdMapPlan, MountPlan, MountSource};
+pub use mounts::{IdMapPlan, IdShiftSource, MountPlan, MountSource};
 pub use namespaces::NamespacePlan;
 pub(crate) use namespaces::{clone_flag, file_name};
 pub use network::NetDevicePlan;
@@ -216,7 +216,10 @@ pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<C
         true => cgroup::delegated_views(&cgroup, hierarchies)?,
         false => cgroup::views(&cgroup.paths, hierarchies),
     };
-    let own_map = (&linux.uid_mappings[..], &linux.gid_mappings[..]);
+    let own_map = mounts::OwnMap {
+        maps: (&linux.uid_mappings, &linux.gid_mappings),
+        joined: namespaces.path_of(NamespaceKind::User),
+    };
     let root = spec.root.as_ref();
     let rootfs = root.map_or_else(PathBuf::new, |root| request.bundle.join(&root.path));
     let starts = (request.bundle.as_path(), rootfs.as_path());

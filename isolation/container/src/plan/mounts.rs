@@ -35,12 +35,33 @@ pub struct MountPlan {
 /// How ids on a mount are shifted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdMapPlan {
-    /// By which user ids, as lines of uid_map.
-    pub uids: String,
-    /// By which group ids.
-    pub gids: String,
+    /// By what.
+    pub by: IdShiftSource,
     /// Whether on mounts below it too.
     pub recursive: bool,
+}
+
+/// What ids on a mount are shifted by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IdShiftSource {
+    /// User and group ids, as lines of uid_map and gid_map.
+    Maps {
+        /// By which user ids.
+        uids: String,
+        /// By which group ids.
+        gids: String,
+    },
+    /// The mappings of the user namespace behind this file, which the container joins.
+    Joined(PathBuf),
+}
+
+/// The mappings of a container's own user namespace.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OwnMap<'a> {
+    /// User and group ids of one that is made.
+    pub(super) maps: (&'a [IdMapping], &'a [IdMapping]),
+    /// The file of one that is joined.
+    pub(super) joined: Option<&'a Path>,
 }
 
 /// What is mounted.
@@ -76,7 +97,7 @@ pub enum MountSource {
 ///
 /// * `bundle`: absolute; relative bind sources start there.
 /// * `rootfs`: absolute; a destination below it is meant from there on, as runc has it.
-/// * `own_map`: user and group ids of the container's new user namespace.
+/// * `own_map`: of the container's user namespace.
 /// * `cgroups`: what a mount of type `cgroup` shows, a [`MountSource::Cgroup`].
 /// * `label`: SELinux label of what is on new file systems.
 ///
@@ -86,7 +107,7 @@ pub(super) fn plan(
     list: &[Mount],
     (bundle, rootfs): (&Path, &Path),
     cgroups: &MountSource,
-    own_map: (&[IdMapping], &[IdMapping]),
+    own_map: OwnMap<'_>,
     label: Option<&CStr>,
 ) -> Result<Vec<MountPlan>> {
     let mut plans = Vec::with_capacity(list.len());
@@ -137,24 +158,27 @@ fn id_map(
     field: &str,
     mount: &Mount,
     options: &Options,
-    own: (&[IdMapping], &[IdMapping]),
+    own: OwnMap<'_>,
 ) -> Result<Option<IdMapPlan>> {
-    let (uids, gids) = match (mount.uid_mappings.is_empty(), options.idmap) {
-        (true, None) => return Ok(None),
-        (true, Some(_)) => own,
-        (false, _) => (&mount.uid_mappings[..], &mount.gid_mappings[..]),
+    let recursive = options.idmap.unwrap_or(false);
+    let (uids, gids) = match (mount.uid_mappings.is_empty(), options.idmap, own.joined) {
+        (true, None, _) => return Ok(None),
+        (true, Some(_), Some(path)) => {
+            let by = IdShiftSource::Joined(path.to_owned());
+            return Ok(Some(IdMapPlan { by, recursive }));
+        }
+        (true, Some(_), None) => own.maps,
+        (false, ..) => (&mount.uid_mappings[..], &mount.gid_mappings[..]),
     };
     if uids.is_empty() || gids.is_empty() {
         return fault(
             field,
-            "idmap needs uidMappings and gidMappings, of the mount or of a new user namespace",
+            "idmap needs uidMappings and gidMappings, of the mount or of the container's user namespace",
         );
     }
-    Ok(Some(IdMapPlan {
-        uids: map_text(uids),
-        gids: map_text(gids),
-        recursive: options.idmap.unwrap_or(false),
-    }))
+    let (uids, gids) = (map_text(uids), map_text(gids));
+    let by = IdShiftSource::Maps { uids, gids };
+    Ok(Some(IdMapPlan { by, recursive }))
 }
 
 /// Mappings as lines of uid_map.
@@ -292,7 +316,12 @@ impl fmt::Display for MountPlan {
         if let Some(map) = &self.id_map {
             let word = if map.recursive { "ridmap" } else { "idmap" };
             let lines = |text: &str| text.trim_end().replace('\n', ",");
-            write!(f, " {word} {} / {}", lines(&map.uids), lines(&map.gids))?;
+            match &map.by {
+                IdShiftSource::Maps { uids, gids } => {
+                    write!(f, " {word} {} / {}", lines(uids), lines(gids))?;
+                }
+                IdShiftSource::Joined(path) => write!(f, " {word} as {}", path.display())?,
+            }
         }
         Ok(())
     }
@@ -308,6 +337,11 @@ fn show_attributes(f: &mut fmt::Formatter<'_>, sign: &str, attributes: Attribute
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const NO_MAP: OwnMap<'_> = OwnMap {
+        maps: (&[], &[]),
+        joined: None,
+    };
 
     fn no_cgroups() -> MountSource {
         MountSource::Cgroup {
@@ -343,7 +377,7 @@ mod tests {
             };
             let paths = (Path::new("/b"), Path::new("/b/rootfs"));
             let label = Some(c"u:r:t:s0:c1,c2");
-            plan(&[mount], paths, &no_cgroups(), (&[], &[]), label).unwrap()[0].to_string()
+            plan(&[mount], paths, &no_cgroups(), NO_MAP, label).unwrap()[0].to_string()
         };
         for kind in ["tmpfs", "devpts", "ext4"] {
             assert!(shown(kind, "").contains(" context=u:r:t:s0:c1,c2"));
@@ -366,7 +400,7 @@ mod tests {
             ..Mount::default()
         };
         let paths = (Path::new("/b"), Path::new("/b/rootfs"));
-        let error = plan(&[mount], paths, &no_cgroups(), (&[], &[]), None).unwrap_err();
+        let error = plan(&[mount], paths, &no_cgroups(), NO_MAP, None).unwrap_err();
         assert_eq!(
             error.to_string(),
             "mounts[0].source: a bind mount needs one"

@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::fmt::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use atoll_spec::{Linux, NamespaceKind};
 
@@ -30,7 +30,14 @@ impl NamespacePlan {
     /// Whether the container has a namespace of this kind of its own choice.
     #[must_use]
     pub fn has(&self, kind: NamespaceKind) -> bool {
-        self.makes(kind) || self.joined.iter().any(|(joined, _)| *joined == kind)
+        self.makes(kind) || self.path_of(kind).is_some()
+    }
+
+    /// The file of the namespace of this kind that is joined, if one is.
+    #[must_use]
+    pub fn path_of(&self, kind: NamespaceKind) -> Option<&Path> {
+        let joined = self.joined.iter().find(|(joined, _)| *joined == kind);
+        joined.map(|(_, path)| path.as_path())
     }
 }
 

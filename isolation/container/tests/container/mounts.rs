@@ -1,9 +1,15 @@
 //! Mounts with more to them than a place.
 
+use std::ffi::CString;
 use std::fs;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use atoll_spec::{IdMapping, Mount, Namespace, NamespaceKind};
+use atoll_sys::mount::{self as sys_mount, Attributes, Change, Propagation};
+use atoll_sys::namespace;
+use atoll_sys::rustix::fs::CWD;
 
 use crate::support::Bundle;
 
@@ -103,6 +109,73 @@ fn ids_are_shifted_by_the_containers_mapping() {
     let made = fs::metadata(bundle.path().join("data/new")).unwrap();
     assert_eq!(made.uid(), 0);
     bundle.assert_clean();
+}
+
+#[test]
+fn ids_are_shifted_by_the_mapping_of_a_namespace_that_is_joined() {
+    let mut bundle = Bundle::new();
+    let source = bundle.path().join("data");
+    fs::create_dir(&source).unwrap();
+    fs::set_permissions(bundle.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let map = "0 100000 65536\n";
+    let namespace = namespace::user_namespace(map, map).unwrap();
+    let path = format!("/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd());
+    bundle.linux().namespaces.push(Namespace {
+        kind: NamespaceKind::User,
+        path: Some(path.into()),
+    });
+    let source = source.to_str().unwrap();
+    let shifted = mount("bind", source, "/data", &["bind", "idmap"]);
+    bundle.spec.mounts.push(shifted);
+    fs::create_dir(bundle.rootfs().join("data")).unwrap();
+    assert_eq!(bundle.output_of("stat -c %u:%g /data"), "0:0\n");
+    bundle.assert_clean();
+}
+
+#[test]
+fn a_user_namespace_keeps_what_its_sources_are_locked_by() {
+    let mut bundle = Bundle::new();
+    let source = bundle.path().join("source");
+    fs::create_dir(&source).unwrap();
+    let words = ["bind", "suid", "dev", "noexec"];
+    let bind = mount("bind", source.to_str().unwrap(), "/host", &words);
+    bundle.spec.mounts.push(bind);
+    // The source's mount is this thread's own.
+    let in_own_mounts = std::thread::spawn(move || {
+        namespace::unshare(libc::CLONE_NEWNS).unwrap();
+        let private = Change::propagation(Propagation::Private);
+        sys_mount::set_attributes(CWD, c"/", true, &private).unwrap();
+        let locks = Attributes::NOSUID | Attributes::NODEV;
+        let tmpfs = sys_mount::new_filesystem(c"tmpfs", [], locks).unwrap();
+        let place = CString::new(source.as_os_str().as_bytes()).unwrap();
+        sys_mount::attach_at(tmpfs.as_fd(), &place).unwrap();
+
+        let text = bundle.output_of("grep ' /host ' /proc/mounts");
+        let is_free =
+            text.contains("noexec") && !text.contains("nosuid") && !text.contains("nodev");
+        assert!(is_free, "the host's root may: {text}");
+
+        let linux = bundle.linux();
+        linux.namespaces.push(Namespace {
+            kind: NamespaceKind::User,
+            path: None,
+        });
+        linux.uid_mappings = map(0, 65_536);
+        linux.gid_mappings = map(0, 65_536);
+        let error = bundle.create().unwrap_err().to_string();
+        let (_, what) = error.split_once(" → ").unwrap();
+        assert_eq!(
+            what,
+            "/host without nosuid, nodev, which its source has and a user namespace keeps: \
+             EPERM (Operation not permitted)"
+        );
+        // What is not named stays.
+        bundle.spec.mounts.last_mut().unwrap().options = vec!["bind".to_owned(), "exec".to_owned()];
+        let text = bundle.output_of("grep ' /host ' /proc/mounts");
+        assert!(text.contains("nosuid,nodev"), "{text}");
+        bundle.assert_clean();
+    });
+    in_own_mounts.join().unwrap();
 }
 
 #[test]
