@@ -20,6 +20,8 @@ use super::{launch, mounting, own_attribute};
 pub(super) struct Scene<'a> {
     /// The program.
     pub(super) program: &'a Program,
+    /// The operation executed at present.
+    pub(super) step: u32,
     /// The container's fresh procfs, not yet touchable by the container.
     pub(super) proc: Option<OwnedFd>,
     /// The terminal.
@@ -43,6 +45,7 @@ pub(super) fn run(program: &Program) -> ! {
     rustix_process::umask(Mode::empty());
     let mut scene = Scene {
         program,
+        step: 0,
         proc: None,
         terminal: None,
         hider: None,
@@ -50,6 +53,7 @@ pub(super) fn run(program: &Program) -> ! {
         kept: None,
     };
     for (step, op) in (0_u32..).zip(&program.steps) {
+        scene.step = step;
         if let Op::RunHooks(list) = op {
             if let Err(errno) = scene.root().and_then(fchdir) {
                 fail(program.control.as_fd(), step, errno);

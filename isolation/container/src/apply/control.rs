@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use atoll_sys::rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
 };
+use atoll_sys::rustix::pipe::{PipeFlags, pipe_with};
 use atoll_sys::{Errno, Result, unix};
 
 use super::hooks::MOST_SAID_BYTES;
@@ -27,6 +28,11 @@ pub(crate) enum Message {
     Listener {
         /// Its descriptor in the child.
         number: u32,
+    },
+    /// The child has no right to shift the ids of a mount. That comes along, and a pipe that waits for the outcome.
+    Shift {
+        /// Which step, a bind mount.
+        step: u32,
     },
     /// A step failed; the child is about to exit.
     Failed {
@@ -61,6 +67,7 @@ const READY: u32 = 1;
 const FAILED: u32 = 2;
 const MADE: u32 = 3;
 const LISTENER: u32 = 4;
+const SHIFT: u32 = 5;
 
 impl Message {
     /// The message as bytes. Child-safe.
@@ -70,6 +77,7 @@ impl Message {
             Self::Failed { step, errno } => (FAILED, step, errno),
             Self::Made { pid } => (MADE, pid, 0),
             Self::Listener { number } => (LISTENER, number, 0),
+            Self::Shift { step } => (SHIFT, step, 0),
         };
         let mut bytes = [0; MESSAGE_BYTES];
         bytes[..4].copy_from_slice(&kind.to_ne_bytes());
@@ -85,6 +93,9 @@ impl Message {
             READY => Some(Self::Ready),
             LISTENER => Some(Self::Listener {
                 number: u32::from_ne_bytes(word(4)?),
+            }),
+            SHIFT => Some(Self::Shift {
+                step: u32::from_ne_bytes(word(4)?),
             }),
             MADE => Some(Self::Made {
                 pid: u32::from_ne_bytes(word(4)?),
@@ -154,6 +165,45 @@ pub(crate) fn offer_listener(control: BorrowedFd<'_>, number: u32) -> Result<()>
     }
 }
 
+/// Has the runtime shift the ids of `mount` as step `step` says. Child-safe.
+///
+/// # Errors
+/// What the runtime was told by the kernel; `EPIPE` when it is gone.
+pub(crate) fn ask_for_shift(
+    control: BorrowedFd<'_>,
+    step: u32,
+    mount: BorrowedFd<'_>,
+) -> Result<()> {
+    let (outcome, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
+    let message = Message::Shift { step }.encode();
+    unix::send_fds(control, &message, &[mount, theirs.as_fd()])
+        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    drop(theirs);
+    let mut bytes = [0; 4];
+    loop {
+        match atoll_sys::rustix::io::read(&outcome, &mut bytes) {
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+            Ok(4) => break,
+            Ok(_) => return Err(Errno::PIPE),
+        }
+    }
+    match i32::from_ne_bytes(bytes) {
+        0 => Ok(()),
+        errno => Err(Errno::from_raw_os_error(errno)),
+    }
+}
+
+/// Answers [`Message::Shift`]: `shift` does it to the mount.
+pub(crate) fn answer_shift(fds: Vec<OwnedFd>, shift: impl FnOnce(BorrowedFd<'_>) -> Result<()>) {
+    let Ok([mount, outcome]) = <[OwnedFd; 2]>::try_from(fds) else {
+        return;
+    };
+    let errno = shift(mount.as_fd()).err().map_or(0, Errno::raw_os_error);
+    // A child that is gone is found out by the next receive.
+    let _ = atoll_sys::rustix::io::write(&outcome, &errno.to_ne_bytes());
+}
+
 /// Sends a message and, with it, a terminal's master. Child-safe; nobody listening is fine.
 pub(crate) fn report(control: BorrowedFd<'_>, message: Message, master: Option<&OwnedFd>) {
     send_bytes(control, &message.encode(), master);
@@ -177,8 +227,8 @@ pub(crate) fn send_bytes(control: BorrowedFd<'_>, bytes: &[u8], master: Option<&
 /// What comes along with a message.
 #[derive(Debug, Default)]
 pub(crate) struct Extra {
-    /// A descriptor: the terminal's master.
-    pub(crate) fd: Option<OwnedFd>,
+    /// Descriptors: the terminal's master, or those of [`Message::Shift`].
+    pub(crate) fds: Vec<OwnedFd>,
     /// What a failing hook said.
     pub(crate) text: String,
 }
@@ -197,7 +247,7 @@ pub(crate) fn receive(control: BorrowedFd<'_>) -> std::io::Result<Option<(Messag
     let (count, fds) = received?;
     let message = Message::decode(&bytes[..count]);
     let extra = Extra {
-        fd: fds.into_iter().next(),
+        fds,
         text: said_in(&bytes[..count]),
     };
     Ok(message.map(|message| (message, extra)))
@@ -219,6 +269,7 @@ mod tests {
             Message::Ready,
             Message::Made { pid: 9 },
             Message::Listener { number: 5 },
+            Message::Shift { step: 3 },
             Message::Failed { step: 7, errno: 13 },
         ] {
             assert_eq!(Message::decode(&message.encode()), Some(message));

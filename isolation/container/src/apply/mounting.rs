@@ -9,6 +9,7 @@ use atoll_sys::rustix::fs::{self, AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid
 use atoll_sys::{Errno, Result};
 
 use super::child::Scene;
+use super::control;
 use super::program::{BindInside, Filesystem};
 use crate::plan::DevicePlan;
 
@@ -88,7 +89,13 @@ fn attach_copy(scene: &Scene<'_>, bind: &BindInside, copy: BorrowedFd<'_>) -> Re
     let is_folder = FileType::from_raw_mode(fs::fstat(copy)?.st_mode) == FileType::Directory;
     if let Some((namespace, recursive)) = &bind.id_map {
         let change = Change::idmap(namespace.as_fd());
-        mount::set_attributes(copy, c"", *recursive, &change)?;
+        match mount::set_attributes(copy, c"", *recursive, &change) {
+            // The file system belongs to the host's user namespace.
+            Err(Errno::PERM) => {
+                control::ask_for_shift(scene.program.control.as_fd(), scene.step, copy)?;
+            }
+            outcome => outcome?,
+        }
     }
     for (change, recursive) in &bind.changes {
         mount::set_attributes(copy, c"", *recursive, change)?;

@@ -3,13 +3,14 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use atoll_spec::State;
+use atoll_sys::mount::{self, Change};
 use atoll_sys::{Errno, process};
 
 use super::control::{self, Message};
 use super::entry::{self, EntryStep};
 use super::hooks::Failure;
 use super::listener;
-use super::program::{LaunchStep, Op, Program};
+use super::program::{BindInside, LaunchStep, Op, Program};
 use crate::error::{Error, Result, kernel};
 use crate::plan::SeccompListener;
 
@@ -19,7 +20,7 @@ pub(crate) struct Child {
     pub(crate) pid: u32,
     pidfd: Option<OwnedFd>,
     control: OwnedFd,
-    /// For the descriptions of failures.
+    /// For the descriptions of failures, and for what is done on the child's behalf.
     steps: Vec<Op>,
     command: String,
     cwd: String,
@@ -100,22 +101,43 @@ impl Child {
     /// # Errors
     /// What failed in the child, in the words container managers know.
     pub(crate) fn wait(&mut self) -> Result<Waited> {
-        let received = control::receive(self.control.as_fd()).map_err(|source| Error::File {
-            action: "read from the container's process",
-            path: "control socket".into(),
-            source,
-        })?;
-        match received {
-            None => Ok(Waited::Executed),
-            Some((Message::Ready, extra)) => Ok(Waited::Ready(extra.fd)),
-            Some((Message::Failed { step, errno }, extra)) => {
-                Err(self.failure(step, errno, &extra.text))
-            }
-            Some((Message::Listener { number }, _)) => {
-                Ok(Waited::Listener(i32::try_from(number).unwrap_or(-1)))
-            }
-            Some((Message::Made { .. }, _)) => Err(Error::Vanished),
+        loop {
+            let received =
+                control::receive(self.control.as_fd()).map_err(|source| Error::File {
+                    action: "read from the container's process",
+                    path: "control socket".into(),
+                    source,
+                })?;
+            return match received {
+                None => Ok(Waited::Executed),
+                Some((Message::Ready, extra)) => Ok(Waited::Ready(extra.fds.into_iter().next())),
+                Some((Message::Failed { step, errno }, extra)) => {
+                    Err(self.failure(step, errno, &extra.text))
+                }
+                Some((Message::Listener { number }, _)) => {
+                    Ok(Waited::Listener(i32::try_from(number).unwrap_or(-1)))
+                }
+                Some((Message::Shift { step }, extra)) => {
+                    control::answer_shift(extra.fds, |mount| self.shift(step, mount));
+                    continue;
+                }
+                Some((Message::Made { .. }, _)) => Err(Error::Vanished),
+            };
         }
+    }
+
+    /// Shifts the ids of the mount that step `step` made.
+    fn shift(&self, step: u32, mount: BorrowedFd<'_>) -> atoll_sys::Result<()> {
+        let op = usize::try_from(step).ok().and_then(|at| self.steps.get(at));
+        let Some(Op::BindInside(BindInside {
+            id_map: Some((namespace, recursive)),
+            ..
+        })) = op
+        else {
+            return Err(Errno::INVAL);
+        };
+        let change = Change::idmap(namespace.as_fd());
+        mount::set_attributes(mount, c"", *recursive, &change)
     }
 
     /// The error of a failed step.

@@ -133,6 +133,44 @@ fn ids_are_shifted_by_the_mapping_of_a_namespace_that_is_joined() {
 }
 
 #[test]
+fn ids_of_the_roots_own_are_shifted_in_a_user_namespace_that_may_not() {
+    let mut bundle = Bundle::new();
+    fs::set_permissions(bundle.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let rootfs = bundle.rootfs();
+    for name in ["source", "shown"] {
+        fs::create_dir(rootfs.join(name)).unwrap();
+    }
+    let linux = bundle.linux();
+    linux.namespaces.push(Namespace {
+        kind: NamespaceKind::User,
+        path: None,
+    });
+    linux.uid_mappings = map(100_000, 65_536);
+    linux.gid_mappings = map(100_000, 65_536);
+    let source = rootfs.join("source");
+    let shifted = mount(
+        "bind",
+        source.to_str().unwrap(),
+        "/shown",
+        &["bind", "idmap"],
+    );
+    bundle.spec.mounts.push(shifted);
+    let text = bundle.output_of("stat -c %u /source /shown");
+    assert_eq!(text, "65534\n0\n");
+    // A mount made of others' is refused with the step's name, by whoever is asked.
+    let twice = mount(
+        "bind",
+        rootfs.join("shown").to_str().unwrap(),
+        "/tmp",
+        &["bind", "idmap"],
+    );
+    bundle.spec.mounts.push(twice);
+    let error = bundle.create().unwrap_err().to_string();
+    assert_eq!(error, "mount shown → /tmp: EPERM (Operation not permitted)");
+    bundle.assert_clean();
+}
+
+#[test]
 fn a_user_namespace_keeps_what_its_sources_are_locked_by() {
     let mut bundle = Bundle::new();
     let source = bundle.path().join("source");
