@@ -103,18 +103,19 @@ pub(crate) fn init(
         steps.push(Op::Sysctl { path, value });
     }
     steps.push(Op::WorkingDirectory);
-    if readonly_dev {
-        steps.push(Op::RemountReadOnly(c"/dev".to_owned()));
-    }
     steps.extend(plan.readonly_paths.iter().cloned().map(Op::ReadOnly));
     steps.extend(plan.masked_paths.iter().cloned().map(Op::Mask));
-    if plan.root_is_readonly {
-        steps.push(Op::RootReadOnly);
-    }
     if hooks.awaits {
         steps.push(Op::AwaitHooks);
     }
     steps.extend(hooks.create.map(Op::RunHooks));
+    // After them: they put files and devices there.
+    if readonly_dev {
+        steps.push(Op::RemountReadOnly(c"/dev".to_owned()));
+    }
+    if plan.root_is_readonly {
+        steps.push(Op::RootReadOnly);
+    }
     // After them: what the process is to be confined by, they would be.
     steps.extend(labels(&plan.process));
     steps.push(Op::JoinCgroup(cgroup.join_handles()?));

@@ -96,6 +96,13 @@ fn hooks_find_the_root_in_the_hosts_place_in_the_containers_mounts() {
             linux.uid_mappings.clone_from(&map);
             linux.gid_mappings = map;
         }
+        // Their places are made although the program may write nowhere.
+        bundle.spec.root.as_mut().unwrap().readonly = true;
+        for mount in &mut bundle.spec.mounts {
+            if mount.destination.as_os_str() == "/dev" {
+                mount.options.push("ro".to_owned());
+            }
+        }
         let (rootfs, source) = (bundle.rootfs(), bundle.path().join("source"));
         fs::write(&source, "theirs\n").unwrap();
         let (rootfs, source) = (rootfs.display(), source.display());
@@ -105,11 +112,13 @@ fn hooks_find_the_root_in_the_hosts_place_in_the_containers_mounts() {
                 "{enter} && touch {rootfs}/tmp/a && nsenter -m -t $pid mount --bind {source} {rootfs}/tmp/a"
             ))],
             create_container: vec![shell(&format!(
-                "touch tmp/b && mount --bind {source} ./tmp/b"
+                "touch tmp/b dev/b && mount --bind {source} ./tmp/b"
             ))],
             ..Hooks::default()
         });
-        assert_eq!(bundle.output_of("cat /tmp/a /tmp/b"), "theirs\ntheirs\n");
+        let text = bundle.output_of("cat /tmp/a /tmp/b; ls /dev/b; touch /tmp/c /dev/c || true");
+        assert_eq!(text, "theirs\ntheirs\n/dev/b\n");
+        assert!(!bundle.rootfs().join("tmp/c").exists());
         // Only in the container.
         assert_eq!(fs::read(bundle.rootfs().join("tmp/a")).unwrap(), b"");
         bundle.assert_clean();
