@@ -3,7 +3,7 @@
 use atoll_memory::PAGE;
 
 /// Entries of one context.
-const ENTRIES: usize = 512;
+const ENTRIES: usize = 2048;
 /// A tag that no address has: pages are multiples of 4096.
 const NONE: u64 = 1;
 
@@ -64,7 +64,7 @@ pub(crate) struct Tlb {
 }
 
 /// Entries of [`Tlb::local`], beyond which all of the table is looked at.
-const LOCAL: usize = 1024;
+const LOCAL: usize = 4096;
 /// Bits of [`Tlb::large`]: of each half of the address space, the user's and the system's, one half.
 const REGIONS: usize = 4096;
 
