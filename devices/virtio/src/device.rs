@@ -1,7 +1,7 @@
 //! What a virtio device is, whatever the transport.
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -9,6 +9,7 @@ use thiserror::Error;
 use crate::balloon::BalloonState;
 use crate::console::ConsoleState;
 use crate::fs::FsState;
+use crate::net::NetOptions;
 use crate::ring::{Broken, Queues};
 use crate::vsock::VsockState;
 
@@ -16,6 +17,8 @@ use crate::vsock::VsockState;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[repr(u32)]
 pub enum DeviceType {
+    /// None: a place without a device, which drivers leave alone (§4.2.2, `DeviceID`).
+    Placeholder = 0,
     /// Network card (§5.1).
     Net = 1,
     /// Block device (§5.2).
@@ -60,6 +63,12 @@ pub enum DeviceError {
     /// The context ID is one of the reserved ones.
     #[error("vsock context ID {0} is reserved: 3 is the first a guest can have")]
     ContextId(u64),
+    /// Nothing can be plugged in here, or taken out.
+    #[error("a {0:?} cannot be exchanged while its machine is there")]
+    Fixed(DeviceType),
+    /// A network card is there already.
+    #[error("there is a network card already")]
+    Occupied,
 }
 
 /// A saved state does not fit the device it is restored into.
@@ -137,6 +146,18 @@ pub trait VirtioDevice: Send {
 
     /// Back to the state before [`VirtioDevice::activate`].
     fn reset(&mut self);
+
+    /// Puts a network card into the place this is, or with `None` takes out the one that is there. Called after a reset,
+    /// and followed by one: the driver finds another device.
+    ///
+    /// * `card`: a tap as [`NetDevice::new`](crate::NetDevice::new) takes it.
+    ///
+    /// # Errors
+    /// [`DeviceError::Fixed`] for devices that are no such place, [`DeviceError::Occupied`], [`DeviceError::Kernel`] when
+    /// the descriptor is no tap. All stays as it was then.
+    fn exchange(&mut self, _card: Option<(OwnedFd, NetOptions)>) -> Result<(), DeviceError> {
+        Err(DeviceError::Fixed(self.device_type()))
+    }
 
     /// The device's part of a snapshot.
     fn save(&self) -> DeviceState {

@@ -62,5 +62,7 @@ pub use fs::{FsDevice, FsOptions, FsState, SavedHandle, SavedNode};
 pub use net::{NetDevice, NetOptions};
 pub use ring::{Broken, QueueState, Queues};
 pub use rng::RngDevice;
-pub use transport::{Doorbell, Interrupt, MmioTransport, QUEUE_NOTIFY, TransportState, WINDOW};
+pub use transport::{
+    Doorbell, Interrupt, MmioTransport, QUEUE_NOTIFY, TransportState, WINDOW, read_placeholder,
+};
 pub use vsock::{VsockDevice, VsockOptions, VsockState};

@@ -51,32 +51,35 @@ pub struct NetOptions {
     pub offload: bool,
 }
 
-/// A network card.
+/// A network card, or the place for one.
 #[derive(Debug)]
 pub struct NetDevice {
-    tap: Watched,
+    card: Option<Card>,
     poller: Poller,
-    features: u64,
     merges: bool,
-    frame: u64,
     longest: u64,
+}
+
+/// A card that is in its place.
+#[derive(Debug)]
+struct Card {
+    tap: Watched,
+    features: u64,
+    frame: u64,
     config: [u8; 12],
     has_offload: bool,
 }
 
-impl NetDevice {
-    /// A card whose frames go through `tap`, opened by [`atoll_sys::tap::open`] with a header of 12 bytes.
-    ///
-    /// # Errors
-    /// [`DeviceError::Kernel`] when it is no tap, or descriptors ran out.
-    pub fn new(tap: OwnedFd, options: &NetOptions) -> Result<Self, DeviceError> {
+impl Card {
+    /// A card whose frames go through `tap`, which the kernel has to agree that it is.
+    fn new(tap: OwnedFd, options: &NetOptions) -> Result<Self, DeviceError> {
         tap::set_offload(tap.as_fd(), Offload::empty())
             .map_err(|errno| DeviceError::Kernel("use the tap", errno.into()))?;
-        Self::over(tap, options)
+        Ok(Self::over(tap, options))
     }
 
     /// A card over anything that keeps frames apart.
-    fn over(tap: OwnedFd, options: &NetOptions) -> Result<Self, DeviceError> {
+    fn over(tap: OwnedFd, options: &NetOptions) -> Self {
         let mut features = F_MAC | F_STATUS | F_MRG_RXBUF;
         if options.mtu.is_some() {
             features |= F_MTU;
@@ -85,33 +88,60 @@ impl NetDevice {
             features |= F_CSUM | F_HOST_TSO4 | F_HOST_TSO6;
             features |= F_GUEST_CSUM | F_GUEST_TSO4 | F_GUEST_TSO6;
         }
-        let frame = AROUND_PACKET + u64::from(options.mtu.unwrap_or(MTU).max(MTU));
         let mut config = [0; 12];
         config[..6].copy_from_slice(&options.mac);
         config[6..8].copy_from_slice(&LINK_UP.to_le_bytes());
         config[8..10].copy_from_slice(&1u16.to_le_bytes());
         config[10..12].copy_from_slice(&options.mtu.unwrap_or(0).to_le_bytes());
-        Ok(Self {
+        Self {
             tap: Watched::new(tap, 0),
-            poller: Poller::new()?,
             features,
-            merges: false,
-            frame,
-            longest: frame,
+            frame: AROUND_PACKET + u64::from(options.mtu.unwrap_or(MTU).max(MTU)),
             config,
             has_offload: options.offload,
+        }
+    }
+}
+
+impl NetDevice {
+    /// A card whose frames go through `tap`, opened by [`atoll_sys::tap::open`] with a header of 12 bytes.
+    ///
+    /// # Errors
+    /// [`DeviceError::Kernel`] when it is no tap, or descriptors ran out.
+    pub fn new(tap: OwnedFd, options: &NetOptions) -> Result<Self, DeviceError> {
+        Self::of(Some(Card::new(tap, options)?))
+    }
+
+    /// A place without a card: a [`DeviceType::Placeholder`] until one is plugged in ([`VirtioDevice::exchange`]).
+    ///
+    /// # Errors
+    /// [`DeviceError::Kernel`] when descriptors ran out.
+    pub fn empty() -> Result<Self, DeviceError> {
+        Self::of(None)
+    }
+
+    fn of(card: Option<Card>) -> Result<Self, DeviceError> {
+        Ok(Self {
+            card,
+            poller: Poller::new()?,
+            merges: false,
+            longest: 0,
         })
     }
 
     /// Moves frames from the tap to the guest, as long as there are some and the guest has room for the longest.
     fn receive(&mut self, queues: &mut Queues<'_>) -> Result<(), Broken> {
+        let Some(card) = &mut self.card else {
+            return Ok(());
+        };
+        let most = if self.merges { MAX_MERGED } else { 1 };
         let mut interest = Interest::NONE;
-        while let Some(chains) = self.gather(queues)? {
+        while let Some(chains) = gather(queues, self.longest, most)? {
             let mut room = Buffers::default();
             for chain in &chains {
                 room.append(chain.writable.clone());
             }
-            let outcome = room.fill_once(self.tap.as_fd());
+            let outcome = room.fill_once(card.tap.as_fd());
             let count = match outcome {
                 Ok(count) if count as u64 > HEADER => count as u64,
                 // Nothing there, or the tap is gone or down: wait for better times.
@@ -126,28 +156,8 @@ impl NetDevice {
             };
             deliver(chains, count, queues)?;
         }
-        let _ = self.poller.watch(&mut self.tap, interest);
+        let _ = self.poller.watch(&mut card.tap, interest);
         Ok(())
-    }
-
-    /// Takes chains that together hold the longest frame; `None` when the guest has not given enough.
-    fn gather<'m>(&self, queues: &mut Queues<'m>) -> Result<Option<Vec<Chain<'m>>>, Broken> {
-        let mut chains = Vec::new();
-        let mut room = 0;
-        let most = if self.merges { MAX_MERGED } else { 1 };
-        while room < self.longest && chains.len() < most {
-            let Some(chain) = queues.pop(RECEIVE)? else {
-                chains.iter().for_each(|_| queues.undo_pop(RECEIVE));
-                return Ok(None);
-            };
-            // The first must hold the header (§5.1.6.3.1).
-            if chain.writable.len() < HEADER {
-                return Err(Broken::Request);
-            }
-            room += chain.writable.len();
-            chains.push(chain);
-        }
-        Ok(Some(chains))
     }
 
     /// Moves frames from the guest to the tap.
@@ -155,13 +165,39 @@ impl NetDevice {
         while let Some(mut chain) = queues.pop(TRANSMIT)? {
             let len = chain.readable.len();
             // What the kernel does not take is lost, as on any network.
-            if len > HEADER && len <= LONG_FRAME {
-                let _ = chain.readable.drain_once(self.tap.as_fd());
+            if let Some(card) = &self.card
+                && len > HEADER
+                && len <= LONG_FRAME
+            {
+                let _ = chain.readable.drain_once(card.tap.as_fd());
             }
             queues.push(TRANSMIT, chain.head(), 0)?;
         }
         Ok(())
     }
+}
+
+/// Takes chains, at most `most`, that together hold the `longest` frame; `None` when the guest has not given enough.
+fn gather<'m>(
+    queues: &mut Queues<'m>,
+    longest: u64,
+    most: usize,
+) -> Result<Option<Vec<Chain<'m>>>, Broken> {
+    let mut chains = Vec::new();
+    let mut room = 0;
+    while room < longest && chains.len() < most {
+        let Some(chain) = queues.pop(RECEIVE)? else {
+            chains.iter().for_each(|_| queues.undo_pop(RECEIVE));
+            return Ok(None);
+        };
+        // The first must hold the header (§5.1.6.3.1).
+        if chain.writable.len() < HEADER {
+            return Err(Broken::Request);
+        }
+        room += chain.writable.len();
+        chains.push(chain);
+    }
+    Ok(Some(chains))
 }
 
 /// Returns to the guest the chains a frame of `count` bytes lies in, and takes the others back.
@@ -193,11 +229,14 @@ fn deliver(chains: Vec<Chain<'_>>, count: u64, queues: &mut Queues<'_>) -> Resul
 
 impl VirtioDevice for NetDevice {
     fn device_type(&self) -> DeviceType {
-        DeviceType::Net
+        match self.card {
+            Some(_) => DeviceType::Net,
+            None => DeviceType::Placeholder,
+        }
     }
 
     fn features(&self) -> u64 {
-        self.features
+        self.card.as_ref().map_or(0, |card| card.features)
     }
 
     fn queue_sizes(&self) -> &[u16] {
@@ -205,10 +244,15 @@ impl VirtioDevice for NetDevice {
     }
 
     fn read_config(&self, offset: usize, data: &mut [u8]) {
-        read_config_bytes(&self.config, offset, data);
+        if let Some(card) = &self.card {
+            read_config_bytes(&card.config, offset, data);
+        }
     }
 
     fn activate(&mut self, features: u64) {
+        let Some(card) = &self.card else {
+            return;
+        };
         self.merges = features & F_MRG_RXBUF != 0;
         let mut offload = Offload::empty();
         if features & F_GUEST_CSUM != 0 {
@@ -219,11 +263,11 @@ impl VirtioDevice for NetDevice {
         self.longest = if offload.intersects(Offload::TSO4 | Offload::TSO6) {
             LONG_FRAME
         } else {
-            self.frame
+            card.frame
         };
-        if self.has_offload {
+        if card.has_offload {
             // Refused means that the kernel finishes every frame, which every guest takes.
-            let _ = tap::set_offload(self.tap.as_fd(), offload);
+            let _ = tap::set_offload(card.tap.as_fd(), offload);
         }
     }
 
@@ -243,14 +287,26 @@ impl VirtioDevice for NetDevice {
     }
 
     fn reset(&mut self) {
-        let _ = self.poller.watch(&mut self.tap, Interest::NONE);
+        if let Some(card) = &mut self.card {
+            let _ = self.poller.watch(&mut card.tap, Interest::NONE);
+        }
+    }
+
+    fn exchange(&mut self, card: Option<(OwnedFd, NetOptions)>) -> Result<(), DeviceError> {
+        self.card = match card {
+            None => None,
+            Some(_) if self.card.is_some() => return Err(DeviceError::Occupied),
+            Some((tap, options)) => Some(Card::new(tap, &options)?),
+        };
+        Ok(())
     }
 }
 
 /// A card over a pair of sockets, for tests of all devices.
 #[cfg(test)]
 pub(crate) fn over_any(tap: OwnedFd) -> NetDevice {
-    NetDevice::over(tap, &NetOptions::default()).expect("descriptors are free")
+    let card = Card::over(tap, &NetOptions::default());
+    NetDevice::of(Some(card)).expect("descriptors are free")
 }
 
 #[cfg(test)]
@@ -265,7 +321,7 @@ mod tests {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (tap, wire) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::DGRAM, flags, None).unwrap();
-        let device = NetDevice::over(tap, options).unwrap();
+        let device = NetDevice::of(Some(Card::over(tap, options))).unwrap();
         (Driver::with_features(Box::new(device), wanted), wire)
     }
 
@@ -366,6 +422,55 @@ mod tests {
         driver.submit(RECEIVE, &[Part::In(11)]);
         driver.kick(RECEIVE);
         assert!(driver.is_broken());
+    }
+
+    #[test]
+    fn a_card_is_plugged_into_a_place_and_taken_out() {
+        let device = NetDevice::empty().unwrap();
+        let memory = atoll_memory::GuestMemory::new(8 << 20).unwrap();
+        let mut driver = Driver::over(Box::new(device), memory);
+        let mut placeholder = [0; 4];
+        for offset in [0, 4, 8, 0xC, 0x10, 0x70] {
+            crate::read_placeholder(offset, &mut placeholder);
+            let expected = match offset {
+                // General features are offered where a device may come to be.
+                0x10 => 0,
+                _ => driver.read(offset),
+            };
+            assert_eq!(u32::from_le_bytes(placeholder), expected, "{offset}");
+        }
+        // A driver that does not care finds nothing that works.
+        driver.negotiate(NO_EVENT_INDEX);
+        driver.set_up_queues();
+        driver.write(0x70, 0xF);
+        driver.request(TRANSMIT, &[&frame(60)], &[]);
+
+        let options = NetOptions {
+            mac: [2, 0, 0, 1, 2, 3],
+            ..NetOptions::default()
+        };
+        let plug = |driver: &Driver| {
+            let tap = tap::open("atoll-n%d", HEADER as u8).unwrap();
+            driver.transport.exchange(Some((tap, options)))
+        };
+        let none = tempfile::tempfile().unwrap();
+        let refused = driver.transport.exchange(Some((none.into(), options)));
+        assert!(matches!(refused, Err(DeviceError::Kernel(..))));
+        assert_eq!((driver.read(8), driver.read(0x70)), (0, 0xF));
+        plug(&driver).unwrap();
+        assert_eq!((driver.read(8), driver.read(0x70)), (1, 0));
+        assert_eq!(driver.config(6), [2, 0, 0, 1, 2, 3]);
+        let occupied = plug(&driver);
+        assert!(matches!(occupied, Err(DeviceError::Occupied)));
+        let state = driver.transport.save();
+        for _ in 0..2 {
+            driver.transport.exchange(None).unwrap();
+            assert_eq!(driver.read(8), 0);
+            assert_eq!(driver.config(6), [0; 6]);
+        }
+        assert!(driver.transport.restore(&state).is_err());
+        plug(&driver).unwrap();
+        driver.transport.restore(&state).unwrap();
     }
 
     #[test]

@@ -12,7 +12,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use atoll_memory::GuestMemory;
 
 use self::registers::Register;
-use crate::device::VirtioDevice;
+use crate::device::{DeviceError, DeviceType, VirtioDevice};
+use crate::net::NetOptions;
 use crate::ring::{Broken, Queues, Ring};
 
 pub use self::state::TransportState;
@@ -34,6 +35,7 @@ const VENDOR: u32 = 0x4C4F_5441;
 const RING_INDIRECT_DESC: u64 = 1 << 28;
 pub(crate) const RING_EVENT_IDX: u64 = 1 << 29;
 pub(crate) const VERSION_1: u64 = 1 << 32;
+const GENERAL: u64 = VERSION_1 | RING_EVENT_IDX | RING_INDIRECT_DESC;
 
 /// Device status bits (§2.1).
 pub(crate) mod status {
@@ -55,6 +57,21 @@ const CONFIG_CHANGE: u32 = 2;
 pub trait Interrupt: Send + Sync {
     /// Raises the interrupt once.
     fn raise(&self);
+}
+
+/// Reads at `offset` the window of a place that never had a device: one without function, which drivers leave alone
+/// (§4.2.2, `DeviceID`).
+pub fn read_placeholder(offset: u64, data: &mut [u8]) {
+    data.fill(0);
+    let value = match Register::at(offset) {
+        Some(Register::Magic) => MAGIC,
+        Some(Register::Version) => VERSION,
+        Some(Register::Vendor) => VENDOR,
+        _ => 0,
+    };
+    if let Ok(data) = <&mut [u8; 4]>::try_from(data) {
+        *data = value.to_le_bytes();
+    }
 }
 
 /// Where the guest's doorbells go when the vCPU's thread is not to do the work.
@@ -100,10 +117,9 @@ impl MmioTransport {
         interrupt: Box<dyn Interrupt>,
     ) -> Self {
         let rings = device.queue_sizes().iter().copied().map(Ring::new);
-        let general = VERSION_1 | RING_EVENT_IDX | RING_INDIRECT_DESC;
         let core = Core {
             rings: rings.collect(),
-            offered: device.features() | general,
+            offered: device.features() | GENERAL,
             device,
             accepted: 0,
             device_features_select: 0,
@@ -167,6 +183,28 @@ impl MmioTransport {
     /// Queues that the device has; each has a doorbell of its own.
     pub fn queues(&self) -> u32 {
         self.lock().rings.len() as u32
+    }
+
+    /// Which device is there now.
+    pub fn device_type(&self) -> DeviceType {
+        self.lock().device.device_type()
+    }
+
+    /// Puts a network card into this place, or takes out the one that is there; a driver that has it finds it reset.
+    ///
+    /// # Errors
+    /// As [`VirtioDevice::exchange`].
+    pub fn exchange(&self, card: Option<(OwnedFd, NetOptions)>) -> Result<(), DeviceError> {
+        let mut core = self.lock();
+        let is_there = core.device.device_type();
+        if card.is_none() && matches!(is_there, DeviceType::Net | DeviceType::Placeholder) {
+            self.reset(&mut core);
+        }
+        // What it refuses it refuses undisturbed.
+        core.device.exchange(card)?;
+        self.reset(&mut core);
+        core.offered = core.device.features() | GENERAL;
+        Ok(())
     }
 
     /// A duplicate of the descriptor to poll for input (level-triggered), if the device has a host end.
