@@ -92,7 +92,13 @@ fn configure(steps: &[Step]) -> Result<(), Error> {
             }
             Step::Up { link } => requests.push(route::Request::SetUp { name: link.clone() }),
             Step::DefaultRoute { gateway } => {
-                requests.push(route::Request::AddDefaultRoute { gateway: *gateway });
+                // An end that is made later may take over from the way out there was.
+                requests.push(route::Request::ReplaceRoute(route::RouteEntry {
+                    destination: Ipv4Addr::UNSPECIFIED,
+                    prefix_len: 0,
+                    output: None,
+                    gateway: Some(*gateway),
+                }));
             }
             Step::Bridge { .. }
             | Step::Veth { .. }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, kernel};
 use crate::mac::host_mac_for;
+use crate::machine::TAP_PREFIX;
 use crate::{Ipv4Net, MacAddr, Plan, Published, Step, apply, mac_for, table};
 
 /// How the names of the host's ends begin.
@@ -348,6 +349,20 @@ impl Bridge {
         })
     }
 
+    /// Has the default route of a network namespace that is connected to the bridge lead there.
+    ///
+    /// * `netns`: an open `/proc/<pid>/ns/net`.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] when the namespace can't be entered or the kernel refuses; the route then stays as it was.
+    pub fn lead_out(&self, netns: BorrowedFd<'_>) -> Result<(), Error> {
+        let route = Step::DefaultRoute {
+            gateway: self.config.gateway,
+        };
+        let steps = vec![Step::Inside(vec![route])];
+        apply::apply(&Plan { steps }, Some(netns))
+    }
+
     /// Disconnects an endpoint of a living container; one that is gone already is no error.
     ///
     /// For a container that has ended this is not needed: the kernel removes the pair with its
@@ -365,7 +380,10 @@ impl Bridge {
     /// # Errors
     /// [`Error::Kernel`] when the kernel refuses.
     pub fn detach_link(&self, host_ifname: &str) -> Result<(), Error> {
-        if host_ifname.starts_with(ENDPOINT_PREFIX) {
+        if [ENDPOINT_PREFIX, TAP_PREFIX]
+            .iter()
+            .any(|prefix| host_ifname.starts_with(prefix))
+        {
             delete_link(host_ifname)?;
         }
         Ok(())

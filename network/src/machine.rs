@@ -8,7 +8,7 @@ use crate::mac::host_mac_for;
 use crate::{Bridge, BridgeConfig, Endpoint, Plan, Step, apply, mac_for};
 
 /// How the names of taps begin.
-const TAP_PREFIX: &str = "tap";
+pub(crate) const TAP_PREFIX: &str = "tap";
 
 impl BridgeConfig {
     /// What a machine's endpoint is to be: the tap's name for its monitor, and what its guest is told. Pure but for the

@@ -67,6 +67,13 @@ pub enum Request<'fd> {
         /// Name of the link.
         name: String,
     },
+    /// Gives a link, which is down, another name.
+    Rename {
+        /// Index of the link.
+        index: u32,
+        /// Its new name.
+        name: String,
+    },
     /// Moves a link into another network namespace and renames it, in one step.
     Move {
         /// Index of the link.
@@ -135,13 +142,10 @@ pub enum Request<'fd> {
         /// Bits of the subnet, 0–32.
         prefix_len: u8,
     },
-    /// Adds the default route by way of `gateway`, which must be on a subnet of the namespace.
-    AddDefaultRoute {
-        /// Address of the next hop.
-        gateway: Ipv4Addr,
-    },
     /// Adds a route to the main table.
     AddRoute(RouteEntry),
+    /// Adds a route to the main table, in place of one that leads to the same.
+    ReplaceRoute(RouteEntry),
     /// Lets filters see what comes in by a link; refused when something does already.
     AddIngress {
         /// Index of the link.
@@ -183,6 +187,7 @@ impl fmt::Display for Request<'_> {
             ),
             Self::SetUp { name } => write!(f, "link set {name} up"),
             Self::SetDown { name } => write!(f, "link set {name} down"),
+            Self::Rename { index, name } => write!(f, "link set #{index} name {name}"),
             Self::Move { index, name, .. } => {
                 write!(f, "link move #{index} to its netns as {name}")
             }
@@ -233,9 +238,12 @@ impl fmt::Display for Request<'_> {
                     "address add {address}/{prefix_len} dev #{index} noprefixroute"
                 )
             }
-            Self::AddDefaultRoute { gateway } => write!(f, "route add default via {gateway}"),
-            Self::AddRoute(route) => {
-                write!(f, "route add {}/{}", route.destination, route.prefix_len)?;
+            Self::AddRoute(route) | Self::ReplaceRoute(route) => {
+                let verb = match self {
+                    Self::AddRoute(_) => "add",
+                    _ => "replace",
+                };
+                write!(f, "route {verb} {}/{}", route.destination, route.prefix_len)?;
                 let gateway = route.gateway;
                 gateway.map_or(Ok(()), |gateway| write!(f, " via {gateway}"))?;
                 let output = route.output;

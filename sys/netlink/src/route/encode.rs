@@ -3,7 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsRawFd;
 
-use netlink_packet_core::{Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST};
+use netlink_packet_core::{
+    Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST,
+};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeader, AddressMessage,
@@ -21,6 +23,7 @@ use crate::socket::{pad, push_header};
 
 pub(super) const DO: u16 = NLM_F_REQUEST | NLM_F_ACK;
 pub(super) const CREATE: u16 = DO | NLM_F_CREATE | NLM_F_EXCL;
+const REPLACE: u16 = DO | NLM_F_CREATE | NLM_F_REPLACE;
 
 /// Appends `request`, asking for an acknowledgement.
 pub(super) fn push(buffer: &mut Vec<u8>, request: &Request<'_>, sequence: u32) {
@@ -44,6 +47,11 @@ pub(super) fn push(buffer: &mut Vec<u8>, request: &Request<'_>, sequence: u32) {
         Request::SetDown { name } => {
             let mut message = link(vec![LinkAttribute::IfName(name.clone())]);
             message.header.change_mask = LinkFlags::Up;
+            append(buffer, libc::RTM_NEWLINK, DO, sequence, &message);
+        }
+        Request::Rename { index, name } => {
+            let mut message = link(vec![LinkAttribute::IfName(name.clone())]);
+            message.header.index = *index;
             append(buffer, libc::RTM_NEWLINK, DO, sequence, &message);
         }
         Request::Move { index, name, netns } => {
@@ -116,18 +124,13 @@ pub(super) fn push(buffer: &mut Vec<u8>, request: &Request<'_>, sequence: u32) {
             let message = address_message(*index, *address, *prefix_len);
             append(buffer, libc::RTM_DELADDR, DO, sequence, &message);
         }
-        Request::AddDefaultRoute { gateway } => {
-            append(
-                buffer,
-                libc::RTM_NEWROUTE,
-                CREATE,
-                sequence,
-                &default_route(*gateway),
-            );
-        }
         Request::AddRoute(route) => {
             let message = route_message(route);
             append(buffer, libc::RTM_NEWROUTE, CREATE, sequence, &message);
+        }
+        Request::ReplaceRoute(route) => {
+            let message = route_message(route);
+            append(buffer, libc::RTM_NEWROUTE, REPLACE, sequence, &message);
         }
         Request::AddIngress { index } => tc::push_ingress(buffer, CREATE, sequence, *index),
         Request::RemoveIngress { index } => tc::push_no_ingress(buffer, DO, sequence, *index),
@@ -196,17 +199,6 @@ fn veth(request: &Request<'_>) -> LinkMessage {
             LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
         ]),
     ]))
-}
-
-fn default_route(gateway: Ipv4Addr) -> RouteMessage {
-    let mut message = RouteMessage::default();
-    message.header.address_family = AddressFamily::Inet;
-    message.header.table = RouteHeader::RT_TABLE_MAIN;
-    message.header.protocol = RouteProtocol::Boot;
-    message.header.scope = RouteScope::Universe;
-    message.header.kind = RouteType::Unicast;
-    message.attributes = vec![RouteAttribute::Gateway(RouteAddress::Inet(gateway))];
-    message
 }
 
 fn route_message(route: &RouteEntry) -> RouteMessage {
