@@ -20,6 +20,7 @@ fn machine() -> Option<Machine> {
     let config = MachineConfig {
         cpus: 1,
         tsc_khz: Some(1_000_000),
+        spare_cards: 0,
     };
     let memory = GuestMemory::new(MEMORY).ok()?;
     Machine::new(config, &Soft, memory, devices, Box::new(std::io::sink())).ok()

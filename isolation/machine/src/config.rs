@@ -242,6 +242,8 @@ pub struct VmmConfig {
     pub disks: Vec<Disk>,
     /// Its network cards, in the order of `eth0`, `eth1`, ….
     pub networks: Vec<NetworkCard>,
+    /// Empty places for further network cards, which are plugged in by [`control`](Self::control) while it runs.
+    pub spare_cards: u8,
     /// Its sockets, if it has any.
     pub sockets: Option<Sockets>,
     /// The directories it shares with the host.
@@ -260,6 +262,21 @@ pub struct VmmConfig {
 }
 
 impl VmmConfig {
+    /// The places of its network cards among its devices, in their order: first those of [`networks`](Self::networks),
+    /// then the empty ones.
+    pub fn card_places(&self) -> impl Iterator<Item = usize> + use<> {
+        let cards = self.networks.len();
+        let first = self.disks.len() + 1;
+        let others = [
+            usize::from(self.sockets.is_some()),
+            self.shares.len(),
+            usize::from(self.balloon_bytes.is_some()),
+            usize::from(self.console.is_some()),
+        ];
+        let end = first + cards + others.iter().sum::<usize>();
+        (first..first + cards).chain(end..end + usize::from(self.spare_cards))
+    }
+
     /// Descriptors of the monitor that this names, as `/proc/self/fd/N` or `/dev/fd/N`: whoever starts it hands them on.
     pub fn inherited(&self) -> Vec<RawFd> {
         let mut paths = Vec::new();
@@ -352,6 +369,8 @@ struct Flat {
     #[serde(default)]
     networks: Vec<NetworkCard>,
     #[serde(default)]
+    spare_cards: u8,
+    #[serde(default)]
     sockets: Option<Sockets>,
     #[serde(default)]
     shares: Vec<Share>,
@@ -407,6 +426,7 @@ impl TryFrom<Flat> for VmmConfig {
             source,
             disks: flat.disks,
             networks: flat.networks,
+            spare_cards: flat.spare_cards,
             sockets: flat.sockets,
             shares: flat.shares,
             balloon_bytes: flat.balloon_bytes,
@@ -436,6 +456,7 @@ impl From<VmmConfig> for Flat {
             cpus: None,
             disks: config.disks,
             networks: config.networks,
+            spare_cards: config.spare_cards,
             sockets: config.sockets,
             shares: config.shares,
             balloon_bytes: config.balloon_bytes,

@@ -5,6 +5,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use atoll_memory::PAGE;
 use atoll_sys::{namespace, tap, unix};
@@ -28,6 +29,8 @@ const NET_HEADER: u8 = 12;
 /// Descriptors of a machine without shares and sockets: streams, kernel, ramdisk, memory, disks and taps twice, epoll
 /// instances, and three for each of at most 254 CPUs.
 const DESCRIPTORS: u64 = 1024;
+/// Descriptors of a card that is plugged in: tap, epoll instance twice, interrupt, doorbells.
+const PLUGGED_DESCRIPTORS: u64 = 8;
 /// What a saved machine has beside its memory, at most.
 const STATE_BYTES: u64 = 64 << 20;
 
@@ -88,7 +91,8 @@ impl Drop for Listening {
 #[derive(Debug, Default)]
 pub struct HostEnds {
     disks: Vec<OpenDisk>,
-    cards: Vec<(NetworkCard, OwnedFd)>,
+    cards: Vec<(NetworkCard, Tap)>,
+    spare_cards: u8,
     sockets: Option<(Sockets, Listening)>,
     control: Option<Listening>,
     shares: Vec<SharedDirectory>,
@@ -96,6 +100,54 @@ pub struct HostEnds {
     descriptors: Option<OwnedFd>,
     balloon: Option<BalloonControl>,
     console: Option<(PathBuf, OwnedFd)>,
+}
+
+/// A card's tap, until the card is taken out.
+type Tap = Arc<Mutex<Option<OwnedFd>>>;
+
+/// A hand on the network cards of a machine.
+#[derive(Clone, Debug)]
+pub struct Cards {
+    /// The place of the first.
+    first: usize,
+    taps: Vec<Tap>,
+}
+
+impl Cards {
+    /// Puts a card into an empty place of `machine` ([`Machine::plug`]), as long as the machine is there: a reset empties
+    /// it.
+    ///
+    /// # Errors
+    /// As [`Machine::plug`].
+    pub fn plug(
+        &self,
+        machine: &Machine,
+        place: usize,
+        tap: OwnedFd,
+        mac: [u8; 6],
+        mtu: Option<u16>,
+    ) -> Result<(), MachineError> {
+        machine.plug(place, tap, options(mac, mtu))
+    }
+
+    /// Takes a card out of `machine` ([`Machine::unplug`]), also for machines after a reset.
+    ///
+    /// # Errors
+    /// As [`Machine::unplug`].
+    pub fn unplug(&self, machine: &Machine, place: usize) -> Result<(), MachineError> {
+        machine.unplug(place)?;
+        if let Some(tap) = place
+            .checked_sub(self.first)
+            .and_then(|at| self.taps.get(at))
+        {
+            drop(lock(tap).take());
+        }
+        Ok(())
+    }
+}
+
+fn lock(tap: &Tap) -> MutexGuard<'_, Option<OwnedFd>> {
+    tap.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A hand on a machine's balloon.
@@ -181,6 +233,7 @@ impl HostEnds {
     /// [`MachineError::Io`] when a host end cannot be opened.
     pub fn open(config: &VmmConfig) -> Result<Self, MachineError> {
         let mut ends = Self {
+            spare_cards: config.spare_cards,
             balloon: config.balloon_bytes.map(balloon),
             ..Self::default()
         };
@@ -189,7 +242,8 @@ impl HostEnds {
         }
         for card in &config.networks {
             let tap = open_tap(card).map_err(MachineError::io(card_action(card)))?;
-            ends.cards.push((card.clone(), tap));
+            ends.cards
+                .push((card.clone(), Arc::new(Mutex::new(Some(tap)))));
         }
         if let Some(sockets) = &config.sockets {
             let listening = Listening::at(&sockets.path);
@@ -251,6 +305,19 @@ impl HostEnds {
         Ok(devices)
     }
 
+    /// Empty places for network cards that every machine with these devices is to have.
+    pub fn spare_cards(&self) -> u8 {
+        self.spare_cards
+    }
+
+    /// The network cards of every machine with these devices.
+    pub fn cards(&self) -> Cards {
+        Cards {
+            first: self.disks.len() + 1,
+            taps: self.cards.iter().map(|(_, tap)| Arc::clone(tap)).collect(),
+        }
+    }
+
     /// The balloon of every machine with these devices.
     pub fn balloon(&self) -> Option<Balloon> {
         let sockets = usize::from(self.sockets.is_some());
@@ -286,6 +353,7 @@ impl HostEnds {
         let share = FsOptions::new("");
         let files = self.disks.iter().flat_map(|disk| &disk.files);
         let mut descriptors = DESCRIPTORS + 2 * (files.clone().count() + self.cards.len()) as u64;
+        descriptors += PLUGGED_DESCRIPTORS * u64::from(self.spare_cards);
         descriptors += (self.shares.len() * (share.max_nodes + share.max_handles)) as u64;
         if sockets {
             descriptors += MAX_CONNECTIONS as u64;
@@ -297,7 +365,7 @@ impl HostEnds {
         Needs {
             parent: None,
             kvm: false,
-            taps: !self.cards.is_empty(),
+            taps: !self.cards.is_empty() || self.spare_cards > 0,
             sockets,
             sharing,
             control: self.control.is_some(),
@@ -431,16 +499,23 @@ fn length(mut file: &File) -> u64 {
     file.seek(SeekFrom::End(0)).unwrap_or(0)
 }
 
-fn network(card: &NetworkCard, tap: &OwnedFd) -> Result<NetDevice, MachineError> {
-    let options = NetOptions {
-        mac: card.mac.unwrap_or_else(|| address_of(&card.tap)),
-        mtu: card.mtu,
-        offload: true,
+fn network(card: &NetworkCard, tap: &Tap) -> Result<NetDevice, MachineError> {
+    let Some(tap) = &*lock(tap) else {
+        return NetDevice::empty().map_err(unfit(card_action(card)));
     };
+    let options = options(card.mac.unwrap_or_else(|| address_of(&card.tap)), card.mtu);
     let tap = tap
         .try_clone()
         .map_err(MachineError::io(card_action(card)))?;
     NetDevice::new(tap, &options).map_err(unfit(card_action(card)))
+}
+
+fn options(mac: [u8; 6], mtu: Option<u16>) -> NetOptions {
+    NetOptions {
+        mac,
+        mtu,
+        offload: true,
+    }
 }
 
 /// A hardware address for a card on tap `name`: unicast, locally administered, the same for the same name.
@@ -594,6 +669,18 @@ mod tests {
         let more = format!(r#""shares":[{},{}]"#, share(true), share(false));
         let ends = HostEnds::open(&config(&more)).unwrap().needs(1 << 20);
         assert_eq!((ends.sharing, ends.file_bytes), (Sharing::Writing, None));
+    }
+
+    #[test]
+    fn cards_have_places_before_and_behind_other_devices() {
+        let more = r#""disks":[{"layers":["a"]}],"networks":[{"tap":"t"},{"tap":"u"}],"spare_cards":2,
+            "shares":[{"path":"/","tag":"t"}],"balloon_bytes":0"#;
+        let places: Vec<_> = config(more).card_places().collect();
+        assert_eq!(places, [2, 3, 6, 7]);
+        let none = HostEnds::open(&config(r#""balloon_bytes":0"#)).unwrap();
+        let some = HostEnds::open(&config(r#""balloon_bytes":0,"spare_cards":2"#)).unwrap();
+        let (none, some) = (none.needs(1 << 20), some.needs(1 << 20));
+        assert!(some.taps && some.descriptors > none.descriptors);
     }
 
     #[test]

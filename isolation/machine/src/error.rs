@@ -139,6 +139,9 @@ pub enum MachineError {
     /// A balloon was to be resized and there is none.
     #[error("the machine has no balloon")]
     NoBalloon,
+    /// There is no such place for a network card.
+    #[error("the machine has no place {0} for a network card")]
+    NoPlace(usize),
     /// A saved machine whose guest uses what the processor here does not have.
     #[error("the machine cannot go on here")]
     OtherProcessor(#[source] OtherProcessor),

@@ -38,6 +38,21 @@ pub enum Request {
         /// Bytes, in whole pages.
         bytes: u64,
     },
+    /// Put a network card into an empty place; its tap's descriptor comes with the request.
+    Plug {
+        /// The place among the machine's devices ([`card_places`](crate::VmmConfig::card_places)).
+        place: u8,
+        /// The card's hardware address.
+        mac: [u8; 6],
+        /// The longest packet of its network, if the guest is to know.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mtu: Option<u16>,
+    },
+    /// Take the network card out of a place, whose driver has let go of it or loses it. An empty one stays so.
+    Unplug {
+        /// As for [`Request::Plug`].
+        place: u8,
+    },
     /// End the machine as if it were switched off.
     Stop,
 }
@@ -116,7 +131,8 @@ impl Client {
         self.socket.set_read_timeout(Some(patience)).map_err(failed)
     }
 
-    /// Asks for `request`, with a folder for [`Request::Save`] or a file for [`Request::Code`], and waits for the answer.
+    /// Asks for `request`, with a folder for [`Request::Save`], a file for [`Request::Code`] or a tap for
+    /// [`Request::Plug`], and waits for the answer.
     ///
     /// # Errors
     /// [`MachineError::Io`] when the connection breaks, [`MachineError::Refused`] when the monitor says no.
@@ -173,7 +189,19 @@ mod tests {
         assert_eq!(text, r#"{"do":"code"}"#);
         let text = serde_json::to_string(&Request::Balloon { bytes: 8 }).unwrap();
         assert_eq!(text, r#"{"do":"balloon","bytes":8}"#);
+        let text = serde_json::to_string(&Request::Unplug { place: 9 }).unwrap();
+        assert_eq!(text, r#"{"do":"unplug","place":9}"#);
+        let plug = Request::Plug {
+            place: 9,
+            mac: [2, 0, 0, 0, 0, 1],
+            mtu: Some(1500),
+        };
+        let text = serde_json::to_string(&plug).unwrap();
+        let expected = r#"{"do":"plug","place":9,"mac":[2,0,0,0,0,1],"mtu":1500}"#;
+        assert_eq!(text, expected);
         for bad in [
+            r#"{"do":"plug","place":256,"mac":[2,0,0,0,0,1]}"#,
+            r#"{"do":"plug","place":9,"mac":[2]}"#,
             r#"{"do":"fly"}"#,
             r#"{"do":1}"#,
             r#"{"do":"balloon"}"#,

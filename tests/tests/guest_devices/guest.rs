@@ -131,6 +131,7 @@ pub(crate) fn start(
     let config = MachineConfig {
         cpus: shape.cpus,
         tsc_khz: None,
+        spare_cards: 0,
     };
     let memory = GuestMemory::new(shape.bytes).unwrap();
     let output = Box::new(transcript.clone());

@@ -76,6 +76,7 @@ fn boot(args: &BootArgs) -> Result<u8, Error> {
         }),
         disks: Vec::new(),
         networks: Vec::new(),
+        spare_cards: 0,
         sockets: None,
         shares: Vec::new(),
         balloon_bytes: None,

@@ -1,13 +1,13 @@
 //! What is at which port and address.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use atoll_cpu_api::{Bus, TscClock};
 use atoll_platform::{
     APIC_BASE, COM1_PORT, IOAPIC_BASE, POWER_PORT, Power, PowerRequest, RESET_PORT, RTC_PORT, Rtc,
     Serial,
 };
-use atoll_virtio::{MmioTransport, WINDOW};
+use atoll_virtio::{MmioTransport, WINDOW, read_placeholder};
 
 use super::control::{Control, Outcome};
 use super::interrupts::Interrupts;
@@ -22,6 +22,8 @@ pub(super) struct Board {
     pub(super) rtc: Mutex<Rtc>,
     pub(super) interrupts: Arc<Interrupts>,
     pub(super) devices: Vec<Arc<MmioTransport>>,
+    /// Places behind them for network cards, each empty until one is plugged in for the first time.
+    pub(super) places: Vec<OnceLock<Arc<MmioTransport>>>,
     pub(super) control: Arc<Control>,
     /// Time for local APICs that are reached by address; those in x2APIC mode get their CPU's own.
     pub(super) clock: TscClock,
@@ -57,10 +59,15 @@ impl Board {
         }
     }
 
-    fn device(&self, address: u64) -> Option<(&Arc<MmioTransport>, u64)> {
+    /// The register window at `address`, with the offset in it; without a device when it is that of an empty place.
+    fn window(&self, address: u64) -> Option<(Option<&Arc<MmioTransport>>, u64)> {
         let offset = address.checked_sub(DEVICES_BASE)?;
         let index = usize::try_from(offset / WINDOW).ok()?;
-        Some((self.devices.get(index)?, offset % WINDOW))
+        let device = match self.devices.get(index) {
+            Some(device) => Some(device),
+            None => self.places.get(index - self.devices.len())?.get(),
+        };
+        Some((device, offset % WINDOW))
     }
 }
 
@@ -111,8 +118,11 @@ impl Bus for CpuBus {
 
     fn memory_read(&self, address: u64, data: &mut [u8]) {
         data.fill(0xFF);
-        if let Some((device, offset)) = self.board.device(address) {
-            return device.read(offset, data);
+        if let Some((device, offset)) = self.board.window(address) {
+            return match device {
+                Some(device) => device.read(offset, data),
+                None => read_placeholder(offset, data),
+            };
         }
         let (register, from) = (address & !3, (address & 3) as usize);
         let value = match register & !(PAGE - 1) {
@@ -129,8 +139,11 @@ impl Bus for CpuBus {
     }
 
     fn memory_write(&self, address: u64, data: &[u8]) {
-        if let Some((device, offset)) = self.board.device(address) {
-            return device.write(offset, data);
+        if let Some((device, offset)) = self.board.window(address) {
+            if let Some(device) = device {
+                device.write(offset, data);
+            }
+            return;
         }
         // These registers take aligned 32-bit writes only (Intel SDM vol. 3 §11.4.1.2).
         let Ok(bytes) = <[u8; 4]>::try_from(data) else {

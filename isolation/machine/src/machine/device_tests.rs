@@ -128,6 +128,7 @@ fn made(hypervisor: &dyn Hypervisor, memory: GuestMemory, output: &Output) -> Ma
     let config = MachineConfig {
         cpus: 1,
         tsc_khz: None,
+        spare_cards: 0,
     };
     let devices: Vec<Box<dyn VirtioDevice>> = vec![Box::new(RngDevice::new())];
     Machine::new(

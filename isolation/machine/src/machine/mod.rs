@@ -10,6 +10,7 @@
 //! ```
 
 mod bus;
+mod cards;
 pub(crate) mod code;
 mod console;
 mod control;
@@ -61,6 +62,8 @@ pub struct MachineConfig {
     pub cpus: u8,
     /// Frequency of the guest's TSC in kHz; `None` leaves it to the backend.
     pub tsc_khz: Option<u32>,
+    /// Places behind its devices that network cards are plugged into ([`Machine::plug`]).
+    pub spare_cards: u8,
 }
 
 /// How a machine ended well.
@@ -87,7 +90,9 @@ pub struct Machine {
     handles: Vec<Arc<dyn VcpuHandle>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// The thread that works for the devices; it ends when this is dropped.
-    _watch: Watch,
+    watch: Watch,
+    /// Held while network cards are exchanged.
+    exchange: Mutex<()>,
 }
 
 impl std::fmt::Debug for Machine {
@@ -113,7 +118,8 @@ impl Machine {
         devices: Vec<Box<dyn VirtioDevice>>,
         output: Box<dyn Write + Send>,
     ) -> Result<Self, MachineError> {
-        let (count, limit) = (devices.len(), MAX_DEVICES);
+        let places = usize::from(config.spare_cards);
+        let (count, limit) = (devices.len() + places, MAX_DEVICES);
         if count > limit {
             return Err(MachineError::TooManyDevices { count, limit });
         }
@@ -154,6 +160,7 @@ impl Machine {
             rtc: Mutex::new(Rtc::new(Box::new(unix_seconds))),
             interrupts,
             devices: transports,
+            places: (0..places).map(|_| OnceLock::new()).collect(),
             control: Arc::clone(&control),
             clock: TscClock::new(0, vm.tsc_khz()),
         };
@@ -166,7 +173,8 @@ impl Machine {
             vcpus,
             handles,
             threads: Mutex::default(),
-            _watch: watch,
+            watch,
+            exchange: Mutex::default(),
         })
     }
 
@@ -180,7 +188,8 @@ impl Machine {
         initrd: Option<&[u8]>,
         command_line: &str,
     ) -> Result<(), MachineError> {
-        let devices: Vec<_> = (0..self.board.devices.len() as u32)
+        let windows = self.board.devices.len() + self.board.places.len();
+        let devices: Vec<_> = (0..windows as u32)
             .map(|number| MmioDevice {
                 base: DEVICES_BASE as u32 + number * WINDOW as u32,
                 len: WINDOW as u32,

@@ -112,6 +112,7 @@ impl Snapshot {
         Ok(MachineConfig {
             cpus,
             tsc_khz: Some(self.tsc_khz),
+            spare_cards: 0,
         })
     }
 }
@@ -123,8 +124,14 @@ impl Machine {
     /// is whole.
     ///
     /// # Errors
-    /// [`MachineError::Io`], [`MachineError::Cpu`].
+    /// [`MachineError::Snapshot`] when it has other network cards than at first; [`MachineError::Io`],
+    /// [`MachineError::Cpu`].
     pub fn save(&self, folder: BorrowedFd<'_>) -> Result<(), MachineError> {
+        if !self.has_its_first_cards() {
+            return Err(MachineError::Snapshot(
+                "network cards were plugged in or out since it began".to_owned(),
+            ));
+        }
         let snapshot = self.snapshot()?;
         let failed = |name: &str| MachineError::io(format!("write {name} of the saved machine"));
         remove_state(folder).map_err(failed(STATE_FILE))?;

@@ -41,6 +41,7 @@ fn machine_on(backend: &dyn Hypervisor, memory: GuestMemory, output: &Output) ->
     let config = MachineConfig {
         cpus: 1,
         tsc_khz: None,
+        spare_cards: 0,
     };
     Machine::new(
         config,
@@ -252,6 +253,7 @@ fn more_devices_than_pins_are_refused() {
     let config = MachineConfig {
         cpus: 1,
         tsc_khz: None,
+        spare_cards: 0,
     };
     let memory = GuestMemory::new(MEMORY).unwrap();
     let output = Box::new(io::sink());

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::thread;
 
-use atoll_machine::devices::Balloon;
+use atoll_machine::devices::{Balloon, Cards};
 use atoll_machine::protocol::{Activity, Answer, LONGEST_LINE, PROTOCOL_VERSION, Request, Status};
 use atoll_machine::{Backend, Machine, MachineError, VmmConfig};
 use atoll_sys::unix;
@@ -24,6 +24,7 @@ struct Server {
     config: VmmConfig,
     backend: Backend,
     balloon: Option<Balloon>,
+    cards: Cards,
     connections: AtomicUsize,
 }
 
@@ -39,6 +40,7 @@ pub(crate) fn serve(
         config: config.clone(),
         backend: host.backend(),
         balloon: host.balloon(),
+        cards: host.cards(),
         connections: AtomicUsize::new(0),
     });
     thread::Builder::new()
@@ -163,6 +165,14 @@ impl Server {
                 balloon.resize(machine, bytes);
                 Ok(())
             }
+            Request::Plug { place, mac, mtu } => {
+                let tap = fds.into_iter().next().ok_or_else(|| {
+                    let why = io::Error::other("no tap came with the request");
+                    MachineError::io("plug in a network card")(why)
+                })?;
+                self.cards.plug(machine, place.into(), tap, mac, mtu)
+            }
+            Request::Unplug { place } => self.cards.unplug(machine, place.into()),
             Request::ForgetCode => while_paused(machine, || {
                 machine.forget_code();
                 Ok(())

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixListener;
 
 use atoll_cpu_api::Hypervisor;
 use atoll_machine::boot::Ramdisk;
-use atoll_machine::devices::{Balloon, HostEnds};
+use atoll_machine::devices::{Balloon, Cards, HostEnds};
 use atoll_machine::kernel::{Kernel, KernelStore};
 use atoll_machine::{
     Backend, BootSource, Machine, MachineConfig, MachineError, Snapshot, Source, VmmConfig, jail,
@@ -95,6 +95,11 @@ impl Host {
         self.ends.balloon()
     }
 
+    /// The network cards of its machines.
+    pub(crate) fn cards(&self) -> Cards {
+        self.ends.cards()
+    }
+
     /// A machine that is ready to start.
     ///
     /// # Errors
@@ -117,6 +122,7 @@ impl Host {
                 let shape = MachineConfig {
                     cpus: source.cpus,
                     tsc_khz: None,
+                    spare_cards: self.ends.spare_cards(),
                 };
                 let machine = Machine::new(shape, &*self.hypervisor, memory, devices, output)?;
                 machine.load(kernel, ramdisk.as_deref(), &source.command_line)?;
@@ -125,7 +131,10 @@ impl Host {
             Beginning::Restore(saved) => {
                 let again = || MachineError::Snapshot("it went on already".to_owned());
                 let (snapshot, memory) = saved.take().ok_or_else(again)?;
-                let shape = snapshot.shape()?;
+                let shape = MachineConfig {
+                    spare_cards: self.ends.spare_cards(),
+                    ..snapshot.shape()?
+                };
                 let machine = Machine::new(shape, &*self.hypervisor, memory, devices, output)?;
                 machine.restore(&snapshot)?;
                 Ok(machine)

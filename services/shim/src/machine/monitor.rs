@@ -71,6 +71,7 @@ pub(crate) fn config(plan: &Plan, folders: &Folders) -> Result<VmmConfig, Failur
                 mtu: u16::try_from(network.mtu).ok(),
             })
             .collect(),
+        spare_cards: 0,
         sockets: Some(Sockets {
             path: folders.sockets.join("vsock"),
             cid: CID,
