@@ -12,7 +12,7 @@ use atoll_spec::{Process, Resources, Spec};
 use serde::{Deserialize, Serialize};
 
 /// Version of the protocol, in every [`Hello`].
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// The host's port that guests connect to.
 pub const PORT: u32 = 1024;
 /// Bytes of the longest line, its newline included: a container's whole configuration is on one.
@@ -126,8 +126,8 @@ pub enum Request {
     Create(Box<Create>),
     /// Makes such a container, runs a program of the agent's own in it that does nothing, and takes all of it away: what a
     /// container needs has been executed once then, and machines made of this one know the code. What is left is
-    /// [`FIRST_CGROUP`] and, with a `network`, a card that is up. Nothing else of `network`, nor of `sysctls`, `clock_ns`
-    /// and `entropy`, is done, and nothing connected. Before [`Request::Create`] only.
+    /// [`FIRST_CGROUP`] and, with a card that is not plugged in, that card, up. Nothing else of `networks`, nor of `sysctls`,
+    /// `clock_ns` and `entropy`, is done, and nothing connected. Before [`Request::Create`] only.
     Rehearse(Box<Create>),
     /// Executes the container's program.
     Start,
@@ -157,6 +157,16 @@ pub enum Request {
     Usage,
     /// Changes the container's limits.
     Update(Box<Resources>),
+    /// Brings a network card up that was plugged in. Nothing stays when it fails.
+    Connect(Box<Network>),
+    /// Lets go of a network card, which is plugged out next.
+    Disconnect {
+        /// Its place among the machine's devices.
+        place: u8,
+        /// Where the default route leads afterwards, if it has to lead somewhere else.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        gateway: Option<Ipv4Addr>,
+    },
     /// Removes the container, whose first process has ended or was never started, and lets go of its files.
     Delete,
 }
@@ -182,9 +192,9 @@ pub struct Setup {
     /// The layers of the first container's root file system, if it is made of some.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layers: Option<Layers>,
-    /// The guest's network, if it has one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub network: Option<Network>,
+    /// The guest's network cards.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<Network>,
     /// Bytes of the shared memory at [`POD_SHM`], of a pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shm_bytes: Option<u64>,
@@ -204,16 +214,22 @@ pub struct Layers {
     pub count: u8,
 }
 
-/// How the guest's network card is to be.
+/// How a network card of the guest's is to be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {
+    /// The place among the machine's devices where it was plugged in, and where no driver has looked yet; none for the card
+    /// that the machine was made with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<u8>,
+    /// The name of its link. One that was not plugged in is `eth0`.
+    pub interface: String,
     /// Its hardware address.
     pub mac: [u8; 6],
     /// Its longest packet.
     pub mtu: u32,
     /// Its addresses, with the bits of their subnets.
     pub addresses: Vec<(Ipv4Addr, u8)>,
-    /// Its routes, all of them: an address brings none.
+    /// Its routes, all of them: an address brings none. A default route takes the place of another card's.
     pub routes: Vec<Route>,
 }
 
@@ -404,7 +420,7 @@ mod tests {
         });
         assert_eq!(
             text(line(&hello).unwrap()),
-            "{\"agent\":{\"version\":3,\"release\":\"6.1.0\"}}\n"
+            "{\"agent\":{\"version\":4,\"release\":\"6.1.0\"}}\n"
         );
         let stream = Greeting::Stream(StreamName {
             container: "web".to_owned(),
@@ -423,6 +439,18 @@ mod tests {
         assert_eq!(
             text(line(&call).unwrap()),
             "{\"id\":7,\"container\":\"web\",\"request\":\"start\"}\n"
+        );
+        let call = Call {
+            id: 8,
+            container: "web".to_owned(),
+            request: Request::Disconnect {
+                place: 7,
+                gateway: None,
+            },
+        };
+        assert_eq!(
+            text(line(&call).unwrap()),
+            "{\"id\":8,\"container\":\"web\",\"request\":{\"disconnect\":{\"place\":7}}}\n"
         );
         let exited = Message::Exited {
             container: "web".to_owned(),

@@ -205,6 +205,10 @@ impl Shim {
             Then::Done => outcome.and_then(|_| service::empty()),
             Then::Pids => outcome.and_then(|outcome| pids(outcome, self.options.tells_statuses)),
             Then::Usage => outcome.and_then(usage),
+            Then::Connected(place) => self.connected_card(place, outcome),
+            Then::Disconnected(place) => outcome
+                .and_then(|_| self.unplug(place))
+                .and_then(|()| service::empty()),
             Then::Deleted => match outcome {
                 // With its machine, a container is gone as well.
                 Err(failure) if self.machine.as_ref().is_some_and(|one| one.is_ready()) => {
@@ -216,6 +220,22 @@ impl Shim {
         // No answer of these waits for another.
         let answer = answer.map(Option::unwrap_or_default);
         self.answer(to, answer);
+    }
+
+    /// The answer to a card that was plugged in; one that the guest cannot bring up is taken out again.
+    fn connected_card(&mut self, place: u8, outcome: Result<Outcome, Failure>) -> Answer {
+        let Err(failure) = outcome else {
+            return service::empty();
+        };
+        if let Err(failure) = self.unplug(place) {
+            crate::report(format_args!("{failure}"));
+        }
+        Err(failure)
+    }
+
+    fn unplug(&mut self, place: u8) -> Result<(), Failure> {
+        let machine = self.machine.as_mut();
+        machine.map_or(Ok(()), |machine| machine.unplug(place))
     }
 
     fn created(&mut self, id: &str, outcome: Result<Outcome, Failure>) -> Answer {

@@ -3,9 +3,13 @@
 //! Source: containerd api/runtime/task/v2 and v3, whose messages are the same.
 
 use atoll_guest::protocol::Request;
+use atoll_shim_protocol::machine::{
+    CONNECT, ConnectRequest, DISCONNECT, DisconnectRequest, NETWORK_SERVICE,
+};
 use containerd_shim_protos::api;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{EnumOrUnknown, Message, MessageField};
+use serde::Deserialize;
 use ttrpc::Code;
 
 use crate::clock;
@@ -27,6 +31,13 @@ pub(crate) fn dispatch(shim: &mut Shim, from: Waiter, request: &ttrpc::Request) 
         "containerd.task.v2.Task" | "containerd.task.v3.Task"
     );
     let body = request.payload.as_slice();
+    if request.service == NETWORK_SERVICE {
+        match request.method.as_str() {
+            CONNECT => return connect_network(shim, from, body),
+            DISCONNECT => return disconnect_network(shim, from, body),
+            _ => {}
+        }
+    }
     match (is_ours, request.method.as_str()) {
         (true, "State") => state(shim, body),
         (true, "Create") => create(shim, from, body),
@@ -387,6 +398,34 @@ fn connect(shim: &mut Shim, body: &[u8]) -> Answer {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         ..Default::default()
     })
+}
+
+fn connect_network(shim: &mut Shim, from: Waiter, body: &[u8]) -> Answer {
+    let ConnectRequest { id, card } = parsed(body)?;
+    running_machine(shim, &id)?.connect(card, from)?;
+    Ok(None)
+}
+
+fn disconnect_network(shim: &mut Shim, from: Waiter, body: &[u8]) -> Answer {
+    let request: DisconnectRequest = parsed(body)?;
+    let machine = running_machine(shim, &request.id)?;
+    machine.disconnect(&request.interface, request.gateway, from)?;
+    Ok(None)
+}
+
+fn parsed<'a, M: Deserialize<'a>>(body: &'a [u8]) -> Result<M, Failure> {
+    serde_json::from_slice(body).map_err(|error| Failure::invalid(format!("bad request: {error}")))
+}
+
+/// The machine of a container, which is not paused: its guest is to do something.
+fn running_machine<'a>(shim: &'a mut Shim, id: &str) -> Result<&'a mut Machine, Failure> {
+    let (task, machine) = housed(shim, id)?;
+    if task.is_paused {
+        return Err(Failure::precondition(
+            "the machine is paused: its guest cannot be told of its networks",
+        ));
+    }
+    machine.ok_or_else(|| Failure::precondition("the container is not in a machine"))
 }
 
 fn shutdown(shim: &mut Shim, body: &[u8]) -> Answer {

@@ -194,6 +194,11 @@ impl Agent {
                 Err(fault) => Err(fault),
             },
             Request::Update(resources) => guest.update(&resources),
+            // Of the machine, whose container asks.
+            Request::Connect(network) => network::connect(&network).map_err(container::other),
+            Request::Disconnect { place, gateway } => {
+                network::disconnect(place, gateway).map_err(container::other)
+            }
             Request::Delete => guest.delete().map(|()| {
                 self.guests.remove(&container);
             }),
@@ -227,7 +232,7 @@ impl Agent {
     fn set_up(&mut self, setup: Setup) -> Result<(), String> {
         self.is_set_up = true;
         renew(&setup);
-        network::configure(setup.network.as_ref()).map_err(|error| error.to_string())?;
+        setup.networks.iter().try_for_each(network::connect)?;
         network::set(&setup.sysctls)?;
         if let Some(layers) = setup.layers {
             layers::mount_all(layers)?;

@@ -31,8 +31,9 @@ const INSIDE: &str = "/dev/.atoll-rehearsal";
 /// the card, up.
 pub(super) fn rehearse(create: Create, hierarchies: &Hierarchies) -> Result<(), String> {
     let setup = create.machine.unwrap_or_default();
-    if setup.network.is_some() {
-        network::bring_up_card().map_err(|error| error.to_string())?;
+    let mut cards = setup.networks.iter();
+    if cards.any(|card| card.place.is_none()) {
+        network::bring_up_first().map_err(|error| error.to_string())?;
     }
     if let Some(layers) = setup.layers {
         layers::mount_all(layers)?;

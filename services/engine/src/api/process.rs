@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::{
-    container::{ContainerRef, wall},
+    container::{ContainerRef, Record, wall},
     engine::EngineRef,
     error::{Error, Result},
     http::{
@@ -134,14 +134,7 @@ fn sample(engine: &EngineRef, container: &ContainerRef) -> Value {
         "memory_stats": {},
     });
     if record.state.is_running() {
-        let is_machine = wall::is_machine(&record.host_config);
-        fill(
-            engine,
-            &record.id,
-            record.state.pid,
-            is_machine,
-            &mut sample,
-        );
+        fill(engine, &record, &mut sample);
     }
     sample
 }
@@ -171,8 +164,10 @@ fn system_nanos() -> u64 {
 }
 
 /// Counters of the container's cgroups and links.
-fn fill(engine: &EngineRef, id: &str, pid: u32, is_machine: bool, sample: &mut Value) {
-    let loaded = id
+fn fill(engine: &EngineRef, record: &Record, sample: &mut Value) {
+    let pid = record.state.pid;
+    let loaded = record
+        .id
         .parse()
         .ok()
         .and_then(|id: atoll_container::ContainerId| {
@@ -181,17 +176,19 @@ fn fill(engine: &EngineRef, id: &str, pid: u32, is_machine: bool, sample: &mut V
     if let Some(stats) = loaded.and_then(|container| container.stats().ok()) {
         fill_cgroup(&stats, sample);
     }
-    let networks = if is_machine {
-        // Its card's other end is here; what that sent is what the guest received.
+    let networks = if wall::is_machine(&record.host_config) {
+        // The other ends of its cards are here; what those sent is what the guest received.
         let links = fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
-        let tap = wall::tap(&engine.paths.bundle(id));
-        let found = tap.and_then(|tap| links_of(&links).find(|link| link.name == tap));
-        let card = found.map(|link| Link {
-            name: "eth0",
-            received: link.sent,
-            sent: link.received,
+        let cards = links_of(&links).filter_map(|link| {
+            let mut ends = record.ends.values();
+            let end = ends.find(|end| end.host_ifname == link.name)?;
+            Some(Link {
+                name: &end.interface,
+                received: link.sent,
+                sent: link.received,
+            })
         });
-        networks(card.into_iter())
+        networks(cards)
     } else {
         let links = fs::read_to_string(format!("/proc/{pid}/net/dev")).unwrap_or_default();
         networks(links_of(&links).filter(|link| link.name != "lo"))

@@ -1,14 +1,16 @@
 //! Connecting containers to networks and taking them out again, running or not.
 
+use std::net::Ipv4Addr;
+
 use atoll_network::Endpoint;
 
 use super::{
-    ContainerRef, Record,
+    ContainerRef, Record, Status,
     create::check_end,
     ends::{self, Ends},
     files,
     handle::Durability,
-    record::EndRecord,
+    record::{EndRecord, PublishedPorts},
     wall,
 };
 use crate::{
@@ -21,7 +23,8 @@ use crate::{
 /// Connects a container to a network; one that runs gets another link at once.
 ///
 /// # Errors
-/// 403 when it is connected already, 400 for what contradicts its other networks or the network, 501 for machines.
+/// 403 when it is connected already, 400 for what contradicts its other networks or the network, and for more than a machine can
+/// have; 409 for a machine that is paused.
 pub(crate) async fn connect(
     engine: &EngineRef,
     container: &ContainerRef,
@@ -59,7 +62,7 @@ async fn connect_locked(
     planned.networks.insert(name.clone(), wanted.clone());
     planned.ends.insert(name.clone(), kept.clone());
     let made = match record.state.is_running() {
-        true => Some(join(engine, &planned, net, &name).await?),
+        true => Some(join(engine, container, &planned, net, &name).await?),
         false => None,
     };
     container.update(|record| {
@@ -73,6 +76,9 @@ async fn connect_locked(
             ends::note(record, &name, end, endpoint);
         }
     });
+    if made.is_some_and(|(end, _)| end.plan.is_way_out) {
+        lead_ports(engine, container, Some(&name)).await;
+    }
     container.save(Durability::Disk)?;
     refresh(engine, container)
 }
@@ -104,21 +110,13 @@ fn check(record: &Record, net: &NetRef) -> Result<()> {
             ),
         ));
     }
-    let has_card = record.networks.keys().any(|name| name != "none");
-    if wall::is_machine(&record.host_config) && (has_card || record.state.is_running()) {
-        return Err(Error::not_implemented(format!(
-            "container {} lives in a machine, which has one network card, and that cannot be plugged in while it runs",
-            record.name
-        ))
-        .with_hint(Some(
-            "create it anew with `--network`, or disconnect it, stopped, from its network first".to_owned(),
-        )));
-    }
-    Ok(())
+    let others = record.networks.keys().filter(|name| *name != "none");
+    wall::check_networks(&record.host_config, others.count() + 1)
 }
 
 async fn join(
     engine: &EngineRef,
+    container: &ContainerRef,
     planned: &Record,
     net: &NetRef,
     name: &str,
@@ -132,28 +130,120 @@ async fn join(
         .map(|number| format!("eth{number}"))
         .find(|interface| !taken.contains(&interface.as_str()))
         .unwrap_or_default();
-    let mut before = planned.clone();
-    before.networks.remove(name);
-    let is_way_out = !net.record.is_internal && ends::way_out(engine, &before).is_none();
+    let is_way_out = ends::way_out(engine, planned).as_deref() == Some(name);
     let end = ends::plan(net, name, planned, interface, is_way_out)?;
-    let (id, pid) = (planned.id.clone(), planned.state.pid);
-    let (of, bridge) = (end.clone(), NetRef::clone(net));
-    blocking(move || {
-        ends::join(&id, pid, &of, None)
-            .map(|endpoint| (of.clone(), endpoint))
-            .inspect_err(|_| {
-                if let Some(bridge) = bridge.bridge() {
-                    bridge.release(of.plan.address);
-                }
-            })
+    let joined = match wall::is_machine(&planned.host_config) {
+        true => {
+            let mut before = planned.clone();
+            before.networks.remove(name);
+            plug(container, planned, &end, gateway_of(engine, &before)).await
+        }
+        false => {
+            let (id, pid, of) = (planned.id.clone(), planned.state.pid, end.clone());
+            blocking(move || ends::join(&id, pid, &of, None)).await
+        }
+    };
+    match joined {
+        Ok(endpoint) => Ok((end, endpoint)),
+        Err(error) => {
+            if let Some(bridge) = net.bridge() {
+                bridge.release(end.plan.address);
+            }
+            Err(error)
+        }
+    }
+}
+
+/// The gateway of the network by which a container with this record gets out.
+fn gateway_of(engine: &EngineRef, record: &Record) -> Option<Ipv4Addr> {
+    let name = ends::way_out(engine, record)?;
+    let net = ends::net_of(engine, &name, record.networks.get(&name)?).ok()?;
+    net.bridge().map(|bridge| bridge.config().gateway())
+}
+
+/// Plugs a card into a running machine and makes its tap a port of the bridge. Nothing stays when that fails.
+///
+/// * `before`: where its default route has led so far.
+async fn plug(
+    container: &ContainerRef,
+    record: &Record,
+    end: &ends::End,
+    before: Option<Ipv4Addr>,
+) -> Result<Endpoint> {
+    let (endpoint, card) = ends::card(&record.id, end)?;
+    let shim = container.running_shim()?;
+    let plugged = shim.connect_network(&card).await;
+    plugged.map_err(|error| unpause_first(record, error))?;
+    let (of, made) = (end.clone(), endpoint.clone());
+    let id = record.id.clone();
+    let joined = blocking(move || ends::join(&id, 0, &of, Some(&made))).await;
+    if joined.is_err() {
+        let before = before.filter(|_| card.is_way_out);
+        if let Err(error) = shim.disconnect_network(&card.interface, before).await {
+            tracing::warn!(container = record.short_id(), %error, "a network card that leads nowhere stays");
+        }
+    }
+    joined
+}
+
+/// The guest of a paused machine can be told nothing.
+fn unpause_first(record: &Record, error: Error) -> Error {
+    match record.state.status {
+        Status::Paused => error.with_hint(Some("unpause it first".to_owned())),
+        _ => error,
+    }
+}
+
+/// Has published ports lead to the end by which a running container gets out now, or nowhere when there is none.
+async fn lead_ports(engine: &EngineRef, container: &ContainerRef, way_out: Option<&str>) {
+    let record = container.record();
+    let Some(published) = record.published.clone() else {
+        return;
+    };
+    let to = way_out.and_then(|name| {
+        let end = record.networks.get(name)?;
+        let net = engine.network.by_id(&end.network_id)?;
+        let host_ifname = record.ends.get(name)?.host_ifname.clone();
+        Some((net, end.ip_address.parse().ok()?, host_ifname))
+    });
+    let (from, id) = (engine.network.by_id(&published.network), record.id.clone());
+    let network = to.as_ref().map(|(net, ..)| net.record.id.clone());
+    if network.as_ref() == Some(&published.network) {
+        return;
+    }
+    let bindings = published.bindings.clone();
+    let led = blocking(move || {
+        if let Some(bridge) = from.as_ref().and_then(|net| net.bridge()) {
+            bridge.publish(&id, Vec::new())?;
+        }
+        let Some((net, address, host_ifname)) = to else {
+            return Ok(());
+        };
+        let Some(bridge) = net.bridge() else {
+            return Ok(());
+        };
+        bridge.publish(&id, ends::ports_of(&bindings, address))?;
+        bridge.set_published(&host_ifname)
     })
-    .await
+    .await;
+    if let Err(error) = led {
+        tracing::warn!(container = record.short_id(), %error, "published ports cannot follow the way out");
+    }
+    if network.is_none() {
+        engine.network.ports.release(&record.id);
+    }
+    container.update(|record| {
+        record.published = network.map(|network| PublishedPorts {
+            network,
+            bindings: published.bindings,
+        });
+    });
 }
 
 /// Takes a container out of a network.
 ///
 /// # Errors
-/// 403 when it is not in it; 501 for a running machine.
+/// 403 when it is not in it; for a machine that runs, 409 when it is paused.
 pub(crate) async fn disconnect(
     engine: &EngineRef,
     container: &ContainerRef,
@@ -180,39 +270,19 @@ pub(crate) async fn disconnect(
             )));
         }
         let is_running = record.state.is_running();
-        if is_running && wall::is_machine(&record.host_config) {
-            return Err(Error::not_implemented(format!(
-                "the network card of the machine of container {} cannot be unplugged while it runs",
-                record.name
-            ))
-            .with_hint(Some("stop it first".to_owned())));
-        }
+        let mut after = Record::clone(&record);
+        after.networks.remove(&name);
+        let way_out = ends::way_out(&engine, &after);
+        let is_moved = is_running && way_out != ends::way_out(&engine, &record);
         if is_running {
-            let host_ifname = record.ends.get(&name).map(|end| end.host_ifname.clone());
-            let address = end.ip_address.parse().ok();
-            let (of, id) = (NetRef::clone(&net), record.id.clone());
-            blocking(move || {
-                let Some(bridge) = of.bridge() else {
-                    return Ok(());
-                };
-                bridge.publish(&id, Vec::new())?;
-                if let Some(link) = host_ifname {
-                    bridge.detach(&link)?;
-                }
-                if let Some(address) = address {
-                    bridge.release(address);
-                }
-                Ok(())
-            })
-            .await?;
+            let next = way_out.as_ref().filter(|_| is_moved);
+            let next =
+                next.and_then(|name| ends::net_of(&engine, name, after.networks.get(name)?).ok());
+            leave(&container, &record, &net, end, next).await?;
         }
         container.update(|record| {
             record.networks.remove(&name);
             record.ends.remove(&name);
-            let leads_here = |ports: &super::record::PublishedPorts| ports.network == net.record.id;
-            if record.published.as_ref().is_some_and(leads_here) {
-                record.published = None;
-            }
             if record.networks.is_empty() {
                 let none = EndpointConfig {
                     network_id: engine.network.id("none"),
@@ -226,8 +296,55 @@ pub(crate) async fn disconnect(
                 record.host_config.network_mode.clone_from(other);
             }
         });
+        if is_moved {
+            lead_ports(&engine, &container, way_out.as_deref()).await;
+        }
         container.save(Durability::Disk)?;
         refresh(&engine, &container)
+    })
+    .await
+}
+
+/// Takes a running container's end in `net` away, and has its default route lead to `next` if that is given.
+async fn leave(
+    container: &ContainerRef,
+    record: &Record,
+    net: &NetRef,
+    end: &EndpointConfig,
+    next: Option<NetRef>,
+) -> Result<()> {
+    let kept = record
+        .ends
+        .get(&net.record.name)
+        .cloned()
+        .unwrap_or_default();
+    let is_machine = wall::is_machine(&record.host_config);
+    if is_machine {
+        let gateway = next.as_ref().and_then(|net| net.bridge());
+        let gateway = gateway.map(|bridge| bridge.config().gateway());
+        let shim = container.running_shim()?;
+        match shim.disconnect_network(&kept.interface, gateway).await {
+            Ok(()) => {}
+            // An earlier attempt came as far as that.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(unpause_first(record, error)),
+        }
+    }
+    let address = end.ip_address.parse().ok();
+    let (of, id, pid) = (NetRef::clone(net), record.id.clone(), record.state.pid);
+    blocking(move || {
+        let Some(bridge) = of.bridge() else {
+            return Ok(());
+        };
+        bridge.publish(&id, Vec::new())?;
+        bridge.detach(&kept.host_ifname)?;
+        if let Some(address) = address {
+            bridge.release(address);
+        }
+        match next.as_ref().and_then(|net| net.bridge()) {
+            Some(next) if !is_machine => next.lead_out(pid),
+            _ => Ok(()),
+        }
     })
     .await
 }

@@ -261,12 +261,7 @@ fn networks(
             "the networks host and none exclude every other network",
         ));
     }
-    if networks.len() > 1 && super::wall::is_machine(host) {
-        return Err(Error::not_implemented(format!(
-            "several networks are not available with --isolation {}: a machine has one network card",
-            host.isolation
-        )));
-    }
+    super::wall::check_networks(host, networks.len())?;
     for (name, end) in &mut networks {
         let net = find_network(engine, name)?;
         end.network_id.clone_from(&net.record.id);

@@ -30,8 +30,8 @@ pub(crate) struct Ends {
     container: String,
     list: Vec<End>,
     ports: Vec<Taken>,
-    /// The machine's card, made by its monitor.
-    card: Option<Endpoint>,
+    /// The machine's cards, one for each of the list.
+    cards: Vec<Endpoint>,
 }
 
 /// One end that is planned, its address taken.
@@ -161,28 +161,18 @@ impl Ends {
         end.net.bridge().map(|bridge| bridge.config().gateway())
     }
 
-    /// The network card of a container's machine, as the shim is told.
+    /// The network cards of a container's machine, as the shim is told.
     ///
     /// # Errors
-    /// When the address isn't one of the bridge's.
-    pub(crate) fn plan_card(&mut self) -> Result<Option<MachineNetwork>> {
-        let Some(End { net, plan, .. }) = self.list.first() else {
-            return Ok(None);
-        };
-        let Some(bridge) = net.bridge() else {
-            return Ok(None);
-        };
-        let endpoint = bridge.machine_endpoint(&self.container, plan)?;
-        let card = MachineNetwork {
-            tap: endpoint.host_ifname.clone(),
-            mac: endpoint.mac.0,
-            mtu: bridge.config().mtu(),
-            address: endpoint.address,
-            prefix_len: endpoint.prefix_len,
-            gateway: endpoint.gateway,
-        };
-        self.card = Some(endpoint);
-        Ok(Some(card))
+    /// When an address isn't one of its bridge's.
+    pub(crate) fn plan_cards(&mut self) -> Result<Vec<MachineNetwork>> {
+        let mut cards = Vec::with_capacity(self.list.len());
+        for end in &self.list {
+            let (endpoint, card) = card(&self.container, end)?;
+            self.cards.push(endpoint);
+            cards.push(card);
+        }
+        Ok(cards)
     }
 
     /// The sockets that hold the ports, for the shim to keep.
@@ -203,12 +193,12 @@ impl Ends {
     /// When the kernel refuses a step; what was made goes with the process.
     pub(crate) async fn connect(&self, pid: u32) -> Result<Made> {
         let (container, list) = (self.container.clone(), self.list.clone());
-        let card = self.card.clone();
+        let cards = self.cards.clone();
         let published = self.published();
         blocking(move || {
             let mut made = Made::default();
-            for end in &list {
-                let endpoint = join(&container, pid, end, card.as_ref())?;
+            for (at, end) in list.iter().enumerate() {
+                let endpoint = join(&container, pid, end, cards.get(at))?;
                 made.ends.insert(end.name.clone(), (end.clone(), endpoint));
                 let Some(bridge) = end.net.bridge().filter(|_| end.plan.is_published) else {
                     continue;
@@ -302,7 +292,32 @@ pub(crate) fn wanted_address(end: &EndpointConfig) -> Result<Option<Ipv4Addr>> {
     }
 }
 
+/// The network card of a container's machine for one end, and what the shim is told of it.
+///
+/// # Errors
+/// When the address isn't one of the bridge's.
+pub(crate) fn card(container: &str, end: &End) -> Result<(Endpoint, MachineNetwork)> {
+    let bridge = end
+        .net
+        .bridge()
+        .ok_or_else(|| Error::internal("a network without a bridge"))?;
+    let endpoint = bridge.machine_endpoint(container, &end.plan)?;
+    let card = MachineNetwork {
+        tap: endpoint.host_ifname.clone(),
+        mac: endpoint.mac.0,
+        mtu: bridge.config().mtu(),
+        address: endpoint.address,
+        prefix_len: endpoint.prefix_len,
+        gateway: endpoint.gateway,
+        interface: end.plan.interface.clone(),
+        is_way_out: end.plan.is_way_out,
+    };
+    Ok((endpoint, card))
+}
+
 /// Makes one end. Blocks.
+///
+/// * `card`: that of the container's machine, whose tap is there.
 ///
 /// # Errors
 /// When the kernel refuses; nothing stays.
@@ -433,21 +448,7 @@ pub(crate) fn adopt(engine: &EngineRef, record: &Record) {
         if published.network != net.record.id {
             continue;
         }
-        let ports: Vec<Published> = published
-            .bindings
-            .iter()
-            .flat_map(|(port, list)| list.iter().map(move |binding| (port, binding)))
-            .filter_map(|(port, binding)| {
-                let (port, protocol) = ports::container_port(port).ok()?;
-                Some(Published {
-                    protocol,
-                    host_address: binding.host_ip.parse().ok()?,
-                    host_port: binding.host_port.parse().ok()?,
-                    address,
-                    port,
-                })
-            })
-            .collect();
+        let ports = ports_of(&published.bindings, address);
         for port in &ports {
             let (protocol, at) = (port.protocol, port.host_address);
             engine
@@ -457,6 +458,27 @@ pub(crate) fn adopt(engine: &EngineRef, record: &Record) {
         }
         bridge.adopt_ports(&record.id, ports);
     }
+}
+
+/// Ports of the host that lead to `address`, out of what is recorded of them.
+pub(crate) fn ports_of(
+    bindings: &BTreeMap<String, Vec<PortBinding>>,
+    address: Ipv4Addr,
+) -> Vec<Published> {
+    let all = bindings
+        .iter()
+        .flat_map(|(port, list)| list.iter().map(move |binding| (port, binding)));
+    let published = |(port, binding): (&String, &PortBinding)| {
+        let (port, protocol) = ports::container_port(port).ok()?;
+        Some(Published {
+            protocol,
+            host_address: binding.host_ip.parse().ok()?,
+            host_port: binding.host_port.parse().ok()?,
+            address,
+            port,
+        })
+    };
+    all.filter_map(published).collect()
 }
 
 /// The network of a container's end.

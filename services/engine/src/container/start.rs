@@ -89,19 +89,19 @@ pub(crate) async fn start_locked(engine: &EngineRef, container: &ContainerRef) -
         Err(error) => return Err(fail(engine, container, None, Ends::default(), error).await),
     };
     let bundle = engine.paths.bundle(container.id());
-    let card = match wall::is_machine(&record.host_config) {
-        true => ends.plan_card(),
-        false => Ok(None),
+    let cards = match wall::is_machine(&record.host_config) {
+        true => ends.plan_cards(),
+        false => Ok(Vec::new()),
     };
-    let card = match card {
-        Ok(card) => card,
+    let cards = match cards {
+        Ok(cards) => cards,
         Err(error) => return Err(fail(engine, container, None, ends, error).await),
     };
     let subpaths = match mount_volumes(engine, &record).await {
         Ok(subpaths) => subpaths,
         Err(error) => return Err(fail(engine, container, None, ends, error).await),
     };
-    let shim = match prepare(engine, container, &bundle, &ends, card.as_ref(), &subpaths) {
+    let shim = match prepare(engine, container, &bundle, &ends, cards, &subpaths) {
         Ok(shim) => shim,
         Err((shim, error)) => return Err(fail(engine, container, shim, ends, error).await),
     };
@@ -146,7 +146,7 @@ fn prepare(
     container: &ContainerRef,
     bundle: &Path,
     ends: &Ends,
-    card: Option<&MachineNetwork>,
+    cards: Vec<MachineNetwork>,
     subpaths: &Subpaths,
 ) -> Result<Arc<Shim>, (Option<Arc<Shim>>, Error)> {
     let record = subpaths.applied_to(&container.record());
@@ -161,7 +161,7 @@ fn prepare(
     )
     .map_err(|error| (None, error))?;
     let shim = Arc::new(shim);
-    match write_bundle(engine, &record, bundle, ends, card) {
+    match write_bundle(engine, &record, bundle, ends, cards) {
         Ok(()) => Ok(shim),
         Err(error) => Err((Some(shim), error)),
     }
@@ -189,7 +189,7 @@ fn write_bundle(
     record: &Record,
     bundle: &Path,
     ends: &Ends,
-    card: Option<&MachineNetwork>,
+    cards: Vec<MachineNetwork>,
 ) -> Result<()> {
     mounts::prepare(record.mounts.iter())?;
     let directory = engine.paths.container(&record.id);
@@ -221,7 +221,7 @@ fn write_bundle(
             true => Vec::new(),
             false => devices::collect(&record.host_config)?,
         },
-        card: card.cloned(),
+        cards,
         network_pid: shared(&record.host_config.network_mode)?,
         pid_pid: shared(&record.host_config.pid_mode)?,
         ipc_pid: shared(&record.host_config.ipc_mode)?,

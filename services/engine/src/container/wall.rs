@@ -1,10 +1,9 @@
 //! Which wall a container is behind, and what that of a machine excludes.
 
-use std::{collections::BTreeMap, path::Path, sync::OnceLock};
+use std::{path::Path, sync::OnceLock};
 
 use atoll_machine::{Backend, host};
-use atoll_shim_protocol::machine::{FACTS_FILE, MachineFacts, MachineNetwork, NETWORK};
-use serde::Deserialize;
+use atoll_shim_protocol::machine::{FACTS_FILE, MOST_NETWORKS, MachineFacts};
 
 use super::host_wall;
 use crate::{
@@ -54,23 +53,26 @@ pub(crate) fn check(host: &HostConfig) -> Result<()> {
     Ok(())
 }
 
+/// Refuses more networks than a machine can have cards for.
+///
+/// # Errors
+/// 400 with a hint.
+pub(crate) fn check_networks(host: &HostConfig, count: usize) -> Result<()> {
+    if !is_machine(host) || count <= usize::from(MOST_NETWORKS) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "{count} networks: a machine has at most {MOST_NETWORKS} network cards"
+    ))
+    .with_hint(Some(
+        "leave some out, or disconnect it from another network first".to_owned(),
+    )))
+}
+
 /// What the shim wrote down of the container's machine.
 pub(crate) fn facts(bundle: &Path) -> Option<MachineFacts> {
     let text = std::fs::read(bundle.join(FACTS_FILE)).ok()?;
     serde_json::from_slice(&text).ok()
-}
-
-/// The host's end of a machine's network card, as the bundle says; none without one.
-pub(crate) fn tap(bundle: &Path) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Configuration {
-        #[serde(default)]
-        annotations: BTreeMap<String, String>,
-    }
-    let text = std::fs::read(bundle.join("config.json")).ok()?;
-    let found: Configuration = serde_json::from_slice(&text).ok()?;
-    let card: MachineNetwork = serde_json::from_str(found.annotations.get(NETWORK)?).ok()?;
-    Some(card.tap)
 }
 
 /// The walls that work on this host now, as `--isolation` takes them.

@@ -264,10 +264,7 @@ impl BridgeNet {
     /// # Errors
     /// When the process is gone or the kernel refuses a step; nothing is left behind then.
     pub(crate) fn attach(&self, container_id: &str, pid: u32, plan: &EndPlan) -> Result<Endpoint> {
-        let path = format!("/proc/{pid}/ns/net");
-        let netns = File::open(&path).map_err(|error| {
-            Error::caused(ErrorKind::Internal, format!("cannot open {path}"), &error)
-        })?;
+        let netns = open_netns(pid)?;
         let request = EndpointRequest {
             container_id,
             netns: netns.as_fd(),
@@ -303,6 +300,25 @@ impl BridgeNet {
         self.configure(endpoint, plan)
     }
 
+    /// Has the default route of process `pid`, which is connected, lead here. Blocks.
+    ///
+    /// # Errors
+    /// When the process is gone or the kernel refuses.
+    pub(crate) fn lead_out(&self, pid: u32) -> Result<()> {
+        let netns = open_netns(pid)?;
+        self.ensure()?.lead_out(netns.as_fd()).map_err(failed)
+    }
+
+    /// Lets an end that ports of the host lead to now reach them by the host's addresses. Blocks.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(crate) fn set_published(&self, host_ifname: &str) -> Result<()> {
+        self.ensure()?
+            .set_port(host_ifname, true, self.is_isolated())
+            .map_err(failed)
+    }
+
     /// Takes a running container's end away. Blocks.
     ///
     /// # Errors
@@ -329,6 +345,12 @@ impl BridgeNet {
             act(&*self.ensure()?).map_err(failed)
         })
     }
+}
+
+fn open_netns(pid: u32) -> Result<File> {
+    let path = format!("/proc/{pid}/ns/net");
+    File::open(&path)
+        .map_err(|error| Error::caused(ErrorKind::Internal, format!("cannot open {path}"), &error))
 }
 
 /// A network's addresses that can't work are the client's fault.

@@ -1,6 +1,7 @@
 //! One container's shim: starting it, and the Task API spoken with it.
 
 use std::{
+    net::Ipv4Addr,
     os::fd::{AsRawFd as _, OwnedFd},
     path::{Path, PathBuf},
     time::Duration,
@@ -11,7 +12,11 @@ use atoll_guest::{
     protocol::{FILES_REQUEST, PROCESS_STATUS, ProcessStatus},
 };
 use atoll_layer::RootfsMountSpec;
-use atoll_shim_protocol::{StdioUri, spawn};
+use atoll_shim_protocol::{
+    StdioUri,
+    machine::{self, ConnectRequest, DisconnectRequest, MachineNetwork},
+    spawn,
+};
 use containerd_shim_protos::{
     api,
     protobuf::{EnumOrUnknown, MessageField, well_known_types::any::Any},
@@ -88,6 +93,8 @@ pub(crate) struct Shim {
     id: String,
     bundle: PathBuf,
     client: TaskClient,
+    /// The same connection, for what is not of the Task API.
+    connection: Client,
 }
 
 impl Shim {
@@ -155,11 +162,13 @@ impl Shim {
                 &error,
             )
         })?;
-        let client = TaskClient::new(Client::new(stream.into()));
+        let connection = Client::new(stream.into());
+        let client = TaskClient::new(connection.clone());
         Ok(Self {
             id: id.to_owned(),
             bundle: bundle.to_owned(),
             client,
+            connection,
         })
     }
 
@@ -359,6 +368,62 @@ impl Shim {
         };
         let reply = self.client.update(within(REQUEST_TIMEOUT), &request).await;
         reply.map(drop).map_err(|error| self.error(&error))
+    }
+
+    /// Plugs a network card into the container's machine; its tap is there then.
+    ///
+    /// # Errors
+    /// 409 when no place is free or the machine is paused, 501 when the machine was started by an engine that could not
+    /// do this, what the guest says. Nothing stays then.
+    pub(crate) async fn connect_network(&self, card: &MachineNetwork) -> Result<()> {
+        let request = ConnectRequest {
+            id: self.id.clone(),
+            card: card.clone(),
+        };
+        self.change_network(machine::CONNECT, &request).await
+    }
+
+    /// Takes a network card out of the container's machine.
+    ///
+    /// * `gateway`: where its default route leads afterwards, if it has to lead somewhere else.
+    ///
+    /// # Errors
+    /// As [`connect_network`](Self::connect_network); the card stays then.
+    pub(crate) async fn disconnect_network(
+        &self,
+        interface: &str,
+        gateway: Option<Ipv4Addr>,
+    ) -> Result<()> {
+        let request = DisconnectRequest {
+            id: self.id.clone(),
+            interface: interface.to_owned(),
+            gateway,
+        };
+        self.change_network(machine::DISCONNECT, &request).await
+    }
+
+    async fn change_network(&self, method: &str, request: &impl serde::Serialize) -> Result<()> {
+        let payload = serde_json::to_vec(request)
+            .map_err(|error| Error::internal(format!("cannot ask for a network card: {error}")))?;
+        let request = ttrpc::Request {
+            service: machine::NETWORK_SERVICE.to_owned(),
+            method: method.to_owned(),
+            timeout_nano: i64::try_from(REQUEST_TIMEOUT.as_nanos()).unwrap_or(i64::MAX),
+            payload,
+            ..Default::default()
+        };
+        let answer = self.connection.request(request).await;
+        answer.map(drop).map_err(|error| {
+            let error = self.error(&error);
+            match error.kind() {
+                ErrorKind::NotImplemented => Error::not_implemented(format!(
+                    "the machine of container {} was started by an earlier version of this program, which cannot exchange its network cards while it runs",
+                    self.id
+                ))
+                .with_hint(Some("restart the container".to_owned())),
+                _ => error,
+            }
+        })
     }
 
     /// All processes of the container: what the guest says of those in a machine, what is seen here of others.

@@ -80,6 +80,8 @@ fn card(link: &PodLink) -> Network {
         gateway: route.gateway,
     });
     Network {
+        place: None,
+        interface: "eth0".to_owned(),
         mac: link.mac.0,
         mtu: link.mtu,
         addresses: link.addresses.clone(),

@@ -16,6 +16,7 @@
 
 mod agent;
 mod asked;
+mod cards;
 mod fresh;
 mod greeting;
 mod link;
@@ -28,6 +29,7 @@ mod template;
 mod wall;
 
 use std::collections::VecDeque;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -36,16 +38,18 @@ use std::time::{Duration, Instant};
 use atoll_container::{Container, CreateRequest, Monitored, RootfsMount};
 use atoll_guest::Lines;
 use atoll_guest::protocol::{
-    Call, Create, LONGEST_ANSWER, Layers, Message, Outcome, Request, Setup, StreamName, Streams,
+    Call, Create, LONGEST_ANSWER, Layers, Message, Network, Outcome, Request, Setup, StreamName,
+    Streams,
 };
 use atoll_machine::protocol::{Client, Request as Control, Status};
 use atoll_machine::{Backend, Disk, VmmConfig};
-use atoll_shim_protocol::machine::{FACTS_FILE, MachineFacts};
+use atoll_shim_protocol::machine::{FACTS_FILE, MachineFacts, MachineNetwork};
 use atoll_spec::Spec;
 use rustix::event::PollFlags;
 
 use crate::failure::Failure;
 use crate::process::Waiter;
+use cards::Cards;
 use greeting::{Incoming, Progress};
 use link::Link;
 use plan::RootSource;
@@ -97,6 +101,10 @@ pub(crate) enum Then {
     Usage,
     /// A container of a pod is gone: answer `Delete`.
     Deleted,
+    /// The network card that was plugged in at this place is up: answer `Connect`.
+    Connected(u8),
+    /// That at this place may be taken out: answer `Disconnect`.
+    Disconnected(u8),
 }
 
 /// An answer to pass on.
@@ -147,6 +155,10 @@ pub(crate) struct Machine {
     _shown: Shown,
     /// Containers that were added.
     added: u64,
+    /// Its network cards.
+    cards: Cards,
+    /// Those that are plugged in before its container is made: the host's tap of each.
+    later: Vec<(String, Network)>,
     /// Of a pod: its place in the pod's network namespace.
     link: Option<Link>,
     template: Template,
@@ -202,7 +214,7 @@ impl Machine {
             None => None,
         };
         if let Some((link, network)) = &link {
-            plan.network = Some((link.tap.clone(), network.clone()));
+            plan.networks = vec![(link.tap.clone(), network.clone())];
         }
         let is_pod = plan.shm_bytes.is_some();
         let monitored = Monitored::prepare(request, &plan.host)?;
@@ -221,6 +233,9 @@ impl Machine {
         let clone = template.clone_of(&cold);
         let listener = listen(&monitor::guest_socket(&folders))?;
         let started = monitor::start(clone.as_ref().unwrap_or(&cold), &folders, keeps)?;
+        let mut networks = plan.networks;
+        let later = networks.split_off(networks.len().min(1));
+        let first = networks.first().map(|(_, network)| &*network.interface);
         let mut machine = Self {
             pid: started.pid,
             keeper: keeps.then(std::process::id),
@@ -229,6 +244,8 @@ impl Machine {
             share: is_pod.then(|| folders.share.clone()),
             _shown: shown,
             added: 0,
+            cards: Cards::of(&cold, first),
+            later,
             link: link.map(|(link, _)| link),
             cold: clone.is_some().then(|| Box::new((cold, folders.clone()))),
             is_copy: clone.is_some(),
@@ -244,7 +261,7 @@ impl Machine {
                 streams,
                 machine: Some(Setup {
                     layers,
-                    network: plan.network.map(|(_, network)| network),
+                    networks: networks.into_iter().map(|(_, network)| network).collect(),
                     shm_bytes: plan.shm_bytes,
                     sysctls: plan.sysctls,
                     clock_ns: 0,
@@ -378,6 +395,51 @@ impl Machine {
         self.send(container, request);
         self.expect(container, to, then, CALL);
         Ok(())
+    }
+
+    /// Plugs a network card in and has the guest bring it up; `to` is answered then.
+    pub(crate) fn connect(&mut self, card: MachineNetwork, to: Waiter) -> Result<(), Failure> {
+        if !self.is_ready() {
+            return Err(Failure::precondition("the machine's guest is not ready"));
+        }
+        if self.cards.place_of(&card.interface).is_some() {
+            return Err(Failure::new(
+                ttrpc::Code::ALREADY_EXISTS,
+                format!("the machine has a network card {} already", card.interface),
+            ));
+        }
+        let (tap, mut network) = plan::card(card);
+        let place = self.cards.plug(&self.control, &tap, &network)?;
+        network.place = Some(place);
+        let first = self.first.clone();
+        let request = Request::Connect(Box::new(network));
+        self.call(&first, request, to, Then::Connected(place))
+    }
+
+    /// Has the guest let go of a network card, which is taken out then; `to` is answered after that.
+    ///
+    /// * `gateway`: where its default route leads afterwards, if it has to lead somewhere else.
+    pub(crate) fn disconnect(
+        &mut self,
+        interface: &str,
+        gateway: Option<Ipv4Addr>,
+        to: Waiter,
+    ) -> Result<(), Failure> {
+        let place = self.cards.place_of(interface);
+        let place = place.ok_or_else(|| {
+            Failure::not_found(format!("the machine has no network card {interface}"))
+        })?;
+        let first = self.first.clone();
+        let request = Request::Disconnect { place, gateway };
+        self.call(&first, request, to, Then::Disconnected(place))
+    }
+
+    /// Takes out the network card at `place`.
+    pub(crate) fn unplug(&mut self, place: u8) -> Result<(), Failure> {
+        if self.has_ended {
+            return Ok(());
+        }
+        self.cards.unplug(&self.control, place)
     }
 
     /// Begins a further container of the pod: its files are shown, and the agent is asked to make it. Gives the name of
@@ -662,6 +724,13 @@ impl Machine {
 
     fn send_create(&mut self, mut create: Box<Create>) {
         if let Some(setup) = &mut create.machine {
+            for (tap, mut network) in std::mem::take(&mut self.later) {
+                match self.cards.plug(&self.control, &tap, &network) {
+                    Ok(place) => network.place = Some(place),
+                    Err(failure) => return self.give_up(&failure.message),
+                }
+                setup.networks.push(network);
+            }
             setup.clock_ns = fresh::since_1970();
             setup.entropy = fresh::random();
         }

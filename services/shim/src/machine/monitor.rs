@@ -62,8 +62,9 @@ pub(crate) fn config(plan: &Plan, folders: &Folders) -> Result<VmmConfig, Failur
             RootSource::Layers { images, .. } => vec![Disk::Layers(images.clone())],
         },
         networks: plan
-            .network
+            .networks
             .iter()
+            .take(1)
             .map(|(tap, network)| NetworkCard {
                 tap: tap.clone(),
                 namespace: plan.namespace.clone(),
@@ -71,7 +72,11 @@ pub(crate) fn config(plan: &Plan, folders: &Folders) -> Result<VmmConfig, Failur
                 mtu: u16::try_from(network.mtu).ok(),
             })
             .collect(),
-        spare_cards: 0,
+        spare_cards: match plan.namespace {
+            None => super::cards::SPARE,
+            // Nobody gives a pod another link.
+            Some(_) => 0,
+        },
         sockets: Some(Sockets {
             path: folders.sockets.join("vsock"),
             cid: CID,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use atoll_container::RootfsMount;
 use atoll_guest::protocol::{FIRST_CGROUP, Network, POD_SHM, ROOTFS, Route, SHARE};
 use atoll_machine::Backend;
-use atoll_shim_protocol::machine::{MachineNetwork, NETWORK};
+use atoll_shim_protocol::machine::{self, MOST_NETWORKS, MachineNetwork, NETWORK};
 use atoll_spec::{Linux, Mount, NamespaceKind, Resources, Root, Spec};
 
 use super::asked::asked;
@@ -42,8 +42,9 @@ pub(crate) struct Plan {
     pub(crate) kernel: Option<PathBuf>,
     /// Words for the kernel's command line.
     pub(crate) parameters: Vec<String>,
-    /// The host's tap and what the guest is told of its card.
-    pub(crate) network: Option<(String, Network)>,
+    /// Its network cards: the host's tap of each, and what the guest is told of it. It begins with the first; the others
+    /// are plugged in.
+    pub(crate) networks: Vec<(String, Network)>,
     /// The network namespace whose link the card takes the place of: a pod's.
     pub(crate) namespace: Option<PathBuf>,
     /// Bytes of the shared memory of a pod's containers.
@@ -100,7 +101,10 @@ pub(crate) fn plan(
             "the root file system of a pod's sandbox cannot be made of EROFS images behind the wall of a machine",
         ));
     }
-    let network = spec.annotations.get(NETWORK).map(|text| card(text));
+    let networks = match spec.annotations.get(NETWORK) {
+        Some(text) => cards(text)?,
+        None => Vec::new(),
+    };
     let none = Linux::default();
     let linux = spec.linux.as_ref().unwrap_or(&none);
     let resources = linux.resources.clone().unwrap_or_default();
@@ -118,7 +122,7 @@ pub(crate) fn plan(
         cpus: asked.cpus.unwrap_or_else(|| cpus(&sizes)),
         kernel: asked.kernel,
         parameters: asked.parameters,
-        network: network.transpose()?,
+        networks,
         namespace: joins_network.then(|| joined_network(linux)).flatten(),
         shm_bytes: is_sandbox.then_some(SHM),
         sysctls: sysctls(linux).0,
@@ -246,23 +250,39 @@ fn root_source(mounts: &[RootfsMount]) -> Result<RootSource, Failure> {
     }
 }
 
-fn card(text: &str) -> Result<(String, Network), Failure> {
-    let card: MachineNetwork = serde_json::from_str(text)
-        .map_err(|error| Failure::invalid(format!("bad annotation {NETWORK}: {error}")))?;
+fn cards(text: &str) -> Result<Vec<(String, Network)>, Failure> {
+    let bad = |why: String| Failure::invalid(format!("bad annotation {NETWORK}: {why}"));
+    let cards = machine::networks(text).map_err(|error| bad(error.to_string()))?;
+    if cards.len() > usize::from(MOST_NETWORKS) {
+        return Err(bad(format!(
+            "{} networks, a machine has at most {MOST_NETWORKS}",
+            cards.len()
+        )));
+    }
+    if let Some(first) = cards.first().filter(|card| card.interface != "eth0") {
+        return Err(bad(format!("the first link is {}", first.interface)));
+    }
+    Ok(cards.into_iter().map(card).collect())
+}
+
+/// The host's tap of a card, and what the guest is told of it before it is plugged in.
+pub(super) fn card(card: MachineNetwork) -> (String, Network) {
+    let default = Route {
+        destination: Ipv4Addr::UNSPECIFIED,
+        prefix_len: 0,
+        gateway: Some(card.gateway),
+    };
+    let mut routes = vec![subnet(card.address, card.prefix_len)];
+    routes.extend(card.is_way_out.then_some(default));
     let network = Network {
+        place: None,
+        interface: card.interface,
         mac: card.mac,
         mtu: card.mtu,
         addresses: vec![(card.address, card.prefix_len)],
-        routes: vec![
-            subnet(card.address, card.prefix_len),
-            Route {
-                destination: Ipv4Addr::UNSPECIFIED,
-                prefix_len: 0,
-                gateway: Some(card.gateway),
-            },
-        ],
+        routes,
     };
-    Ok((card.tap, network))
+    (card.tap, network)
 }
 
 /// The route to the subnet of an address.
@@ -453,7 +473,8 @@ mod tests {
         let spec = spec(WEB);
         let plan = plan(&spec, Backend::Soft, &[], false).unwrap();
         assert_eq!((plan.memory_bytes, plan.cpus), (160 << 20, 2));
-        let (tap, network) = plan.network.unwrap();
+        assert_eq!(plan.networks.len(), 1);
+        let (tap, network) = &plan.networks[0];
         assert_eq!(tap, "tap0");
         assert_eq!(network.addresses, [([172, 17, 0, 2].into(), 16)]);
         let routes: Vec<_> = network
@@ -508,6 +529,41 @@ mod tests {
         let resources = host.resources.unwrap();
         assert!(resources.cpu.is_some() && resources.memory.is_none());
         assert!(resources.devices.is_empty());
+    }
+
+    #[test]
+    fn each_network_is_a_card_and_one_of_them_the_way_out() {
+        let card = |number: u8, is_way_out: bool| {
+            format!(
+                r#"{{"tap":"tap{number}","mac":[2,0,0,0,0,{number}],"mtu":1500,"address":"10.0.{number}.2","prefix_len":24,
+                    "gateway":"10.0.{number}.1","interface":"eth{number}","is_way_out":{is_way_out}}}"#
+            )
+        };
+        let planned = |cards: &[String]| {
+            let mut spec = spec(WEB);
+            let text = format!("[{}]", cards.join(","));
+            spec.annotations.insert(NETWORK.into(), text);
+            let planned = plan(&spec, Backend::Soft, &[], false);
+            planned
+                .map(|plan| plan.networks)
+                .map_err(|failure| failure.message)
+        };
+        let networks = planned(&[card(0, false), card(1, true)]).unwrap();
+        let told: Vec<_> = networks
+            .iter()
+            .map(|(tap, card)| (&**tap, &*card.interface, card.routes.len()))
+            .collect();
+        assert_eq!(told, [("tap0", "eth0", 1), ("tap1", "eth1", 2)]);
+        assert!(networks.iter().all(|(_, card)| card.place.is_none()));
+        assert!(planned(&[]).unwrap().is_empty());
+        let wrong = planned(&[card(1, true)]).unwrap_err();
+        assert!(wrong.contains("the first link is eth1"), "{wrong}");
+        let many: Vec<_> = (0..9).map(|number| card(number, number == 0)).collect();
+        let many = planned(&many).unwrap_err();
+        assert!(
+            many.ends_with("9 networks, a machine has at most 8"),
+            "{many}"
+        );
     }
 
     #[test]

@@ -45,7 +45,7 @@ impl Template {
         let disks: Vec<_> = config.disks.iter().map(Disk::partitions).collect();
         // A guest's driver takes no longer packets than it was told of at first.
         let cards: Vec<_> = config.networks.iter().map(|card| card.mtu).collect();
-        let devices = (disks, cards, tags);
+        let devices = (disks, cards, config.spare_cards, tags);
         (source.memory_bytes, source.cpus, devices).hash(&mut kind);
         format!("{:?}", config.backend).hash(&mut kind);
         // What a bundle asks for is a kind of its own; another version of the host's newest kernel is not.

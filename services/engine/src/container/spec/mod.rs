@@ -54,8 +54,8 @@ pub(crate) struct SpecInput<'a> {
     pub(crate) default_ulimits: &'a BTreeMap<String, (i64, i64)>,
     /// Devices for privileged containers and `--device`.
     pub(crate) devices: Vec<HostDevice>,
-    /// The network card, when it lives in a machine and has one.
-    pub(crate) card: Option<MachineNetwork>,
+    /// The network cards, when it lives in a machine.
+    pub(crate) cards: Vec<MachineNetwork>,
     /// Process of the container whose network is shared.
     pub(crate) network_pid: Option<u32>,
     /// Process of the container whose process ids are shared.
@@ -123,8 +123,8 @@ fn annotations(input: &SpecInput<'_>) -> Result<BTreeMap<String, String>> {
     if is_marked {
         all.insert(machine::ISOLATION.to_owned(), host_config.isolation.clone());
     }
-    if let Some(card) = &input.card {
-        let text = serde_json::to_string(card)
+    if !input.cards.is_empty() {
+        let text = serde_json::to_string(&input.cards)
             .map_err(|error| Error::internal(format!("cannot write the bundle: {error}")))?;
         all.insert(machine::NETWORK.to_owned(), text);
     }
@@ -172,7 +172,7 @@ mod tests {
             cgroups_path: "atoll/x".to_owned(),
             default_ulimits: &BTreeMap::new(),
             devices: Vec::new(),
-            card: None,
+            cards: Vec::new(),
             network_pid: None,
             pid_pid: None,
             ipc_pid: None,
