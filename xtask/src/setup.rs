@@ -14,6 +14,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("containernetworking-plugins", "/usr/lib/cni/ptp"),
     ("criu", "/usr/sbin/criu"),
     ("docker.io", "/usr/sbin/dockerd"),
+    ("docker-compose", "/usr/bin/docker-compose"),
     ("docker-registry", "/usr/bin/docker-registry"),
     ("erofs-utils", "/usr/bin/fsck.erofs"),
     ("fdisk", "/usr/sbin/sfdisk"),

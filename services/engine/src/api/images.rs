@@ -141,7 +141,7 @@ fn glob(pattern: &[u8], text: &[u8]) -> bool {
 }
 
 /// GET /images/{name}/json.
-pub(crate) fn inspect(engine: &EngineRef, name: &str) -> Result<Response> {
+pub(crate) fn inspect(engine: &EngineRef, request: &Request, name: &str) -> Result<Response> {
     let image = engine.images.resolve(name).map_err(image_errors::convert)?;
     let config = &image.config;
     let run = serde_json::to_value(&config.config).unwrap_or_default();
@@ -151,7 +151,7 @@ pub(crate) fn inspect(engine: &EngineRef, name: &str) -> Result<Response> {
         .iter()
         .map(ToString::to_string)
         .collect();
-    Ok(response::ok(&json!({
+    let mut shown = json!({
         "Id": image.id.to_string(),
         "RepoTags": image.repo_tags,
         "RepoDigests": image.repo_digests,
@@ -167,7 +167,19 @@ pub(crate) fn inspect(engine: &EngineRef, name: &str) -> Result<Response> {
         "GraphDriver": { "Data": {}, "Name": "overlay2" },
         "RootFS": { "Type": "layers", "Layers": layers },
         "Metadata": { "LastTagTime": image.tagged_at.as_deref().unwrap_or(time::ZERO) },
-    })))
+    });
+    if !request.version.at_least(45) || is_old_compose(request) {
+        // That of the container the image was made from, which was configured as the image is.
+        shown["ContainerConfig"] = shown["Config"].clone();
+    }
+    Ok(response::ok(&shown))
+}
+
+/// Whether the client is docker-compose 1: it asks in the newest version, but looks for an image's volumes in the
+/// `ContainerConfig` of those before 1.45 when it makes a container anew.
+fn is_old_compose(request: &Request) -> bool {
+    let client = request.headers.get(http::header::USER_AGENT);
+    client.is_some_and(|name| name.as_bytes().starts_with(b"docker-compose/1."))
 }
 
 /// GET /images/{name}/history.

@@ -57,7 +57,7 @@ pub(crate) async fn route(engine: EngineRef, request: Request) -> Result<Respons
         ["images", .., last] if segments.len() >= 3 && !delete => {
             let name = name(1, segments.len() - 1);
             match *last {
-                "json" if get => images::inspect(engine, &name),
+                "json" if get => images::inspect(engine, &request, &name),
                 "history" if get => images::history(engine, &name),
                 "tag" if post => images::tag(engine, &request, &name).await,
                 "push" if post => Err(Error::not_implemented(
