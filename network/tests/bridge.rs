@@ -445,6 +445,19 @@ fn the_pair_disappears_with_the_namespace() {
 }
 
 #[test]
+fn an_end_takes_the_default_route_over() {
+    let (host, container) = (Namespace::new(), Namespace::new());
+    let bridge = host
+        .run(|| Bridge::ensure(&config("10.88.0.1/24"), &[]))
+        .unwrap();
+    container.output("ip", "link set lo up");
+    container.output("ip", "route add default dev lo");
+    attach(&host, &bridge, &container, "10.88.0.2").unwrap();
+    let routes = container.output("ip", "route show default");
+    assert_eq!(routes.trim(), "default via 10.88.0.1 dev eth0");
+}
+
+#[test]
 fn a_failed_attach_leaves_nothing() {
     let (host, container) = (Namespace::new(), Namespace::new());
     let bridge = host
@@ -452,9 +465,8 @@ fn a_failed_attach_leaves_nothing() {
         .unwrap();
     let (host_links, container_links) = (host.links(), container.links());
 
-    // The last step fails: the namespace has a default route already.
-    container.output("ip", "link set lo up");
-    container.output("ip", "route add default dev lo");
+    // The last step fails: no gateway can be reached by the namespace's rules.
+    container.output("ip", "rule add prohibit priority 1");
     let error = attach(&host, &bridge, &container, "10.88.0.2").unwrap_err();
     assert!(matches!(error, Error::Kernel { .. }), "{error:?}");
     assert_eq!(
@@ -463,7 +475,7 @@ fn a_failed_attach_leaves_nothing() {
     );
 
     // The first step fails: the name inside is taken.
-    container.output("ip", "route del default dev lo");
+    container.output("ip", "rule del priority 1");
     container.output("ip", "link add eth0 type veth peer name other");
     attach(&host, &bridge, &container, "10.88.0.2").unwrap_err();
     assert_eq!(host.links(), host_links);
