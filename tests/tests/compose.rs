@@ -75,11 +75,11 @@ impl Project<'_> {
 }
 
 fn round_of(engine: &Engine, web: &str, store: &str) {
-    let folder = tempfile::tempdir().unwrap();
-    fs::create_dir(folder.path().join("site")).unwrap();
-    fs::write(folder.path().join("site/head"), "the shop\n").unwrap();
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::create_dir(folder.path().join("site")).expect("a folder in it");
+    fs::write(folder.path().join("site/head"), "the shop\n").expect("it is written");
     let file = FILE.replace("WEB", web).replace("STORE", store);
-    fs::write(folder.path().join("docker-compose.yml"), file).unwrap();
+    fs::write(folder.path().join("docker-compose.yml"), file).expect("it is written");
     let mut project = Project {
         engine,
         folder: folder.path(),
