@@ -41,8 +41,7 @@ struct Fetched {
 impl Fetched {
     #[inline(always)]
     fn is_of(&self, cpu: &Cpu, linear: u64) -> bool {
-        self.tag == linear & !(PAGE - 1) ^ cpu.fetch_key()
-            && (self.generation == cpu.local_generation || self.generation == cpu.global_generation)
+        self.tag == linear & !(PAGE - 1) ^ cpu.fetch_key() && cpu.has_generation(self.generation)
     }
 }
 
@@ -199,8 +198,7 @@ impl Cache {
     fn look_up(&mut self, cpu: &Cpu, linear: u64) -> u32 {
         let jump = Jump::of(self.jumps[jump_slot(linear)]);
         let is_it = jump.tag == linear ^ cpu.fetch_key()
-            && (jump.generation == cpu.local_generation
-                || jump.generation == cpu.global_generation)
+            && cpu.has_generation(jump.generation)
             && !self.store.ops(jump.start).is_empty();
         if is_it {
             return jump.start;
@@ -258,11 +256,8 @@ impl Cache {
         let pages = crate::build::block(cpu, linear, page.offset | (linear % PAGE))?;
         if self.store.is_full() || cpu.handlers.is_full() {
             // Most code that an operating system executes, it executes once.
-            self.store = Store::default();
-            cpu.handlers = Handlers::new();
+            self.clear(cpu);
             self.has_all = false;
-            self.forget();
-            cpu.forget_fetched();
         }
         let ops = cpu.decoded.iter().map(|lowered| cpu.handlers.op(lowered));
         let start = self.store.keep(entry, ops, pages);
@@ -407,10 +402,8 @@ impl Cache {
         if !self.store.is_large() {
             return;
         }
-        let lately = self.fetched.iter().filter(|fetched| {
-            fetched.generation == cpu.local_generation
-                || fetched.generation == cpu.global_generation
-        });
+        let fetched = self.fetched.iter();
+        let lately = fetched.filter(|fetched| cpu.has_generation(fetched.generation));
         let live: HashSet<_> = lately.map(|fetched| fetched.number).collect();
         self.has_all = false;
         self.store.keep_only(&live);

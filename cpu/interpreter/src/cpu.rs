@@ -386,6 +386,12 @@ impl Cpu {
         self.global_generation = self.new_generation();
     }
 
+    /// Whether what was found with `generation` has not been forgotten since.
+    #[inline(always)]
+    pub(crate) fn has_generation(&self, generation: u32) -> bool {
+        generation == self.local_generation || generation == self.global_generation
+    }
+
     fn new_generation(&mut self) -> u32 {
         // After 2^32 flushes an old number could come again; the loop drops its table when it wraps.
         self.last_generation = self.last_generation.wrapping_add(1);
