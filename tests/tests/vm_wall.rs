@@ -248,11 +248,12 @@ fn a_running_machine_takes_execs_signals_and_pauses() {
             "stats",
             "--no-stream",
             "--format",
-            "{{.Name}} {{.PIDs}}",
+            "{{.Name}} {{.MemUsage}} {{.PIDs}}",
             "mach",
         ])
         .ok();
     assert!(stats.starts_with("mach "), "{stats}");
+    assert!(stats.contains(" / 64MiB "), "{stats}");
     engine.docker(&["stop", "mach"]).ok();
     assert_eq!(engine.docker(&["logs", "mach"]).stdout, "up\ngot term\n");
     assert_eq!(inspect(&engine, "mach", "{{.State.ExitCode}}"), "3");
@@ -463,6 +464,8 @@ fn what_a_machine_receives_is_counted_as_such() {
         let (received, sent) = (card["rx_bytes"].as_u64(), card["tx_bytes"].as_u64());
         assert!(received > Some(300_000), "{wall}: {stats}");
         assert!(sent > Some(0) && sent < Some(100_000), "{wall}: {stats}");
+        let limit = stats["memory_stats"]["limit"].as_u64();
+        assert_eq!(limit == Some(512 << 20), wall == "vm", "{wall}: {stats}");
         engine.docker(&["rm", "-f", wall, "giver"]).ok();
     }
 }

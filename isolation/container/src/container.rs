@@ -377,7 +377,14 @@ impl Container {
         let record = self.record()?;
         if record.in_machine {
             // Its namespaces are not here: the program would run outside every wall.
-            return Err(Error::InMachine(self.id.clone()));
+            return Err(match self.status_of(&record) {
+                Status::Stopped => Error::WrongStatus {
+                    id: self.id.clone(),
+                    action: exec::ACTION,
+                    status: Status::Stopped,
+                },
+                _ => Error::InMachine(self.id.clone()),
+            });
         }
         exec::exec(self, &record, request)
     }

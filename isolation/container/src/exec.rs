@@ -25,6 +25,9 @@ use crate::plan::{
 use crate::state::{self, Record};
 use crate::{ExecRequest, StdioRequest, selinux};
 
+/// What an exec is called when it is refused.
+pub(crate) const ACTION: &str = "exec in";
+
 /// Runs a process and waits until it executes its program.
 pub(crate) fn exec(
     container: &Container,
@@ -41,7 +44,7 @@ pub(crate) fn exec(
     }
     let wrong = |status| Error::WrongStatus {
         id: container.id().clone(),
-        action: "exec in",
+        action: ACTION,
         status,
     };
     if !may_run {

@@ -11,6 +11,9 @@ pub const ISOLATION: &str = "io.atoll.isolation";
 /// Annotation with the machine's network cards, a list of [`MachineNetwork`] as JSON. Without it the guest has only `lo`.
 pub const NETWORK: &str = "io.atoll.machine.network";
 
+/// Bytes of memory of a machine whose container has no limit.
+pub const DEFAULT_MEMORY: u64 = 512 << 20;
+
 /// Network cards that a machine can have at a time.
 pub const MOST_NETWORKS: u8 = 8;
 

@@ -3,6 +3,7 @@
 use std::{fs, time::Duration};
 
 use atoll_guest::protocol::ProcessStatus;
+use atoll_shim_protocol::machine::DEFAULT_MEMORY;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
@@ -176,7 +177,14 @@ fn fill(engine: &EngineRef, record: &Record, sample: &mut Value) {
     if let Some(stats) = loaded.and_then(|container| container.stats().ok()) {
         fill_cgroup(&stats, sample);
     }
-    let networks = if wall::is_machine(&record.host_config) {
+    let is_machine = wall::is_machine(&record.host_config);
+    if is_machine {
+        // Its monitor's control group has no limit: the machine's memory is one.
+        let limit = u64::try_from(record.host_config.resources.memory).unwrap_or(0);
+        let limit = Some(limit).filter(|limit| *limit > 0);
+        sample["memory_stats"]["limit"] = limit.unwrap_or(DEFAULT_MEMORY).into();
+    }
+    let networks = if is_machine {
         // The other ends of its cards are here; what those sent is what the guest received.
         let links = fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
         let cards = links_of(&links).filter_map(|link| {

@@ -7,15 +7,13 @@ use std::path::{Path, PathBuf};
 use atoll_container::RootfsMount;
 use atoll_guest::protocol::{FIRST_CGROUP, Network, POD_SHM, ROOTFS, Route, SHARE};
 use atoll_machine::Backend;
-use atoll_shim_protocol::machine::{self, MOST_NETWORKS, MachineNetwork, NETWORK};
+use atoll_shim_protocol::machine::{self, DEFAULT_MEMORY, MOST_NETWORKS, MachineNetwork, NETWORK};
 use atoll_spec::{Linux, Mount, NamespaceKind, Resources, Root, Spec};
 
 use super::asked::asked;
 use crate::failure::Failure;
 use crate::pod::{self, Role};
 
-/// Memory of a machine whose container has no limit.
-const DEFAULT_MEMORY: u64 = 512 << 20;
 /// What the guest's kernel and agent need beside the container's limit.
 const OVERHEAD: u64 = 96 << 20;
 /// Machines come in multiples of this.
