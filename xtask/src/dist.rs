@@ -10,7 +10,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::shell;
+use crate::{order, shell};
 
 /// The only target this workspace is built for.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -34,8 +34,8 @@ pub(crate) fn build() -> Result<()> {
             "-p",
             "atoll-probe",
         ])
-        .args(["--bins", "--target", TARGET])
-        .env("RUSTFLAGS", "-C target-feature=+crt-static");
+        .args(["--bins", "--target", TARGET]);
+    order::set_linker(&mut fixed, &["-Ctarget-feature=+crt-static"])?;
     shell::run(&mut fixed)?;
 
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(

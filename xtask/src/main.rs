@@ -20,6 +20,7 @@ mod dist;
 mod fuzz;
 mod house_rules;
 mod nested;
+mod order;
 mod setup;
 mod shell;
 mod suite;
@@ -56,6 +57,9 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
+    if order::is_linker() {
+        return order::link();
+    }
     let mut arguments = std::env::args().skip(1);
     let chore = arguments.next();
     if chore.as_deref() == Some("fuzz") {
