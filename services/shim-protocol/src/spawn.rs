@@ -20,8 +20,9 @@ pub const NAMESPACE: &str = "atoll";
 pub const LISTEN_FD: i32 = 3;
 
 /// Environment variable with the path of the listening socket, when that is the shim's stdin
-/// instead of [`LISTEN_FD`]; the shim then leads a session of its own and removes the socket in
-/// the end.
+/// instead of [`LISTEN_FD`]; the shim then leads a session of its own. In the end it removes the
+/// socket, unless an engine started it: the engine removes the whole bundle, and may have made the
+/// next run's by then.
 ///
 /// A starter without hooks between fork and exec can be served by vfork, which a large one gains
 /// milliseconds by.

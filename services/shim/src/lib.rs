@@ -124,7 +124,8 @@ fn serve(arguments: &Arguments, state_root: PathBuf) -> io::Result<()> {
     };
     let events = Events::new(publisher);
     Shim::new(options, signals, Some(listener), events).run();
-    if let Some(path) = socket {
+    // An engine removes the bundle with the socket in it, and may have made both anew by now for the next run.
+    if let Some(path) = socket.filter(|_| !arguments.address.is_empty()) {
         drop(fs::remove_file(path));
     }
     Ok(())
