@@ -3,19 +3,22 @@
 //! A machine begins with at most one. Others, also those its container begins with, are plugged into empty places of the
 //! running machine: so machines with any number of them are made of one template, and a place without a card costs nothing.
 
+use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
-use atoll_guest::protocol::Network;
+use atoll_guest::protocol::{Network, Request as Ask};
 use atoll_machine::VmmConfig;
 use atoll_machine::protocol::{Client, Request};
-use atoll_shim_protocol::machine::MOST_NETWORKS;
+use atoll_shim_protocol::machine::{MOST_NETWORKS, MachineNetwork};
 use atoll_sys::tap;
 
 use super::monitor::machine_failed;
 use super::share::failed;
+use super::{Machine, Then, plan};
 use crate::failure::Failure;
+use crate::process::Waiter;
 
 /// Places beside that of the first card; a board has pins for these beside all other devices.
 pub(super) const SPARE: u8 = MOST_NETWORKS - 1;
@@ -101,4 +104,51 @@ fn connect(control: &Path) -> Result<Client, Failure> {
     let monitor = Client::connect(control).map_err(machine_failed)?;
     monitor.expect_within(PATIENCE).map_err(machine_failed)?;
     Ok(monitor)
+}
+
+impl Machine {
+    /// Plugs a network card in and has the guest bring it up; `to` is answered then.
+    pub(crate) fn connect(&mut self, card: MachineNetwork, to: Waiter) -> Result<(), Failure> {
+        if !self.is_ready() {
+            return Err(Failure::precondition("the machine's guest is not ready"));
+        }
+        if self.cards.place_of(&card.interface).is_some() {
+            return Err(Failure::new(
+                ttrpc::Code::ALREADY_EXISTS,
+                format!("the machine has a network card {} already", card.interface),
+            ));
+        }
+        let (tap, mut network) = plan::card(card);
+        let place = self.cards.plug(&self.control, &tap, &network)?;
+        network.place = Some(place);
+        let first = self.first.clone();
+        let request = Ask::Connect(Box::new(network));
+        self.call(&first, request, to, Then::Connected(place))
+    }
+
+    /// Has the guest let go of a network card, which is taken out then; `to` is answered after that.
+    ///
+    /// * `gateway`: where its default route leads afterwards, if it has to lead somewhere else.
+    pub(crate) fn disconnect(
+        &mut self,
+        interface: &str,
+        gateway: Option<Ipv4Addr>,
+        to: Waiter,
+    ) -> Result<(), Failure> {
+        let place = self.cards.place_of(interface);
+        let place = place.ok_or_else(|| {
+            Failure::not_found(format!("the machine has no network card {interface}"))
+        })?;
+        let first = self.first.clone();
+        let request = Ask::Disconnect { place, gateway };
+        self.call(&first, request, to, Then::Disconnected(place))
+    }
+
+    /// Takes out the network card at `place`.
+    pub(crate) fn unplug(&mut self, place: u8) -> Result<(), Failure> {
+        if self.has_ended {
+            return Ok(());
+        }
+        self.cards.unplug(&self.control, place)
+    }
 }

@@ -9,7 +9,7 @@ use atoll_machine::protocol::Request as Control;
 
 use super::monitor;
 use super::tail::Tail;
-use super::{Answered, Machine, News, Then};
+use super::{Machine, News, Then};
 use crate::failure::Failure;
 use crate::process::Waiter;
 
@@ -107,14 +107,7 @@ impl Machine {
         let why = self.end_reason("the machine ended");
         let waiting = std::mem::take(&mut self.pending).into_iter();
         waiting
-            .map(|pending| {
-                News::Answered(Answered {
-                    container: pending.container,
-                    to: pending.to,
-                    then: pending.then,
-                    outcome: Err(Failure::unknown(why.clone())),
-                })
-            })
+            .map(|pending| pending.answered(Err(Failure::unknown(why.clone()))))
             .collect()
     }
 
