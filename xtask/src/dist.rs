@@ -35,7 +35,7 @@ pub(crate) fn build() -> Result<()> {
             "atoll-probe",
         ])
         .args(["--bins", "--target", TARGET]);
-    order::set_linker(&mut fixed, &["-Ctarget-feature=+crt-static"])?;
+    order::make_static(&mut fixed)?;
     shell::run(&mut fixed)?;
 
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(

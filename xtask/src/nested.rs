@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::shell;
+use crate::{order, shell};
 use archive::Archive;
 pub(crate) use cgroups::cgroup_tests;
 pub(crate) use checkpoint::checkpoint;
@@ -184,8 +184,8 @@ fn build(arguments: &[&str], name: &str) -> Result<PathBuf> {
     build
         .args(["--target", TARGET])
         .arg("--message-format=json-render-diagnostics")
-        .env("RUSTFLAGS", "-C target-feature=+crt-static")
         .stderr(Stdio::inherit());
+    order::make_static(&mut build)?;
     println!("+ {build:?}");
     let output = build.output().context("cannot start cargo")?;
     ensure!(

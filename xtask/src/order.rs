@@ -19,16 +19,16 @@ use crate::shell;
 /// Set where this program is called as a linker.
 const AS_LINKER: &str = "ATOLL_XTASK_LINKS";
 
-/// Makes this program the linker of what `cargo` builds; `flags` are for `rustc`, beside.
+/// Has `cargo` build static programs, with this program as their linker. The same flags everywhere, so that nothing is built
+/// twice.
 ///
 /// # Errors
 /// The path of this program is not known.
-pub(crate) fn set_linker(cargo: &mut Command, flags: &[&str]) -> Result<()> {
+pub(crate) fn make_static(cargo: &mut Command) -> Result<()> {
     let own = std::env::current_exe().context("cannot find this program")?;
-    let linker = format!("-Clinker={}", own.display());
-    let flags = [flags, &[linker.as_str()]].concat();
     // Flags end with this separator, and may hold spaces.
-    cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
+    let flags = format!("-Ctarget-feature=+crt-static\x1f-Clinker={}", own.display());
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", flags);
     cargo.env(AS_LINKER, "1");
     Ok(())
 }

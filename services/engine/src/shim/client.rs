@@ -145,9 +145,14 @@ impl Shim {
                     "put containerd-shim-atoll-v2 beside the engine or into PATH, or start the engine with --shim PATH".to_owned()
                 }))
         })?;
+        let shim = Self::connect(id, bundle);
+        if shim.is_err() {
+            // Nobody would ever ask it for anything. That it has ended by itself is no fault.
+            let _ = child.start_kill();
+        }
         // Reaps it; that it is gone is seen by its connection, as with a shim of an earlier engine.
         tokio::spawn(async move { child.wait().await });
-        Self::connect(id, bundle)
+        shim
     }
 
     /// Connects to a shim that runs.
