@@ -3,12 +3,14 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests")]
 
+mod common;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -24,6 +26,8 @@ use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::{Client, TaskClient, api};
 use ttrpc::context;
 
+use common::program;
+
 /// A shim with a bundle; removed with everything in it when dropped.
 struct Bundle {
     id: String,
@@ -31,18 +35,6 @@ struct Bundle {
     shim: Child,
     task: TaskClient,
     has_log: bool,
-}
-
-fn program() -> PathBuf {
-    if let Some(folder) = std::env::var_os("ATOLL_BIN") {
-        return Path::new(&folder).join(spawn::PROGRAM);
-    }
-    let own = std::env::current_exe().unwrap();
-    own.parent()
-        .unwrap()
-        .parent()
-        .unwrap()
-        .join("examples/shim")
 }
 
 impl Bundle {

@@ -2,23 +2,17 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod common;
+
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use atoll_shim_protocol::spawn;
 use containerd_shim_protos::{Client, TaskClient, api};
 use ttrpc::context;
 
-fn program() -> PathBuf {
-    if let Some(folder) = std::env::var_os("ATOLL_BIN") {
-        return Path::new(&folder).join(spawn::PROGRAM);
-    }
-    let own = std::env::current_exe().unwrap();
-    let folder = own.parent().and_then(Path::parent).unwrap();
-    folder.join("examples/shim")
-}
+use common::program;
 
 /// Starts a shim and shuts it down; whether its socket is there afterwards.
 ///
