@@ -133,7 +133,8 @@ fn prove_by(boot: &Emulator<'_>, kernel: &Kernel, payload: Payload) -> Result<St
 }
 
 /// Tests of the runtime that `script` runs in an emulated machine: program `test`, `atoll-runtime`, and `run`.
-fn runtime_tests(name: &str, script: &str) -> Result<Archive> {
+fn runtime_tests(script: &str) -> Result<Archive> {
+    let name = "emulated";
     let arguments = [
         "test",
         "--profile",
@@ -358,8 +359,10 @@ fn wait(mut child: Child) -> Result<String> {
 mod tests {
     #[test]
     fn tests_for_emulated_machines_are_left_to_them() {
-        for name in ["cgroup_v2", "selinux", "resctrl"] {
-            let path = crate::shell::root().join(format!("front/runtime/tests/{name}.rs"));
+        for name in ["cgroup_v2", "resctrl", "selinux"] {
+            let path = crate::shell::root()
+                .join("front/runtime/tests/emulated")
+                .join(format!("{name}.rs"));
             let text = std::fs::read_to_string(path).unwrap();
             assert_eq!(
                 text.matches("#[test]").count(),

@@ -19,12 +19,12 @@ busybox mkdir sys/fs/cgroup/tests && echo $$ > sys/fs/cgroup/tests/cgroup.procs
 export ATOLL_RUNTIME=/atoll-runtime RUST_BACKTRACE=1
 busybox mount -t tmpfs tmp tmp
 busybox mount --move . /
-exec busybox chroot . /test --ignored --test-threads=2
+exec busybox chroot . /test cgroup_v2:: --ignored --test-threads=2
 ";
 
 /// Runs the tests of the runtime on cgroup v2 inside the emulated machine.
 pub(crate) fn cgroup_tests() -> Result<()> {
-    let archive = runtime_tests("cgroup_v2", SCRIPT)?;
+    let archive = runtime_tests(SCRIPT)?;
     let payload = Payload {
         archive,
         modules: &["drivers/block/brd.ko"],

@@ -28,12 +28,12 @@ busybox chroot . /bin/busybox mount -t tmpfs -o context=system_u:object_r:contai
 echo 1 > sys/fs/selinux/enforce
 # What the policy doesn't know and allows is a hundred lines.
 busybox dmesg -c > /dev/null
-exec busybox chroot . /test --ignored --test-threads=1 --skip without_a_policy
+exec busybox chroot . /test selinux:: --ignored --test-threads=1 --skip without_a_policy
 ";
 
 /// Runs the runtime's tests of labels inside the emulated machine.
 pub(crate) fn label_tests() -> Result<()> {
-    let mut archive = runtime_tests("selinux", SCRIPT)?;
+    let mut archive = runtime_tests(SCRIPT)?;
     archive.file("policy", &policy()?);
     let payload = Payload {
         archive,

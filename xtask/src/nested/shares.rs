@@ -21,7 +21,7 @@ busybox mount -t cgroup2 none sys/fs/cgroup
 busybox mount -t resctrl none sys/fs/resctrl
 export ATOLL_RUNTIME=/atoll-runtime RUST_BACKTRACE=1
 busybox mount --move . /
-exec busybox chroot . /test --ignored --test-threads=1
+exec busybox chroot . /test resctrl:: --ignored --test-threads=1
 ";
 
 /// For the guest of our own CPU.
@@ -42,7 +42,7 @@ pub(crate) fn share_tests() -> Result<()> {
         "resctrl",
     ];
     let monitor = build(&arguments, "atoll-vmm")?;
-    let archive = runtime_tests("resctrl", SCRIPT)?;
+    let archive = runtime_tests(SCRIPT)?;
     let payload = Payload {
         archive,
         modules: &[],

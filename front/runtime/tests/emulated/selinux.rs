@@ -4,128 +4,36 @@
 //! `xtask/src/nested/labels.conf`, one after the other: some switch enforcing off and on. `ATOLL_RUNTIME` is the program,
 //! and `TMPDIR` a file system whose files have the type `container_file_t`.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::fs;
-use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
+
+use super::bundle::Bundle;
 
 const PROCESS: &str = "system_u:system_r:container_t:s0:c1,c2";
 const OTHER_PROCESS: &str = "system_u:system_r:jailed_t:s0:c1";
 const MOUNT: &str = "system_u:object_r:container_file_t:s0:c1,c2";
 
-/// A bundle with busybox, labelled; its container is gone when it is dropped.
-struct Bundle {
-    folder: TempDir,
-    name: String,
+/// A bundle whose process and mounts are labelled.
+fn bundle(script: &str) -> Bundle {
+    let bundle = Bundle::new(script);
+    bundle.change(|spec| {
+        spec["process"]["selinuxLabel"] = json!(PROCESS);
+        spec["linux"]["mountLabel"] = json!(MOUNT);
+    });
+    bundle
 }
 
-impl Bundle {
-    fn new(script: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let name = folder.path().file_name().unwrap().to_string_lossy();
-        let bundle = Self {
-            name: name.trim_start_matches('.').to_owned(),
-            folder,
-        };
-        let rootfs = bundle.path("rootfs");
-        for name in ["bin", "proc", "dev", "sys", "tmp", "run"] {
-            fs::create_dir_all(rootfs.join(name)).unwrap();
-        }
-        let copied = Command::new("cp")
-            .arg("/bin/busybox")
-            .arg(rootfs.join("bin"))
-            .status();
-        assert!(copied.unwrap().success());
-        for name in ["sh", "true", "cat", "sleep", "grep", "mkdir"] {
-            symlink("busybox", rootfs.join("bin").join(name)).unwrap();
-        }
-        bundle.ok(&["spec"]);
-        bundle.change(|spec| {
-            spec["process"]["terminal"] = json!(false);
-            spec["process"]["args"] = json!(["sh", "-c", script]);
-            spec["process"]["selinuxLabel"] = json!(PROCESS);
-            spec["root"]["readonly"] = json!(false);
-            spec["linux"]["mountLabel"] = json!(MOUNT);
-            spec["linux"]["cgroupsPath"] = json!(format!("/atoll-labels/{}", bundle.name));
-        });
-        bundle
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn change(&self, edit: impl FnOnce(&mut Value)) {
-        let path = self.path("config.json");
-        let mut spec = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-        edit(&mut spec);
-        fs::write(path, spec.to_string()).unwrap();
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let program = std::env::var_os("ATOLL_RUNTIME")
-            .unwrap_or_else(|| env!("CARGO_BIN_EXE_atoll-runtime").into());
-        let mut command = Command::new(program);
-        command.arg("--root").arg(self.path("state"));
-        command.args(arguments).current_dir(self.folder.path());
-        command.stdin(Stdio::null());
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().unwrap()
-    }
-
-    /// Makes the container without catching its output: it outlives the command.
-    #[track_caller]
-    fn create(&self) {
-        let mut command = self.command(&["create", &self.name]);
-        command.stdout(Stdio::null()).stderr(Stdio::null());
-        assert!(command.status().unwrap().success());
-    }
-
-    #[track_caller]
-    fn ok(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        assert!(output.status.success(), "{arguments:?}: {output:?}");
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
-    }
-
-    /// What a command that must fail with `code` says.
-    #[track_caller]
-    fn refused(&self, arguments: &[&str], code: i32) -> String {
-        let output = self.run(arguments);
-        assert_eq!(
-            output.status.code(),
-            Some(code),
-            "{arguments:?}: {output:?}"
-        );
-        String::from_utf8(output.stderr).unwrap()
-    }
-
-    /// Runs the container to its end, which must be a good one.
-    #[track_caller]
-    fn output(&self) -> String {
-        self.ok(&["run", &self.name])
-    }
-
-    fn assert_clean(&self) {
-        let left = fs::read_dir(self.path("state")).map_or(0, Iterator::count);
-        assert_eq!(left, 0, "the state is still there");
-        let cgroup = Path::new("/sys/fs/cgroup/atoll-labels").join(&self.name);
-        assert!(!cgroup.exists(), "the cgroup is still there");
-    }
+/// Makes the container without catching its output: it outlives the command.
+#[track_caller]
+fn create(bundle: &Bundle) {
+    bundle.detached(&["create", &bundle.name]);
 }
 
-impl Drop for Bundle {
-    fn drop(&mut self) {
-        let _ = self.run(&["delete", "--force", &self.name]);
-    }
+/// Runs the container to its end, which must be a good one.
+#[track_caller]
+fn output(bundle: &Bundle) -> String {
+    bundle.ok(&["run", &bundle.name])
 }
 
 fn enforce(is_on: bool) {
@@ -143,7 +51,7 @@ fn label_of(path: &str) -> String {
 #[test]
 #[ignore = "needs a kernel with SELinux: cargo xtask nested-labels"]
 fn without_a_policy_labels_are_refused() {
-    let bundle = Bundle::new("true");
+    let bundle = bundle("true");
     let words = "is specified in config, but selinux is disabled or not supported";
     let said = bundle.refused(&["run", &bundle.name], 1);
     assert!(said.contains(&format!("selinux label {words}")), "{said}");
@@ -159,7 +67,7 @@ fn without_a_policy_labels_are_refused() {
 #[test]
 #[ignore = "needs a kernel with SELinux: cargo xtask nested-labels"]
 fn the_process_its_keyring_and_its_mounts_are_labelled() {
-    let bundle = Bundle::new(
+    let bundle = bundle(
         "cat /proc/self/attr/current && echo && grep _ses. /proc/keys && cat /proc/self/attr/exec \
          && cat /proc/self/mountinfo",
     );
@@ -168,7 +76,7 @@ fn the_process_its_keyring_and_its_mounts_are_labelled() {
         // Its owner and nobody else may view a key by the policy: only with its label the container sees its own.
         spec["linux"]["maskedPaths"] = json!(["/hidden"]);
     });
-    let output = bundle.output();
+    let output = output(&bundle);
     let mut lines = output.lines().map(|line| line.trim_end_matches('\0'));
     assert_eq!(lines.next(), Some(PROCESS));
     let keyring = lines.next().unwrap();
@@ -193,8 +101,8 @@ fn the_process_its_keyring_and_its_mounts_are_labelled() {
 #[test]
 #[ignore = "needs a kernel with SELinux: cargo xtask nested-labels"]
 fn message_queues_are_labelled_at_their_root() {
-    let bundle = Bundle::new("sleep 100");
-    bundle.create();
+    let bundle = bundle("sleep 100");
+    create(&bundle);
     let state: Value = serde_json::from_str(&bundle.ok(&["state", &bundle.name])).unwrap();
     let root = format!("/proc/{}/root/dev", state["pid"]);
     assert_eq!(label_of(&format!("{root}/mqueue")), MOUNT);
@@ -206,9 +114,9 @@ fn message_queues_are_labelled_at_their_root() {
 #[test]
 #[ignore = "needs a kernel with SELinux: cargo xtask nested-labels"]
 fn later_processes_have_a_label_of_their_own_or_the_containers() {
-    let bundle = Bundle::new("sleep 100");
+    let bundle = bundle("sleep 100");
     let id = bundle.name.as_str();
-    bundle.create();
+    create(&bundle);
     bundle.ok(&["start", id]);
     let label = "cat /proc/self/attr/current && grep -q _ses. /proc/keys";
     bundle.change(|spec| spec["linux"]["maskedPaths"] = json!([]));
@@ -248,7 +156,7 @@ fn later_processes_have_a_label_of_their_own_or_the_containers() {
 #[ignore = "needs a kernel with SELinux: cargo xtask nested-labels"]
 fn what_the_policy_denies_is_denied() {
     fs::write("/tmp/secret", "of the host\n").unwrap();
-    let bundle = Bundle::new("cat /secret; echo a > /mine/a && echo b > /others/b");
+    let bundle = bundle("cat /secret; echo a > /mine/a && echo b > /others/b");
     bundle.change(|spec| {
         let mounts = spec["mounts"].as_array_mut().unwrap();
         mounts.push(
@@ -280,7 +188,7 @@ fn what_the_policy_denies_is_denied() {
 #[test]
 #[ignore = "needs a kernel with SELinux: cargo xtask nested-labels"]
 fn a_label_that_may_not_be_entered_is_refused_by_execve() {
-    let bundle = Bundle::new("true");
+    let bundle = bundle("true");
     bundle.change(|spec| {
         spec["process"]["selinuxLabel"] = json!("system_u:system_r:forbidden_t:s0");
     });
@@ -292,7 +200,7 @@ fn a_label_that_may_not_be_entered_is_refused_by_execve() {
 #[test]
 #[ignore = "needs a kernel with SELinux: cargo xtask nested-labels"]
 fn labels_the_policy_does_not_know_are_refused_and_nothing_is_left() {
-    let bundle = Bundle::new("true");
+    let bundle = bundle("true");
     let label = "system_u:system_r:no_such_t:s0";
     bundle.change(|spec| spec["process"]["selinuxLabel"] = json!(label));
     for command in ["run", "create"] {
@@ -320,8 +228,7 @@ fn labels_the_policy_does_not_know_are_refused_and_nothing_is_left() {
 #[test]
 #[ignore = "needs a kernel with SELinux: cargo xtask nested-labels"]
 fn user_namespaces_have_labels_too() {
-    let bundle =
-        Bundle::new("cat /proc/self/attr/current && grep ' /dev/shm ' /proc/self/mountinfo");
+    let bundle = bundle("cat /proc/self/attr/current && grep ' /dev/shm ' /proc/self/mountinfo");
     bundle.change(|spec| {
         let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
         namespaces.push(json!({ "type": "user" }));
@@ -329,7 +236,7 @@ fn user_namespaces_have_labels_too() {
         spec["linux"]["uidMappings"] = map.clone();
         spec["linux"]["gidMappings"] = map;
     });
-    let output = bundle.output();
+    let output = output(&bundle);
     assert!(output.starts_with(PROCESS), "{output}");
     assert!(output.contains(&format!("context=\"{MOUNT}\"")), "{output}");
     bundle.assert_clean();
@@ -338,7 +245,7 @@ fn user_namespaces_have_labels_too() {
 #[test]
 #[ignore = "needs a kernel with SELinux: cargo xtask nested-labels"]
 fn hooks_before_the_program_are_not_confined_by_its_label() {
-    let bundle = Bundle::new("true");
+    let bundle = bundle("true");
     let note = bundle.path("rootfs/tmp/hook");
     bundle.change(|spec| {
         let write = "cat /proc/self/attr/current > tmp/hook";
@@ -346,7 +253,7 @@ fn hooks_before_the_program_are_not_confined_by_its_label() {
             { "path": "/bin/busybox", "args": ["sh", "-c", format!("cd {} && {write}", bundle.path("rootfs").display())] }
         ]});
     });
-    bundle.output();
+    output(&bundle);
     let label = fs::read_to_string(note).unwrap();
     assert!(label.starts_with("system_u:system_r:kernel_t:"), "{label}");
     bundle.assert_clean();

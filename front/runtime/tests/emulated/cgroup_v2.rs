@@ -3,153 +3,38 @@
 //! Hosts that have controllers on version 1 can't run these: `cargo xtask nested-cgroups` does so in an emulated machine
 //! with a stock kernel, where `ATOLL_RUNTIME` is the program.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, symlink};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::os::unix::fs::MetadataExt as _;
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-const ROOT: &str = "/sys/fs/cgroup";
+use super::bundle::{Bundle, CGROUPS};
 
-/// A bundle with busybox; its containers and their cgroups are gone when it is dropped.
-struct Bundle {
-    folder: TempDir,
-    /// The container's id, and its cgroup below `/atoll-v2`.
-    name: String,
-}
-
-impl Bundle {
-    fn new(script: &str) -> Self {
-        let controllers = fs::read_to_string(format!("{ROOT}/cgroup.controllers"));
-        let controllers = controllers.expect("this test needs cgroup v2 at /sys/fs/cgroup");
-        for name in ["cpu", "cpuset", "io", "memory", "pids", "hugetlb"] {
-            assert!(
-                controllers.contains(name),
-                "no controller {name}: {controllers}"
-            );
-        }
-        let folder = tempfile::tempdir().unwrap();
-        let name = folder.path().file_name().unwrap().to_string_lossy();
-        let bundle = Self {
-            name: name.trim_start_matches('.').to_owned(),
-            folder,
-        };
-        let rootfs = bundle.path("rootfs");
-        for name in ["bin", "proc", "dev", "sys", "tmp", "run", "inner"] {
-            fs::create_dir_all(rootfs.join(name)).unwrap();
-        }
-        // By another process: one that is forked meanwhile would keep the file open for writing.
-        let copied = Command::new("cp")
-            .arg("/bin/busybox")
-            .arg(rootfs.join("bin"))
-            .status();
-        assert!(copied.unwrap().success());
-        for name in [
-            "sh", "true", "cat", "sleep", "echo", "mkdir", "mknod", "head", "dd", "grep", "ls",
-            "seq",
-        ] {
-            symlink("busybox", rootfs.join("bin").join(name)).unwrap();
-        }
-        bundle.ok(&["spec"]);
-        bundle.change(|spec| {
-            spec["process"]["terminal"] = json!(false);
-            spec["process"]["args"] = json!(["sh", "-c", script]);
-            spec["root"]["readonly"] = json!(false);
-            spec["linux"]["cgroupsPath"] = json!(format!("/atoll-v2/{}", bundle.name));
-        });
-        bundle
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn change(&self, edit: impl FnOnce(&mut Value)) {
-        let path = self.path("config.json");
-        let mut spec = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-        edit(&mut spec);
-        fs::write(path, spec.to_string()).unwrap();
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let program = std::env::var_os("ATOLL_RUNTIME")
-            .unwrap_or_else(|| env!("CARGO_BIN_EXE_atoll-runtime").into());
-        let mut command = Command::new(program);
-        command
-            .arg("--root")
-            .arg(self.path("state"))
-            .args(arguments);
-        command.current_dir(self.folder.path()).stdin(Stdio::null());
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().unwrap()
-    }
-
-    #[track_caller]
-    fn ok(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        assert!(output.status.success(), "{arguments:?}: {output:?}");
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
-    }
-
-    /// Runs without catching output, for processes that outlive the command.
-    #[track_caller]
-    fn detached(&self, arguments: &[&str]) {
-        let mut command = self.command(arguments);
-        let errors = fs::File::create(self.path("errors")).unwrap();
-        let status = command.stdout(Stdio::null()).stderr(errors).status();
+/// A bundle for a kernel that has every controller.
+fn bundle(script: &str) -> Bundle {
+    let controllers = fs::read_to_string(format!("{CGROUPS}/cgroup.controllers"));
+    let controllers = controllers.expect("this test needs cgroup v2 at /sys/fs/cgroup");
+    for name in ["cpu", "cpuset", "io", "memory", "pids", "hugetlb"] {
         assert!(
-            status.unwrap().success(),
-            "{arguments:?}: {}",
-            self.errors()
+            controllers.contains(name),
+            "no controller {name}: {controllers}"
         );
     }
-
-    /// What the container or the command that made it complained about.
-    fn errors(&self) -> String {
-        fs::read_to_string(self.path("errors")).unwrap()
-    }
-
-    fn start(&self) {
-        self.detached(&["run", "-d", &self.name]);
-    }
-
-    fn cgroup(&self) -> PathBuf {
-        Path::new(ROOT).join("atoll-v2").join(&self.name)
-    }
-
-    /// A control file of the container's.
-    fn file(&self, name: &str) -> String {
-        let path = self.cgroup().join(name);
-        let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
-        text.trim().to_owned()
-    }
-
-    fn status(&self) -> String {
-        let state: Value = serde_json::from_str(&self.ok(&["state", &self.name])).unwrap();
-        state["status"].as_str().unwrap().to_owned()
-    }
+    Bundle::new(script)
 }
 
-impl Drop for Bundle {
-    #[expect(clippy::print_stderr, reason = "a failing test explains itself")]
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("complaints of the container: {}", self.errors());
-        }
-        let output = self.run(&["delete", "--force", &self.name]);
-        if !std::thread::panicking() {
-            assert!(output.status.success(), "{output:?}");
-            assert!(!self.cgroup().exists(), "the cgroup is left");
-        }
-    }
+/// A control file of a container's.
+fn file(bundle: &Bundle, name: &str) -> String {
+    let path = bundle.cgroup().join(name);
+    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+    text.trim().to_owned()
+}
+
+fn status(bundle: &Bundle) -> String {
+    let state: Value = serde_json::from_str(&bundle.ok(&["state", &bundle.name])).unwrap();
+    state["status"].as_str().unwrap().to_owned()
 }
 
 #[track_caller]
@@ -164,7 +49,7 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 #[test]
 #[ignore = "needs cgroup v2: cargo xtask nested-cgroups"]
 fn every_resource_is_a_control_file() {
-    let bundle = Bundle::new("sleep 1000");
+    let bundle = bundle("sleep 1000");
     bundle.change(|spec| {
         spec["linux"]["resources"] = json!({
             "memory": { "limit": 64 << 20, "reservation": 16 << 20, "swap": 96 << 20 },
@@ -181,8 +66,8 @@ fn every_resource_is_a_control_file() {
     });
     bundle.start();
     let shown = |files: &[(&str, &str)]| {
-        for (file, value) in files {
-            assert_eq!(bundle.file(file), *value, "{file}");
+        for (name, value) in files {
+            assert_eq!(file(&bundle, name), *value, "{name}");
         }
     };
     shown(&[
@@ -201,7 +86,7 @@ fn every_resource_is_a_control_file() {
         ("io.max", "1:0 rbps=1048576 wbps=max riops=max wiops=100"),
         ("cgroup.max.descendants", "7"),
     ]);
-    assert_eq!(bundle.file("io.weight"), "default 2930");
+    assert_eq!(file(&bundle, "io.weight"), "default 2930");
     let stats: Value =
         serde_json::from_str(&bundle.ok(&["events", "--stats", &bundle.name])).unwrap();
     let (memory, pids) = (&stats["data"]["memory"], &stats["data"]["pids"]);
@@ -243,7 +128,7 @@ fn every_resource_is_a_control_file() {
 #[test]
 #[ignore = "needs cgroup v2: cargo xtask nested-cgroups"]
 fn devices_are_forbidden_by_a_program_that_updates_leave() {
-    let bundle = Bundle::new("mknod /kmsg c 1 11 && mknod /zero c 1 5 && sleep 1000");
+    let bundle = bundle("mknod /kmsg c 1 11 && mknod /zero c 1 5 && sleep 1000");
     bundle.change(|spec| {
         for set in ["bounding", "effective", "permitted"] {
             let capabilities = spec["process"]["capabilities"][set].as_array_mut();
@@ -278,23 +163,23 @@ fn devices_are_forbidden_by_a_program_that_updates_leave() {
 #[test]
 #[ignore = "needs cgroup v2: cargo xtask nested-cgroups"]
 fn processes_are_frozen_and_killed_with_their_cgroup() {
-    let bundle = Bundle::new("for n in $(seq 20); do sleep 1000 & done; sleep 1000");
+    let bundle = bundle("for n in $(seq 20); do sleep 1000 & done; sleep 1000");
     bundle.change(|spec| {
         let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
         namespaces.retain(|namespace| namespace["type"] != "pid");
     });
     bundle.start();
-    let pids = || bundle.file("cgroup.procs").lines().count();
+    let pids = || file(&bundle, "cgroup.procs").lines().count();
     until("all are there", || pids() >= 21);
     bundle.ok(&["pause", &bundle.name]);
-    assert_eq!(bundle.status(), "paused");
-    assert!(bundle.file("cgroup.events").contains("frozen 1"));
+    assert_eq!(status(&bundle), "paused");
+    assert!(file(&bundle, "cgroup.events").contains("frozen 1"));
     bundle.ok(&["resume", &bundle.name]);
-    assert_eq!(bundle.status(), "running");
+    assert_eq!(status(&bundle), "running");
     bundle.ok(&["pause", &bundle.name]);
     // Frozen processes die as well.
     bundle.ok(&["kill", "--all", &bundle.name, "KILL"]);
-    until("it is stopped", || bundle.status() == "stopped");
+    until("it is stopped", || status(&bundle) == "stopped");
     until("all are gone", || pids() == 0);
     bundle.ok(&["delete", &bundle.name]);
     assert!(!bundle.cgroup().exists());
@@ -314,7 +199,7 @@ impl Drop for Ended {
 #[ignore = "needs cgroup v2: cargo xtask nested-cgroups"]
 fn running_out_of_memory_is_an_event() {
     let eats = "while ! [ -e /go ]; do sleep 0.1; done; dd if=/dev/zero of=/dev/null bs=64M count=1; sleep 1000";
-    let bundle = Bundle::new(eats);
+    let bundle = bundle(eats);
     bundle.change(|spec| {
         spec["linux"]["resources"] = json!({ "memory": { "limit": 16 << 20, "swap": 16 << 20 } });
     });
@@ -333,8 +218,8 @@ fn running_out_of_memory_is_an_event() {
             .any(|line| line == format!("{{\"type\":\"oom\",\"id\":\"{}\"}}", bundle.name))
     });
     drop(events);
-    assert!(bundle.file("memory.events").contains("oom_kill 1"));
-    assert_eq!(bundle.status(), "running");
+    assert!(file(&bundle, "memory.events").contains("oom_kill 1"));
+    assert_eq!(status(&bundle), "running");
 }
 
 /// What an init does with control groups that are its own.
@@ -345,7 +230,7 @@ const DIVIDES: &str = "cd /sys/fs/cgroup && mkdir init.scope && echo $$ > init.s
 #[test]
 #[ignore = "needs cgroup v2: cargo xtask nested-cgroups"]
 fn a_system_divides_its_cgroup_and_others_still_join_it() {
-    let bundle = Bundle::new(DIVIDES);
+    let bundle = bundle(DIVIDES);
     bundle.change(|spec| {
         spec["annotations"] = json!({ "io.atoll.isolation": "system" });
         let map = json!([{ "containerID": 0, "hostID": 700_000, "size": 65_536 }]);
@@ -361,14 +246,14 @@ fn a_system_divides_its_cgroup_and_others_still_join_it() {
         bundle.cgroup().join("svc/pids.max").exists()
     });
     until("the limits are written", || {
-        bundle.file("svc/pids.max") == "5"
+        file(&bundle, "svc/pids.max") == "5"
     });
-    assert_eq!(bundle.file("svc/memory.max"), "8388608");
-    assert_eq!(bundle.file("cgroup.subtree_control"), "memory pids");
+    assert_eq!(file(&bundle, "svc/memory.max"), "8388608");
+    assert_eq!(file(&bundle, "cgroup.subtree_control"), "memory pids");
     // Its own limit is the host's to change.
     until("it has tried", || !exec("cat /tmp/own-limit").is_empty());
     assert_ne!(exec("cat /tmp/own-limit"), "0");
-    assert_eq!(bundle.file("memory.max"), "67108864");
+    assert_eq!(file(&bundle, "memory.max"), "67108864");
     let owner = |name: &str| fs::metadata(bundle.cgroup().join(name)).unwrap().uid();
     assert_eq!(
         (owner("cgroup.procs"), owner("memory.max"), owner("svc")),
@@ -376,20 +261,20 @@ fn a_system_divides_its_cgroup_and_others_still_join_it() {
     );
     // Its cgroup has controllers now, so nobody may be in it: later processes go where the first is.
     assert_eq!(exec("cat /proc/self/cgroup"), "0::/init.scope");
-    assert_eq!(bundle.file("cgroup.procs"), "");
+    assert_eq!(file(&bundle, "cgroup.procs"), "");
     let processes = bundle.ok(&["ps", "-f", "json", &bundle.name]);
     assert!(
-        processes.contains(&bundle.file("init.scope/cgroup.procs")),
+        processes.contains(&file(&bundle, "init.scope/cgroup.procs")),
         "{processes}"
     );
     bundle.ok(&["kill", &bundle.name, "KILL"]);
-    until("it is stopped", || bundle.status() == "stopped");
+    until("it is stopped", || status(&bundle) == "stopped");
 }
 
 #[test]
 #[ignore = "needs cgroup v2: cargo xtask nested-cgroups"]
 fn a_runtime_inside_a_container_makes_containers() {
-    let inner = Bundle::new("cat /proc/self/cgroup; exec 3< /sys/fs/cgroup/memory.max; cat <&3");
+    let inner = bundle("cat /proc/self/cgroup; exec 3< /sys/fs/cgroup/memory.max; cat <&3");
     inner.change(|spec| {
         spec["linux"]["cgroupsPath"] = json!("/inner");
         spec["linux"]["resources"] = json!({ "memory": { "limit": 8 << 20 } });
@@ -420,7 +305,7 @@ fn a_runtime_inside_a_container_makes_containers() {
         }
         let bind = |from: &str, to: &str| json!({ "type": "bind", "source": from, "destination": to, "options": ["rbind"] });
         mounts.push(bind(&program, "/runtime"));
-        mounts.push(bind(&inner.folder.path().display().to_string(), "/inner"));
+        mounts.push(bind(&inner.path("").display().to_string(), "/inner"));
         mounts.push(json!({ "type": "tmpfs", "source": "tmpfs", "destination": "/tmp" }));
         spec["linux"]["resources"] = json!({ "memory": { "limit": 64 << 20 } });
     });

@@ -3,125 +3,27 @@
 //! `cargo xtask nested-resctrl` runs these in a machine with a stock kernel, one after the other: there are four groups for
 //! all. `ATOLL_RUNTIME` is the program.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
+
+use super::bundle::Bundle;
 
 const ROOT: &str = "/sys/fs/resctrl";
 
-/// A bundle with busybox and a share; its container is gone when it is dropped.
-struct Bundle {
-    folder: TempDir,
-    name: String,
+/// A bundle with a share.
+fn bundle(share: Value) -> Bundle {
+    let bundle = Bundle::new("exec sleep 100");
+    bundle.change(|spec| spec["linux"]["intelRdt"] = share);
+    bundle
 }
 
-impl Bundle {
-    fn new(share: Value) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let name = folder.path().file_name().unwrap().to_string_lossy();
-        let bundle = Self {
-            name: name.trim_start_matches('.').to_owned(),
-            folder,
-        };
-        let rootfs = bundle.path("rootfs");
-        for name in ["bin", "proc", "dev", "sys"] {
-            fs::create_dir_all(rootfs.join(name)).unwrap();
-        }
-        let copied = Command::new("cp")
-            .arg("/bin/busybox")
-            .arg(rootfs.join("bin"))
-            .status();
-        assert!(copied.unwrap().success());
-        for name in ["true", "sleep"] {
-            symlink("busybox", rootfs.join("bin").join(name)).unwrap();
-        }
-        bundle.ok(&["spec"]);
-        bundle.change(|spec| {
-            spec["process"]["terminal"] = json!(false);
-            spec["process"]["args"] = json!(["sleep", "100"]);
-            spec["linux"]["intelRdt"] = share;
-            spec["linux"]["cgroupsPath"] = json!(format!("/atoll-shares/{}", bundle.name));
-        });
-        bundle
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn change(&self, edit: impl FnOnce(&mut Value)) {
-        let path = self.path("config.json");
-        let mut spec = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-        edit(&mut spec);
-        fs::write(path, spec.to_string()).unwrap();
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let program = std::env::var_os("ATOLL_RUNTIME")
-            .unwrap_or_else(|| env!("CARGO_BIN_EXE_atoll-runtime").into());
-        let mut command = Command::new(program);
-        command.arg("--root").arg(self.path("state"));
-        command.args(arguments).current_dir(self.folder.path());
-        command.stdin(Stdio::null());
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().unwrap()
-    }
-
-    #[track_caller]
-    fn ok(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        assert!(output.status.success(), "{arguments:?}: {output:?}");
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
-    }
-
-    /// Runs without catching output, for processes that outlive the command.
-    #[track_caller]
-    fn detached(&self, arguments: &[&str]) {
-        let errors = fs::File::create(self.path("errors")).unwrap();
-        let mut command = self.command(arguments);
-        let status = command.stdout(Stdio::null()).stderr(errors).status();
-        let said = fs::read_to_string(self.path("errors")).unwrap();
-        assert!(status.unwrap().success(), "{arguments:?}: {said}");
-    }
-
-    /// What a command that must fail says.
-    #[track_caller]
-    fn refused(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        assert!(!output.status.success(), "{arguments:?}: {output:?}");
-        String::from_utf8(output.stderr).unwrap()
-    }
-
-    fn start(&self) {
-        self.detached(&["run", "-d", &self.name]);
-    }
-
-    fn delete(&self) {
-        self.ok(&["delete", "--force", &self.name]);
-    }
-
-    fn assert_clean(&self) {
-        let left = fs::read_dir(self.path("state")).map_or(0, Iterator::count);
-        assert_eq!(left, 0, "the state is still there");
-        let cgroup = Path::new("/sys/fs/cgroup/atoll-shares").join(&self.name);
-        assert!(!cgroup.exists(), "the cgroup is still there");
-        assert!(!group(&self.name).exists(), "the group is still there");
-    }
-}
-
-impl Drop for Bundle {
-    fn drop(&mut self) {
-        let _ = self.run(&["delete", "--force", &self.name]);
-    }
+/// That there is nothing of the container, its group included.
+#[track_caller]
+fn assert_clean(bundle: &Bundle) {
+    bundle.assert_clean();
+    assert!(!group(&bundle.name).exists(), "the group is still there");
 }
 
 fn group(name: &str) -> PathBuf {
@@ -155,7 +57,7 @@ impl Drop for Existing {
 #[test]
 #[ignore = "needs a kernel with resctrl: cargo xtask nested-resctrl"]
 fn a_group_of_ones_own_has_all_processes_and_goes_with_the_container() {
-    let bundle = Bundle::new(
+    let bundle = bundle(
         json!({ "l3CacheSchema": "L3:0=ff", "memBwSchema": "MB:0=25",
         "enableMonitoring": true }),
     );
@@ -199,17 +101,17 @@ fn a_group_of_ones_own_has_all_processes_and_goes_with_the_container() {
         &bundle.name,
     ]);
     assert_eq!(lines(&own.join("schemata")), ["MB:0=50", "L3:0=0000f"]);
-    let said = bundle.refused(&["update", "--l3-cache-schema", "L3:0=5", &bundle.name]);
+    let said = bundle.refused(&["update", "--l3-cache-schema", "L3:0=5", &bundle.name], 1);
     assert!(said.contains("last_cmd_status: "), "{said}");
     assert_eq!(lines(&own.join("schemata"))[1], "L3:0=0000f");
     bundle.delete();
-    bundle.assert_clean();
+    assert_clean(&bundle);
 }
 
 #[test]
 #[ignore = "needs a kernel with resctrl: cargo xtask nested-resctrl"]
 fn schemata_the_kernel_refuses_leave_nothing() {
-    let bundle = Bundle::new(json!({}));
+    let bundle = bundle(json!({}));
     for (share, says) in [
         (json!({ "l3CacheSchema": "L3:0=5" }), "non-consecutive"),
         (json!({ "schemata": ["L2:0=f"] }), "nknown"),
@@ -220,12 +122,12 @@ fn schemata_the_kernel_refuses_leave_nothing() {
         ),
     ] {
         bundle.change(|spec| spec["linux"]["intelRdt"] = share);
-        let said = bundle.refused(&["run", &bundle.name]);
+        let said = bundle.refused(&["run", &bundle.name], 1);
         assert!(
             said.contains(says) && said.contains("cannot write \"L"),
             "{said}"
         );
-        bundle.assert_clean();
+        assert_clean(&bundle);
         assert!(!group("made").exists());
     }
 }
@@ -233,20 +135,19 @@ fn schemata_the_kernel_refuses_leave_nothing() {
 #[test]
 #[ignore = "needs a kernel with resctrl: cargo xtask nested-resctrl"]
 fn schemata_come_on_top_of_the_others() {
-    let bundle =
-        Bundle::new(json!({ "l3CacheSchema": "L3:0=ff", "schemata": ["L3:0=1", "MB:0=70"] }));
+    let bundle = bundle(json!({ "l3CacheSchema": "L3:0=ff", "schemata": ["L3:0=1", "MB:0=70"] }));
     bundle.start();
     let schemata = lines(&group(&bundle.name).join("schemata"));
     assert_eq!(schemata, ["MB:0=70", "L3:0=00001"]);
     bundle.delete();
-    bundle.assert_clean();
+    assert_clean(&bundle);
 }
 
 #[test]
 #[ignore = "needs a kernel with resctrl: cargo xtask nested-resctrl"]
 fn a_named_group_that_was_there_is_joined_and_stays() {
     let gold = Existing::new("gold", "L3:0=3f\nMB:0=40\n");
-    let bundle = Bundle::new(json!({ "closID": "gold", "enableMonitoring": true }));
+    let bundle = bundle(json!({ "closID": "gold", "enableMonitoring": true }));
     bundle.start();
     let state: Value = serde_json::from_str(&bundle.ok(&["state", &bundle.name])).unwrap();
     let pid = state["pid"].to_string();
@@ -254,7 +155,7 @@ fn a_named_group_that_was_there_is_joined_and_stays() {
     let monitor = gold.0.join("mon_groups").join(&bundle.name);
     assert!(lines(&monitor.join("tasks")).contains(&pid));
     bundle.delete();
-    bundle.assert_clean();
+    assert_clean(&bundle);
     assert!(!monitor.exists() && gold.0.exists());
     bundle.change(|spec| {
         spec["linux"]["intelRdt"] =
@@ -263,26 +164,26 @@ fn a_named_group_that_was_there_is_joined_and_stays() {
     bundle.start();
     bundle.delete();
     bundle.change(|spec| spec["linux"]["intelRdt"]["memBwSchema"] = json!("MB:0=50"));
-    let said = bundle.refused(&["run", &bundle.name]);
+    let said = bundle.refused(&["run", &bundle.name], 1);
     assert!(
         said.contains("has other schemata than the MB:0=50 asked for: MB:0="),
         "{said}"
     );
-    bundle.assert_clean();
+    assert_clean(&bundle);
 }
 
 #[test]
 #[ignore = "needs a kernel with resctrl: cargo xtask nested-resctrl"]
 fn a_named_group_is_made_for_its_schemata_and_outlives_the_container() {
-    let bundle = Bundle::new(json!({ "closID": "silver" }));
-    let said = bundle.refused(&["run", &bundle.name]);
+    let bundle = bundle(json!({ "closID": "silver" }));
+    let said = bundle.refused(&["run", &bundle.name], 1);
     assert!(
         said.contains("silver not accessible (must be pre-created"),
         "{said}"
     );
     bundle.change(|spec| spec["linux"]["intelRdt"]["schemata"] = json!(["L3:0=7"]));
     bundle.change(|spec| spec["process"]["cwd"] = json!("/bin/busybox"));
-    bundle.refused(&["run", &bundle.name]);
+    bundle.refused(&["run", &bundle.name], 1);
     assert!(
         !group("silver").exists(),
         "what a failing create made is still there"
@@ -290,7 +191,7 @@ fn a_named_group_is_made_for_its_schemata_and_outlives_the_container() {
     bundle.change(|spec| spec["process"]["cwd"] = json!("/"));
     bundle.start();
     bundle.delete();
-    bundle.assert_clean();
+    assert_clean(&bundle);
     assert_eq!(lines(&group("silver").join("schemata"))[1], "L3:0=00007");
     fs::remove_dir(group("silver")).unwrap();
 }
@@ -298,29 +199,29 @@ fn a_named_group_is_made_for_its_schemata_and_outlives_the_container() {
 #[test]
 #[ignore = "needs a kernel with resctrl: cargo xtask nested-resctrl"]
 fn the_default_group_is_measured_apart_too() {
-    let bundle = Bundle::new(json!({ "closID": "/", "enableMonitoring": true }));
+    let bundle = bundle(json!({ "closID": "/", "enableMonitoring": true }));
     bundle.start();
     let monitor = group("mon_groups").join(&bundle.name);
     assert_eq!(lines(&monitor.join("tasks")).len(), 1);
     bundle.delete();
     assert!(!monitor.exists());
-    bundle.assert_clean();
+    assert_clean(&bundle);
 }
 
 #[test]
 #[ignore = "needs a kernel with resctrl: cargo xtask nested-resctrl"]
 fn more_groups_than_the_hardware_has_are_refused() {
     let all = ["one", "two", "three"].map(|name| Existing::new(name, "L3:0=1\n"));
-    let bundle = Bundle::new(json!({}));
-    let said = bundle.refused(&["run", &bundle.name]);
+    let bundle = bundle(json!({}));
+    let said = bundle.refused(&["run", &bundle.name], 1);
     assert!(
         said.contains("cannot make ") && said.contains("No space left on device"),
         "{said}"
     );
     assert!(said.contains("last_cmd_status: "), "{said}");
-    bundle.assert_clean();
+    assert_clean(&bundle);
     drop(all);
     bundle.start();
     bundle.delete();
-    bundle.assert_clean();
+    assert_clean(&bundle);
 }
