@@ -39,7 +39,7 @@ const USAGE: &str = "usage: cargo xtask <check | counts | dist | fuzz | nested-c
   nested-checkpoint
                   checkpoint and restore a container with CRIU, in an emulated machine under a stock kernel (after `dist`)
   nested-kvm      run the KVM backend's tests in an emulated machine with SVM, under a stock kernel
-  nested-labels   run atoll-runtime's tests of SELinux labels in an emulated machine, under a stock kernel
+  nested-labels   run atoll-runtime's tests of SELinux labels and AppArmor profiles in emulated machines, under a stock kernel
   nested-machine  boot that kernel in atoll-vmm, on KVM, inside the same emulated machine; save and restore it (after `dist`)
   nested-resctrl  run atoll-runtime's tests of shares of caches and bandwidth in atoll-vmm, under a stock kernel
   nested-wall     run containers behind the wall of a machine, on KVM, inside that emulated machine (after `dist`)

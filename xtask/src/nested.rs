@@ -359,7 +359,7 @@ fn wait(mut child: Child) -> Result<String> {
 mod tests {
     #[test]
     fn tests_for_emulated_machines_are_left_to_them() {
-        for name in ["cgroup_v2", "resctrl", "selinux"] {
+        for name in ["apparmor", "cgroup_v2", "resctrl", "selinux"] {
             let path = crate::shell::root()
                 .join("front/runtime/tests/emulated")
                 .join(format!("{name}.rs"));

@@ -8,6 +8,7 @@ use crate::shell;
 
 /// Debian and Ubuntu packages, each with the program that shows it is installed.
 const PACKAGES: &[(&str, &str)] = &[
+    ("apparmor", "/usr/sbin/apparmor_parser"),
     ("busybox-static", "/bin/busybox"),
     ("checkpolicy", "/usr/bin/checkpolicy"),
     ("containerd", "/usr/bin/containerd"),

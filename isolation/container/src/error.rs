@@ -215,9 +215,13 @@ impl Error {
                 Some("is criu installed, and does `criu check` say that it looks good?".to_owned())
             }
             Self::Criu { log: Some(log), .. } => Some(format!("see {}", log.display())),
-            Self::Kernel { step, .. } if step.starts_with("set the AppArmor profile") => {
-                Some("is AppArmor enabled and the profile loaded? see aa-status".to_owned())
-            }
+            Self::Kernel { step, errno } if step.starts_with("set the AppArmor profile") => Some(
+                match *errno {
+                    Errno::NOENT => "load it with apparmor_parser -r; aa-status lists those that are",
+                    _ => "the kernel's log says why: dmesg | grep apparmor",
+                }
+                .to_owned(),
+            ),
             Self::Kernel {
                 step,
                 errno: Errno::INVAL,

@@ -23,7 +23,7 @@ use crate::plan::{
     PROCESS_LABEL, ProcessPlan, clone_flag, no_selinux, plan_memory_policy, plan_process,
 };
 use crate::state::{self, Record};
-use crate::{ExecRequest, StdioRequest, selinux};
+use crate::{ExecRequest, StdioRequest, apparmor, selinux};
 
 /// What an exec is called when it is refused.
 pub(crate) const ACTION: &str = "exec in";
@@ -214,7 +214,9 @@ pub(crate) fn exec(
 fn confine(plan: &mut ProcessPlan, record: &Record) -> Result<()> {
     let first = |name: &Option<String>| CString::new(name.clone()?).ok();
     let profile = plan.apparmor_profile.take();
-    plan.apparmor_profile = profile.or_else(|| first(&record.apparmor_profile));
+    let profile = profile.or_else(|| first(&record.apparmor_profile));
+    let has_apparmor = profile.is_some() && apparmor::is_enabled();
+    plan.apparmor_profile = apparmor::entered(profile, has_apparmor)?;
     let label = plan.selinux_label.take();
     plan.selinux_label = label.or_else(|| first(&record.selinux_label));
     if plan.selinux_label.is_none() {

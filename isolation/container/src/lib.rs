@@ -26,6 +26,7 @@
     reason = "clone3 into the child's path, and closing ranges of descriptors there"
 )]
 
+mod apparmor;
 mod apply;
 mod container;
 mod create;

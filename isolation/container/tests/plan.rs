@@ -30,6 +30,7 @@ fn printed(spec: &Spec, (mountinfo, cgroup): (&str, &str)) -> String {
         systemd: None,
         hierarchies: Hierarchies::from_parts(mountinfo, cgroup).unwrap(),
         is_in_user_namespace: false,
+        has_apparmor: false,
         has_selinux: false,
         resctrl: None,
     };
@@ -80,6 +81,7 @@ fn labels_and_shares_are_planned_where_the_host_has_them() {
         systemd: None,
         hierarchies: Hierarchies::from_parts(V2.0, V2.1).unwrap(),
         is_in_user_namespace: false,
+        has_apparmor: false,
         has_selinux: true,
         resctrl: Some(Resctrl::with_resources("/sys/fs/resctrl", ["L3"])),
     };
@@ -106,6 +108,7 @@ fn what_can_not_be_is_refused_by_field() {
             systemd: None,
             hierarchies: Hierarchies::from_parts(V2.0, V2.1).unwrap(),
             is_in_user_namespace: false,
+            has_apparmor: false,
             has_selinux: false,
             resctrl: None,
         };

@@ -1,5 +1,7 @@
-//! Proves SELinux labels under a distribution's kernel that enforces a policy of ours, which no host of ours has.
+//! Proves SELinux labels and AppArmor profiles under a distribution's kernel that enforces some of ours, which no host of
+//! ours does. A kernel has one of the two: there are two machines.
 
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -9,9 +11,11 @@ use crate::shell;
 
 /// The policy, for checkpolicy(8).
 const POLICY: &str = "xtask/src/nested/labels.conf";
+/// The profiles, for apparmor_parser(8).
+const PROFILES: &str = "xtask/src/nested/labels.apparmor";
 
 /// A root file system in memory with cgroup v2; the policy is loaded by one write, and enforced before the tests but one.
-const SCRIPT: &str = "#!/bin/busybox sh
+const SELINUX: &str = "#!/bin/busybox sh
 set -e
 busybox mkdir /new && busybox mount -t tmpfs -o mode=755 root /new
 cd /new && busybox mkdir bin dev proc sys tmp containers && busybox cp /bin/busybox bin/
@@ -31,15 +35,36 @@ busybox dmesg -c > /dev/null
 exec busybox chroot . /test selinux:: --ignored --test-threads=1 --skip without_a_policy
 ";
 
-/// Runs the runtime's tests of labels inside the emulated machine.
+/// A root file system in memory with cgroup v2; the profiles are loaded by one write.
+const APPARMOR: &str = "#!/bin/busybox sh
+set -e
+busybox mkdir /new && busybox mount -t tmpfs -o mode=755 root /new
+cd /new && busybox mkdir bin dev proc sys tmp && busybox cp /bin/busybox bin/
+busybox cp /test /atoll-runtime .
+for name in cp sh; do busybox ln -s busybox bin/$name; done
+busybox mount -t securityfs none /sys/kernel/security
+busybox dd if=/policy of=/sys/kernel/security/apparmor/.load bs=1M
+for place in dev proc sys; do busybox mount --move /$place $place; done
+busybox mount -t cgroup2 none sys/fs/cgroup
+export ATOLL_RUNTIME=/atoll-runtime RUST_BACKTRACE=1
+busybox mount --move . /
+exec busybox chroot . /test apparmor:: --ignored --test-threads=2
+";
+
+/// Runs the runtime's tests of labels and those of profiles, each inside an emulated machine.
 pub(crate) fn label_tests() -> Result<()> {
-    let mut archive = runtime_tests(SCRIPT)?;
-    archive.file("policy", &policy()?);
+    // Debian's order has AppArmor first, and only one of the two can be.
+    tests(SELINUX, &policy()?, "lsm=selinux")?;
+    tests(APPARMOR, &profiles()?, "lsm=apparmor")
+}
+
+fn tests(script: &str, policy: &[u8], kernel_words: &'static str) -> Result<()> {
+    let mut archive = runtime_tests(script)?;
+    archive.file("policy", policy);
     let payload = Payload {
         archive,
         modules: &[],
-        // Debian's order has AppArmor first, and only one of the two can be.
-        kernel_words: "lsm=selinux",
+        kernel_words,
         command: "/run",
         proof: "test result: ok",
     };
@@ -49,16 +74,32 @@ pub(crate) fn label_tests() -> Result<()> {
 
 /// The policy as the kernel reads it.
 fn policy() -> Result<Vec<u8>> {
-    let path = folder()?.join("policy");
-    let output = Command::new("checkpolicy")
-        .args(["-M", "-U", "allow", "-o"])
+    compile("checkpolicy", &["-M", "-U", "allow", "-o"], POLICY)
+}
+
+/// The profiles as the kernel reads them.
+fn profiles() -> Result<Vec<u8>> {
+    // For a kernel that is not this one's: nothing is loaded, nothing kept.
+    let options = ["--skip-kernel-load", "--skip-cache", "--ofile"];
+    compile("apparmor_parser", &options, PROFILES)
+}
+
+/// What `program` makes of one of our sources, into the file that its last option is to name.
+fn compile(program: &str, options: &[&str], source: &str) -> Result<Vec<u8>> {
+    let path = folder()?.join(
+        Path::new(source)
+            .file_name()
+            .context("sources have names")?,
+    );
+    let output = Command::new(program)
+        .args(options)
         .arg(&path)
-        .arg(shell::root().join(POLICY))
+        .arg(shell::root().join(source))
         .output()
-        .context("cannot start checkpolicy\nhint: cargo xtask setup")?;
+        .with_context(|| format!("cannot start {program}\nhint: cargo xtask setup"))?;
     ensure!(
         output.status.success(),
-        "checkpolicy refuses {POLICY}: {}",
+        "{program} refuses {source}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
     read(&path)

@@ -309,6 +309,7 @@ mod tests {
             )
             .unwrap(),
             is_in_user_namespace: false,
+            has_apparmor: false,
             has_selinux: false,
             resctrl: None,
         };

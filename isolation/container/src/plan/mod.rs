@@ -41,7 +41,7 @@ pub use scheduling::{AffinityPlan, MemoryPolicyPlan, known_memory_policies};
 pub use seccomp::{SeccompListener, SeccompPlan};
 
 use crate::error::{Error, Result};
-use crate::{CreateRequest, StdioRequest, Wall, selinux};
+use crate::{CreateRequest, StdioRequest, Wall, apparmor, selinux};
 
 /// What a plan depends on besides the request.
 #[derive(Debug, Clone)]
@@ -52,6 +52,8 @@ pub struct HostFacts {
     pub hierarchies: Hierarchies,
     /// Whether the runtime is in a user namespace that isn't the host's.
     pub is_in_user_namespace: bool,
+    /// Whether the kernel has AppArmor; not looked at for a configuration without a profile.
+    pub has_apparmor: bool,
     /// Whether the kernel has SELinux; not looked at for a configuration without labels.
     pub has_selinux: bool,
     /// The file system of resource control groups; not looked for unless the configuration asks for one.
@@ -72,6 +74,9 @@ impl HostFacts {
             step: "capget".to_owned(),
             errno,
         })?;
+        let process = spec.process.as_ref();
+        let profile = process.and_then(|process| process.apparmor_profile.as_deref());
+        let has_profile = profile.is_some_and(|profile| !profile.is_empty());
         Ok(Self {
             capabilities: sets.permitted,
             hierarchies: match &request.hierarchies {
@@ -79,6 +84,7 @@ impl HostFacts {
                 None => Hierarchies::detect()?,
             },
             is_in_user_namespace: namespace::is_in_user_namespace(),
+            has_apparmor: has_profile && apparmor::is_enabled(),
             has_selinux: labels(spec).any(|(_, _, label)| label.is_some()) && selinux::is_enabled(),
             resctrl: resctrl::find(spec, request),
             systemd: match request.systemd_cgroup {
@@ -239,6 +245,7 @@ pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<C
     };
     let seccomp = linux.seccomp.as_ref().map(seccomp::plan).transpose()?;
     let mut process = process::plan(process, available, seccomp)?;
+    process.apparmor_profile = apparmor::entered(process.apparmor_profile, facts.has_apparmor)?;
     match &request.stdio {
         StdioRequest::Terminal { size } => {
             process.terminal = true;
