@@ -6,9 +6,8 @@ that is touched, so functions spread over the program cost memory and page fault
 
 usage: bench/symbol-order.py PROGRAM > xtask/order/atoll-runtime.txt      needs root, busybox-static, nm
 
-PROGRAM: atoll-runtime with its symbols, as
-  CARGO_PROFILE_DIST_STRIP=false cargo build --profile dist -p atoll-runtime --bins --target x86_64-unknown-linux-gnu
-makes it with RUSTFLAGS="-C target-feature=+crt-static". Each function begins with a breakpoint that goes away when it is hit.
+PROGRAM: atoll-runtime with its symbols, as `CARGO_PROFILE_DIST_STRIP=false cargo xtask dist` makes it. Each function begins
+with a breakpoint that goes away when it is hit.
 """
 
 import ctypes

@@ -10,33 +10,28 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::{order, shell};
+use crate::linker::{self, TARGET};
+use crate::shell;
 
-/// The only target this workspace is built for.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// The package of `atoll`.
+const ALONE: &[&str] = &["atoll-cli"];
+/// Those of the static programs.
+const STATIC: &[&str] = &[
+    "atoll-runtime",
+    "atoll-machine",
+    "atoll-guest",
+    "atoll-probe",
+];
 
 /// Builds every shipped program.
 pub(crate) fn build() -> Result<()> {
-    shell::run(&mut shell::command(
-        "cargo",
-        &["build", "--profile", "dist", "-p", "atoll-cli"],
-    ))?;
-    let mut fixed = shell::command(
-        "cargo",
-        &["build", "--profile", "dist", "-p", "atoll-runtime"],
-    );
-    fixed
-        .args([
-            "-p",
-            "atoll-machine",
-            "-p",
-            "atoll-guest",
-            "-p",
-            "atoll-probe",
-        ])
-        .args(["--bins", "--target", TARGET]);
-    order::make_static(&mut fixed)?;
-    shell::run(&mut fixed)?;
+    // Apart, so that what `atoll` needs of a library is not in the others.
+    for packages in [ALONE, STATIC] {
+        let mut build = shell::command("cargo", &["build", "--profile", "dist", "--bins"]);
+        build.args(packages.iter().flat_map(|package| ["-p", package]));
+        linker::link_by_us(&mut build)?;
+        shell::run(&mut build)?;
+    }
 
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
         || shell::root().join("target"),
@@ -44,14 +39,18 @@ pub(crate) fn build() -> Result<()> {
     );
     let bin = shell::root().join("target/atoll/bin");
     fs::create_dir_all(&bin).with_context(|| format!("cannot create {}", bin.display()))?;
-    let runtime = target.join(TARGET).join("dist/atoll-runtime");
-    install(&target.join("dist/atoll"), &bin.join("atoll"))?;
-    install(&runtime, &bin.join("atoll-runtime"))?;
-    install(&runtime, &bin.join("containerd-shim-atoll-v2"))?;
-    for program in ["atoll-vmm", "atoll-guest", "atoll-probe"] {
-        let built = target.join(TARGET).join("dist").join(program);
-        install(&built, &bin.join(program))?;
+    let built = target.join(TARGET).join("dist");
+    for program in [
+        "atoll",
+        "atoll-runtime",
+        "atoll-vmm",
+        "atoll-guest",
+        "atoll-probe",
+    ] {
+        install(&built.join(program), &bin.join(program))?;
     }
+    let shim = bin.join("containerd-shim-atoll-v2");
+    install(&built.join("atoll-runtime"), &shim)?;
     println!("dist: programs are in {}", bin.display());
     Ok(())
 }

@@ -19,6 +19,7 @@ mod counts;
 mod dist;
 mod fuzz;
 mod house_rules;
+mod linker;
 mod nested;
 mod order;
 mod setup;
@@ -57,8 +58,8 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
-    if order::is_linker() {
-        return order::link();
+    if linker::is_linker() {
+        return linker::link();
     }
     let mut arguments = std::env::args().skip(1);
     let chore = arguments.next();

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{order, shell};
+use crate::{linker, shell};
 use archive::Archive;
 pub(crate) use cgroups::cgroup_tests;
 pub(crate) use checkpoint::checkpoint;
@@ -35,7 +35,6 @@ pub(crate) use machine::boot_machine;
 pub(crate) use shares::share_tests;
 pub(crate) use wall::wall;
 
-const TARGET: &str = "x86_64-unknown-linux-gnu";
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 const BUSYBOX: &str = "/bin/busybox";
 /// Modules of KVM, in this order, below the kernel's folder.
@@ -183,10 +182,9 @@ fn shipped(name: &str) -> Result<PathBuf> {
 fn build(arguments: &[&str], name: &str) -> Result<PathBuf> {
     let mut build = shell::command("cargo", arguments);
     build
-        .args(["--target", TARGET])
         .arg("--message-format=json-render-diagnostics")
         .stderr(Stdio::inherit());
-    order::make_static(&mut build)?;
+    linker::link_by_us(&mut build)?;
     println!("+ {build:?}");
     let output = build.output().context("cannot start cargo")?;
     ensure!(

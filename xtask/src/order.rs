@@ -1,4 +1,4 @@
-//! The linker of what is shipped static: puts the functions that every container's life executes next to each other.
+//! The order of a program's functions: those that every container's life executes are next to each other.
 //!
 //! The kernel maps 64 KiB around each page of a program that is touched, so functions spread over it cost memory and page
 //! faults. `xtask/order/PROGRAM.txt` lists them in the order of their first calls, as `bench/symbol-order.py` found them;
@@ -8,71 +8,29 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::shell;
 
-/// Set where this program is called as a linker.
-const AS_LINKER: &str = "ATOLL_XTASK_LINKS";
-
-/// Has `cargo` build static programs, with this program as their linker. The same flags everywhere, so that nothing is built
-/// twice.
+/// Writes the order of program `name` to `file`, of the symbols that are in the objects among a linker's `arguments`.
+///
+/// Whether there is one for the program.
 ///
 /// # Errors
-/// The path of this program is not known.
-pub(crate) fn make_static(cargo: &mut Command) -> Result<()> {
-    let own = std::env::current_exe().context("cannot find this program")?;
-    // Flags end with this separator, and may hold spaces.
-    let flags = format!("-Ctarget-feature=+crt-static\x1f-Clinker={}", own.display());
-    cargo.env("CARGO_ENCODED_RUSTFLAGS", flags);
-    cargo.env(AS_LINKER, "1");
-    Ok(())
-}
-
-/// Whether this program is called as a linker.
-pub(crate) fn is_linker() -> bool {
-    std::env::var_os(AS_LINKER).is_some()
-}
-
-/// Links as `cc` does, with an order of functions where there is one for the program.
-///
-/// # Errors
-/// Does not come back when the linker starts.
-pub(crate) fn link() -> Result<()> {
-    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let mut linker = Command::new("cc");
-    linker.args(&arguments).env_remove(AS_LINKER);
-    if let Some((output, list)) = ordered(&arguments).filter(|_| uses_lld(&arguments)) {
-        let wanted =
-            fs::read_to_string(&list).with_context(|| format!("cannot read {}", list.display()))?;
-        let order = output.with_extension("order");
-        fs::write(&order, sorted(&wanted, &symbols(&arguments)?))
-            .with_context(|| format!("cannot write {}", order.display()))?;
-        linker.arg(format!("-Wl,--symbol-ordering-file={}", order.display()));
-        // A symbol that the linker has dropped is no fault.
-        linker.arg("-Wl,--no-warn-symbol-ordering");
+/// A file that cannot be read or written.
+pub(crate) fn write(name: &str, arguments: &[OsString], file: &Path) -> Result<bool> {
+    let list = shell::root().join(format!("xtask/order/{name}.txt"));
+    if !list.exists() {
+        return Ok(false);
     }
-    Err(linker.exec()).context("cannot start cc")
-}
-
-/// Only it knows an order of symbols.
-fn uses_lld(arguments: &[OsString]) -> bool {
-    arguments.iter().any(|argument| argument == "-fuse-ld=lld")
-}
-
-/// What is linked and the list for it, where there is one: `…/atoll_runtime-0123456789abcdef` is `atoll-runtime`.
-fn ordered(arguments: &[OsString]) -> Option<(&Path, PathBuf)> {
-    let at = arguments.iter().position(|argument| argument == "-o")?;
-    let output = Path::new(arguments.get(at + 1)?);
-    let file = output.file_name()?.to_str()?;
-    let name = file.rsplit_once('-').map_or(file, |(name, _)| name);
-    let list = format!("xtask/order/{}.txt", name.replace('_', "-"));
-    let list = shell::root().join(list);
-    list.exists().then_some((output, list))
+    let wanted =
+        fs::read_to_string(&list).with_context(|| format!("cannot read {}", list.display()))?;
+    fs::write(file, sorted(&wanted, &symbols(arguments)?))
+        .with_context(|| format!("cannot write {}", file.display()))?;
+    Ok(true)
 }
 
 /// Names of what the objects define.
@@ -170,13 +128,5 @@ mod tests {
             sorted("memcpy\nabsent\n_ZN1a1bE\n", &symbols),
             "memcpy\n_ZN1a1b17h0123456789abcdefE\n_ZN1a1b17hfedcba9876543210E\n"
         );
-    }
-
-    #[test]
-    fn a_program_is_known_by_what_is_linked() {
-        let arguments = |output: &str| ["-m64", "-o", output].map(OsString::from);
-        assert!(ordered(&arguments("/t/deps/atoll_runtime-0123456789abcdef")).is_some());
-        assert!(ordered(&arguments("/t/deps/atoll_probe-0123456789abcdef")).is_none());
-        assert!(ordered(&[OsString::from("-m64")]).is_none());
     }
 }

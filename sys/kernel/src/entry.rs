@@ -2,7 +2,7 @@
 //!
 //! [`self_exe::protect`](crate::self_exe::protect) does the same from `main`, with words for what fails. By then the
 //! program has touched some forty pages and prepared signals, threads and arguments, all of which the second execution
-//! does again: a tenth of what a container costs. So `front/runtime/build.rs` makes [`atoll_start`] the entry point of
+//! does again: a tenth of what a container costs. So `xtask/src/linker.rs` makes [`atoll_start`] the entry point of
 //! the static program, and `main` finds the work done. Whatever goes wrong here is left to it.
 
 use std::arch::{asm, naked_asm};
