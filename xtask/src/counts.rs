@@ -12,10 +12,10 @@ use crate::shell;
 /// What `run` of the default configuration may cost: a tenth above what it took when this was written (209 and 425
 /// calls, 239 pages, 3,544 kB; runc 566, 974 and 1,663; crun 560, 423 and 427).
 const LIMITS: [(&str, u64); 4] = [
-    ("system calls of the runtime", 230),
-    ("system calls of the container's first process", 465),
-    ("pages touched", 263),
-    ("kB of memory at its peak", 3_900),
+    ("system calls of the runtime", 260),
+    ("system calls of the container's first process", 474),
+    ("pages touched", 260),
+    ("kB of memory at its peak", 3_300),
 ];
 
 /// Its instructions: a tenth above what libc's preparations make of them on Intel's processors (1.35 million and 0.28; 1.23

@@ -436,26 +436,19 @@ impl Container {
     /// # Errors
     /// [`Error::NotRunning`], [`Error::Plan`], [`Error::Cgroup`].
     pub fn update(&self, resources: &Resources) -> Result<()> {
-        let mut record = self.record()?;
+        let record = self.record()?;
         if !is_alive(&record) {
             return Err(Error::NotRunning(self.id.clone()));
         }
         let resources = crate::plan::resources(resources, false)?;
-        let hierarchies = Hierarchies::detect()?;
-        let plan = atoll_cgroup::plan_update(&hierarchies, &record.cgroup, &resources)?;
-        let mut cgroup = Cgroup::open(record.cgroup.clone());
+        let layout = Hierarchies::detect()?.layout();
+        let plan = atoll_cgroup::plan_update(layout, &record.cgroup, &resources)?;
         if let Some(unit) = &record.systemd_unit {
             let facts = systemd::detect(unit.is_system)?;
-            let layout = hierarchies.layout();
             let properties = systemd::properties(&resources, layout, facts.version, false)?;
             systemd::change(&unit.name, unit.is_system, &properties)?;
         }
-        cgroup.apply(&plan)?;
-        if *cgroup.paths() != record.cgroup {
-            record.cgroup.clone_from(cgroup.paths());
-            state::write(&self.folder, &record)?;
-        }
-        Ok(())
+        Ok(Cgroup::open(record.cgroup).apply(&plan)?)
     }
 
     /// Changes the share of caches and memory bandwidth of its group, and with it that of whoever else is in it.

@@ -47,7 +47,7 @@ impl Cgroup {
         let cgroup = Self {
             paths: plan.paths.clone(),
         };
-        cgroup.write_settings(plan)?;
+        cgroup.apply(plan)?;
         undo.0.clear();
         Ok(cgroup)
     }
@@ -64,29 +64,9 @@ impl Cgroup {
 
     /// Changes settings of the running cgroup by a plan of [`plan_update`](crate::plan_update).
     ///
-    /// Hierarchies the plan adds get the processes too; [`Self::paths`] then changed and must be
-    /// recorded.
-    ///
     /// # Errors
-    /// As [`Self::create`]. Settings written before the failure stay.
-    pub fn apply(&mut self, plan: &Plan) -> Result<(), Error> {
-        let mut undo = Undo(Vec::new());
-        for directory in &plan.directories {
-            make(directory, None, &mut undo.0)?;
-        }
-        self.write_settings(plan)?;
-        let pids = self.pids()?;
-        self.paths.clone_from(&plan.paths);
-        undo.0.clear();
-        for directory in &plan.directories {
-            for pid in &pids {
-                put_pid(&directory.path, *pid)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn write_settings(&self, plan: &Plan) -> Result<(), Error> {
+    /// [`Error::Write`] or [`Error::DeviceProgram`]. Settings written before the failure stay.
+    pub fn apply(&self, plan: &Plan) -> Result<(), Error> {
         for step in &plan.steps {
             files::apply(step)?;
         }
@@ -348,17 +328,8 @@ fn make(
     occupant: Option<u32>,
     made: &mut Vec<PathBuf>,
 ) -> Result<(), Error> {
-    let simple = !directory.inherit_cpuset && directory.enable.is_empty();
-    // The usual case: the parent is there.
-    if simple {
-        match fs::create_dir(&directory.path) {
-            Ok(()) => {
-                made.push(directory.path.clone());
-                return Ok(());
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return taken_over(&directory.path, occupant, error),
-        }
+    if directory.enable.is_empty() && make_last(directory, occupant, made)? {
+        return Ok(());
     }
     let below = directory
         .path
@@ -377,7 +348,7 @@ fn make(
             Err(source) => return Err(Error::Create { path, source }),
         }
         if directory.inherit_cpuset {
-            inherit_cpuset(&parent, &path)?;
+            inherit_cpuset(&parent, &path, false)?;
         }
         parent = path;
     }
@@ -407,14 +378,44 @@ fn taken_over(path: &Path, occupant: Option<u32>, error: io::Error) -> Result<()
     }
 }
 
-fn inherit_cpuset(parent: &Path, child: &Path) -> Result<(), Error> {
+/// The usual case of [`make`]: the parent is there, and has CPUs and memory nodes. Whether it was.
+fn make_last(
+    directory: &Directory,
+    occupant: Option<u32>,
+    made: &mut Vec<PathBuf>,
+) -> Result<bool, Error> {
+    let path = &directory.path;
+    let is_new = match fs::create_dir(path) {
+        Ok(()) => {
+            made.push(path.clone());
+            true
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => {
+            taken_over(path, occupant, error)?;
+            false
+        }
+    };
+    match path.parent() {
+        Some(parent) if directory.inherit_cpuset => inherit_cpuset(parent, path, is_new),
+        _ => Ok(true),
+    }
+}
+
+/// Fills what is empty of `child` from `parent`; whether that had something to give.
+///
+/// * `is_new`: it is empty, without looking.
+fn inherit_cpuset(parent: &Path, child: &Path, is_new: bool) -> Result<bool, Error> {
     for file in ["cpuset.cpus", "cpuset.mems"] {
-        if files::get(&child.join(file))?.trim().is_empty() {
+        if is_new || files::get(&child.join(file))?.trim().is_empty() {
             let value = files::get(&parent.join(file))?;
+            if value.trim().is_empty() {
+                return Ok(false);
+            }
             files::put(&child.join(file), value.trim())?;
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Enables those of `controllers` that `folder` has and its children lack.

@@ -29,11 +29,11 @@ pub struct Hierarchy {
 }
 
 impl Hierarchy {
-    /// Whether the hierarchy has a name instead of controllers.
-    pub(crate) fn is_named(&self) -> bool {
+    /// Whether it has more than a name.
+    fn has_controllers(&self) -> bool {
         self.controllers
             .iter()
-            .all(|name| name.starts_with("name="))
+            .any(|name| !name.starts_with("name="))
     }
 
     /// The existing folder `path` is counted from.
@@ -62,7 +62,6 @@ pub struct Hierarchies {
     layout: Layout,
     v1: Vec<Hierarchy>,
     v2: Option<Hierarchy>,
-    tracked: bool,
 }
 
 impl Hierarchies {
@@ -83,8 +82,7 @@ impl Hierarchies {
                     source,
                 })
         };
-        let found = Self::from_parts(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?)?;
-        Ok(found.with_tracking(Path::new("/run/systemd/system").is_dir()))
+        Self::from_parts(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?)
     }
 
     /// Reads the contents of `/proc/self/mountinfo` and `/proc/self/cgroup`.
@@ -114,27 +112,14 @@ impl Hierarchies {
                 v1.push(mount.hierarchy(&own, controllers.clone()));
             }
         }
-        let has_v1_controllers = v1.iter().any(|hierarchy| !hierarchy.is_named());
+        let has_v1_controllers = v1.iter().any(Hierarchy::has_controllers);
         let layout = match (has_v1_controllers, v2.is_some()) {
             (true, true) => Layout::Hybrid,
             (true, false) => Layout::V1,
             (false, true) => Layout::V2,
             (false, false) => return Err(Error::NotMounted),
         };
-        Ok(Self {
-            layout,
-            v1,
-            v2,
-            tracked: false,
-        })
-    }
-
-    /// Sets whether a service manager follows processes through the named hierarchies and the
-    /// hybrid layout's cgroup2, so that containers must have cgroups there too.
-    #[must_use]
-    pub fn with_tracking(mut self, tracked: bool) -> Self {
-        self.tracked = tracked;
-        self
+        Ok(Self { layout, v1, v2 })
     }
 
     /// How controllers are mounted.
@@ -150,11 +135,6 @@ impl Hierarchies {
     /// The cgroup2 hierarchy; without controllers in a hybrid layout.
     pub fn v2(&self) -> Option<&Hierarchy> {
         self.v2.as_ref()
-    }
-
-    /// See [`Self::with_tracking`].
-    pub(crate) fn is_tracked(&self) -> bool {
-        self.tracked
     }
 }
 

@@ -16,10 +16,9 @@
 //!    grace period (measured on 6.18).
 //! 3. [`Cgroup::add_pid`] for a process that can't help itself.
 //!
-//! On v1 only hierarchies that do something are used: `cpuset`, `hugetlb`, `net_cls`, `net_prio`
-//! when a setting asks for them, `devices` when a rule denies something, named hierarchies and the
-//! empty cgroup2 of a hybrid layout when systemd runs (it would else see the container's processes
-//! as part of our service).
+//! On v1 a container is in every hierarchy that is mounted, those that only have a name and the cgroup2 of
+//! a hybrid layout included: limits may come later, programs in it look their own up by any of them
+//! (OpenJDK takes no limit without `cpuset`), and a service manager goes by the named one.
 //!
 //! With [`systemd`] a service manager makes the folder instead: a scope, before [`Cgroup::create_around`] writes to it.
 //!

@@ -93,15 +93,14 @@ pub fn plan(
 /// Plans a change of a cgroup that exists at `paths`; only settings present in `resources` change.
 ///
 /// # Errors
-/// As [`plan`]. On v1 a setting whose controller the cgroup was not given at creation
-/// (see the crate's head) gets its folder now.
+/// As [`plan`].
 pub fn plan_update(
-    hierarchies: &Hierarchies,
+    layout: Layout,
     paths: &BTreeMap<String, PathBuf>,
     resources: &Resources,
 ) -> Result<Plan, Error> {
-    match hierarchies.layout() {
-        Layout::V1 | Layout::Hybrid => plan_v1::update(hierarchies, paths, resources),
+    match layout {
+        Layout::V1 | Layout::Hybrid => plan_v1::update(paths, resources),
         Layout::V2 => plan_v2::update(paths, resources),
     }
 }

@@ -7,115 +7,51 @@ use std::path::{Path, PathBuf};
 
 use crate::devices::{effective, restricts};
 use crate::plan::{Directory, Plan, Step, Write};
-use crate::{CgroupPath, DeviceRate, Error, Hierarchies, Hierarchy, Resources};
-
-/// Controllers a container gets when they are mounted, asked for or not: limits may be added later
-/// and statistics come from them.
-const ALWAYS: [&str; 6] = ["cpu", "cpuacct", "memory", "freezer", "blkio", "pids"];
+use crate::{CgroupPath, DeviceRate, Error, Hierarchies, Resources};
 
 pub(crate) fn create(
     hierarchies: &Hierarchies,
     path: &CgroupPath,
     resources: &Resources,
 ) -> Result<Plan, Error> {
-    let needed = needed(resources)?;
-    refuse_missing(hierarchies, &needed)?;
     let mut plan = Plan {
         directories: Vec::new(),
         steps: Vec::new(),
         device_program: None,
         paths: BTreeMap::new(),
     };
-    for hierarchy in hierarchies.v1() {
-        let wanted = if hierarchy.is_named() {
-            hierarchies.is_tracked()
-        } else {
-            hierarchy
-                .controllers
-                .iter()
-                .any(|name| ALWAYS.contains(&name.as_str()) || needed.contains_key(name.as_str()))
-        };
-        if wanted {
-            let base = hierarchy.base(path);
-            let folder = base.join(path.below());
-            add_directory(&mut plan, hierarchy, base, folder);
-        }
-    }
-    if hierarchies.is_tracked()
-        && let Some(unified) = hierarchies.v2()
-    {
-        let base = unified.base(path);
+    for hierarchy in hierarchies.v1().iter().chain(hierarchies.v2()) {
+        let base = hierarchy.base(path);
         let folder = base.join(path.below());
-        plan.paths.insert(String::new(), folder.clone());
+        for name in &hierarchy.controllers {
+            plan.paths.insert(name.clone(), folder.clone());
+        }
+        if hierarchy.controllers.is_empty() {
+            plan.paths.insert(String::new(), folder.clone());
+        }
         plan.directories.push(Directory {
             base,
             path: folder,
-            inherit_cpuset: false,
+            inherit_cpuset: hierarchy.controllers.iter().any(|name| name == "cpuset"),
             enable: Vec::new(),
         });
     }
+    refuse_missing(&plan.paths, &needed(resources)?)?;
     plan.steps = steps(&plan.paths, resources, true)?;
     Ok(plan)
 }
 
 pub(crate) fn update(
-    hierarchies: &Hierarchies,
     paths: &BTreeMap<String, PathBuf>,
     resources: &Resources,
 ) -> Result<Plan, Error> {
-    let needed = needed(resources)?;
-    refuse_missing(hierarchies, &needed)?;
-    let mut plan = Plan {
+    refuse_missing(paths, &needed(resources)?)?;
+    Ok(Plan {
         directories: Vec::new(),
-        steps: Vec::new(),
+        steps: steps(paths, resources, false)?,
         device_program: None,
         paths: paths.clone(),
-    };
-    for hierarchy in hierarchies.v1() {
-        let has = |name: &String| plan.paths.contains_key(name);
-        let wants = |name: &String| needed.contains_key(name.as_str());
-        if hierarchy.controllers.iter().any(wants) && !hierarchy.controllers.iter().any(has) {
-            let (base, folder) = beside_others(hierarchies, paths, hierarchy);
-            add_directory(&mut plan, hierarchy, base, folder);
-        }
-    }
-    plan.steps = steps(&plan.paths, resources, false)?;
-    Ok(plan)
-}
-
-/// Where a folder added later belongs: at the place the cgroup has in a hierarchy it is already in.
-fn beside_others(
-    hierarchies: &Hierarchies,
-    paths: &BTreeMap<String, PathBuf>,
-    hierarchy: &Hierarchy,
-) -> (PathBuf, PathBuf) {
-    for known in hierarchies.v1() {
-        let Some(folder) = known.controllers.iter().find_map(|name| paths.get(name)) else {
-            continue;
-        };
-        let own = known.own_folder();
-        if let Ok(below) = folder.strip_prefix(&own) {
-            let base = hierarchy.own_folder();
-            return (base.clone(), base.join(below));
-        }
-        if let Ok(below) = folder.strip_prefix(&known.mount) {
-            return (hierarchy.mount.clone(), hierarchy.mount.join(below));
-        }
-    }
-    let base = hierarchy.own_folder();
-    (base.clone(), base)
-}
-
-fn add_directory(plan: &mut Plan, hierarchy: &Hierarchy, base: PathBuf, folder: PathBuf) {
-    for name in &hierarchy.controllers {
-        plan.paths.insert(name.clone(), folder.clone());
-    }
-    plan.directories.push(Directory {
-        base,
-        path: folder,
-        inherit_cpuset: hierarchy.controllers.iter().any(|name| name == "cpuset"),
-        enable: Vec::new(),
-    });
+    })
 }
 
 /// Controllers the settings can't do without, each with the setting to name in an error.
@@ -182,22 +118,16 @@ fn needed(resources: &Resources) -> Result<BTreeMap<&'static str, &'static str>,
 }
 
 fn refuse_missing(
-    hierarchies: &Hierarchies,
+    paths: &BTreeMap<String, PathBuf>,
     needed: &BTreeMap<&'static str, &'static str>,
 ) -> Result<(), Error> {
-    for (controller, setting) in needed {
-        let mounted = hierarchies
-            .v1()
-            .iter()
-            .any(|hierarchy| hierarchy.controllers.iter().any(|name| name == controller));
-        if !mounted {
-            return Err(Error::NoController {
-                controller: (*controller).to_owned(),
-                setting: (*setting).to_owned(),
-            });
-        }
+    match needed.iter().find(|(name, _)| !paths.contains_key(**name)) {
+        Some((controller, setting)) => Err(Error::NoController {
+            controller: (*controller).to_owned(),
+            setting: (*setting).to_owned(),
+        }),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn is_set(text: &Option<String>) -> bool {

@@ -109,7 +109,7 @@ fn limits_are_set_changed_and_removed() {
             cpuset_cpus: Some("0".into()),
             ..Resources::default()
         };
-        let update = plan_update(&hierarchies(), cgroup.paths(), &change).unwrap();
+        let update = plan_update(hierarchies().layout(), cgroup.paths(), &change).unwrap();
         cgroup.apply(&update).unwrap();
         assert_eq!(
             i64::try_from(cgroup.stats().memory.limit_bytes).unwrap(),
@@ -244,7 +244,7 @@ fn device_program_holds_on_cgroup2() {
         device_program: Some(rules.clone()),
         paths: BTreeMap::from([(String::new(), folder)]),
     };
-    let mut guard = Guard(Cgroup::create(&plan).unwrap());
+    let guard = Guard(Cgroup::create(&plan).unwrap());
     check_devices(&guard.0);
     // Replaced, not added: a program more would still deny.
     rules.push(DeviceRule::allow_character(1, Some(11)));

@@ -66,6 +66,8 @@ inherit cpuset from /cg/cpuset to /cg/cpuset/docker/a
 mkdir /cg/memory/docker/a
 mkdir /cg/devices/docker/a
 mkdir /cg/pids/docker/a
+mkdir /cg/systemd/docker/a
+mkdir /cg/unified/docker/a
 write /cg/cpuset/docker/a/cpuset.cpus = 0
 write /cg/cpu,cpuacct/docker/a/cpu.shares = 512
 write /cg/cpu,cpuacct/docker/a/cpu.cfs_period_us = 100000
@@ -81,7 +83,7 @@ write /cg/devices/docker/a/devices.allow = c 136:* rwm
 }
 
 #[test]
-fn v1_without_limits_makes_no_needless_folder_or_write() {
+fn v1_without_limits_is_in_every_hierarchy_and_writes_nothing() {
     let unlimited = Resources {
         memory_limit_bytes: Some(-1),
         pids_limit: Some(-1),
@@ -91,13 +93,16 @@ fn v1_without_limits_makes_no_needless_folder_or_write() {
     let text = plan(&v1(), &path("a"), &unlimited).unwrap().to_string();
     assert_eq!(
         text,
-        "mkdir /cg/cpu,cpuacct/a\nmkdir /cg/memory/api/x/a\nmkdir /cg/pids/a\n"
-    );
-    let tracked = plan(&v1().with_tracking(true), &path("a"), &unlimited).unwrap();
-    assert!(
-        tracked
-            .to_string()
-            .ends_with("mkdir /cg/pids/a\nmkdir /cg/systemd/svc/a\nmkdir /cg/unified/svc/a\n")
+        "\
+mkdir /cg/cpu,cpuacct/a
+mkdir /cg/cpuset/a
+inherit cpuset from /cg/cpuset to /cg/cpuset/a
+mkdir /cg/memory/api/x/a
+mkdir /cg/devices/a
+mkdir /cg/pids/a
+mkdir /cg/systemd/svc/a
+mkdir /cg/unified/svc/a
+"
     );
 }
 
@@ -139,20 +144,18 @@ fn update_changes_only_what_is_named_and_can_lift_limits() {
         cpuset_mems: Some("0".into()),
         ..Resources::default()
     };
-    let text = plan_update(&v1(), &created.paths, &change)
+    let text = plan_update(v1().layout(), &created.paths, &change)
         .unwrap()
         .to_string();
     assert_eq!(
         text,
         "\
-mkdir /cg/cpuset/a
-inherit cpuset from /cg/cpuset to /cg/cpuset/a
 write /cg/cpuset/a/cpuset.mems = 0
 write /cg/pids/a/pids.max = max
 "
     );
     let text = plan_update(
-        &v2(),
+        v2().layout(),
         &BTreeMap::from([(String::new(), "/cg/a".into())]),
         &Resources {
             memory_limit_bytes: Some(-1),
@@ -171,7 +174,7 @@ write /cg/pids/a/pids.max = max
         memory_limit_bytes: Some(-1),
         ..Resources::default()
     };
-    let text = plan_update(&v1(), &created.paths, &lifted).unwrap();
+    let text = plan_update(v1().layout(), &created.paths, &lifted).unwrap();
     assert_eq!(
         text.to_string(),
         "\

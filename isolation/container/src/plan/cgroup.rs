@@ -63,9 +63,7 @@ pub(crate) fn plan(
         properties,
         is_system: facts.is_system,
     };
-    // What systemd follows, it has made.
-    let hierarchies = hierarchies.clone().with_tracking(true);
-    let mut plan = atoll_cgroup::plan(&hierarchies, &path, &resources)?;
+    let mut plan = atoll_cgroup::plan(hierarchies, &path, &resources)?;
     if !facts.is_system {
         // Controllers are the manager's to hand down: of the groups above its own, a user may change none.
         for directory in &mut plan.directories {

@@ -204,9 +204,7 @@ pub fn plan(spec: &Spec, request: &CreateRequest, facts: &HostFacts) -> Result<C
         );
     }
     let is_delegated = Wall::of(spec)? == Wall::System;
-    // A service manager keeps its processes apart by these.
-    let tracked = is_delegated.then(|| facts.hierarchies.clone().with_tracking(true));
-    let hierarchies = tracked.as_ref().unwrap_or(&facts.hierarchies);
+    let hierarchies = &facts.hierarchies;
     let (mut cgroup, scope) = cgroup::plan(
         linux,
         request,

@@ -33,6 +33,32 @@ fn namespaces_are_its_own() {
 }
 
 #[test]
+fn it_is_in_every_hierarchy_of_control_groups_and_finds_itself() {
+    let mut bundle = Bundle::new();
+    bundle
+        .linux()
+        .namespaces
+        .retain(|ns| ns.kind != NamespaceKind::Cgroup);
+    let text = bundle.output_of("cat /proc/self/cgroup");
+    let id = format!("/{}", bundle.request().id.as_str());
+    for line in text.lines() {
+        assert!(line.ends_with(&id), "{text}");
+        // On cgroup v2, and in the one beside v1, only what is v1 has a folder of its own.
+        let names = line.split(':').nth(1).unwrap_or_default();
+        let name = names.strip_prefix("name=").unwrap_or(names);
+        if !name.is_empty() {
+            let tasks = bundle.output_of(&format!("cat /sys/fs/cgroup/{name}/tasks"));
+            assert!(!tasks.is_empty(), "{name}");
+        }
+    }
+    if text.contains(":cpuset:") {
+        let cpus = bundle.output_of("cat /sys/fs/cgroup/cpuset/cpuset.cpus");
+        assert!(!cpus.trim().is_empty());
+    }
+    bundle.assert_clean();
+}
+
+#[test]
 fn host_namespaces_are_shared_and_others_joined() {
     let mut bundle = Bundle::new();
     let linux = bundle.linux();
