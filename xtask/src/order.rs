@@ -51,7 +51,9 @@ fn symbols(arguments: &[OsString]) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Those of `symbols` that `wanted` lists, in its order, one a line.
+/// What `wanted` lists, in its order, one a line, by the names in `symbols`.
+///
+/// Others stay as they are listed: libc's have no hashes, and the linker finds its objects by itself.
 fn sorted(wanted: &str, symbols: &[String]) -> String {
     let mut named: HashMap<String, Vec<&str>> = HashMap::new();
     for symbol in symbols {
@@ -59,8 +61,7 @@ fn sorted(wanted: &str, symbols: &[String]) -> String {
     }
     let found = wanted
         .lines()
-        .filter_map(|line| named.remove(line))
-        .flatten();
+        .flat_map(|line| named.remove(line).unwrap_or_else(|| vec![line]));
     found.fold(String::new(), |text, symbol| text + symbol + "\n")
 }
 
@@ -125,8 +126,8 @@ mod tests {
         ]
         .map(str::to_owned);
         assert_eq!(
-            sorted("memcpy\nabsent\n_ZN1a1bE\n", &symbols),
-            "memcpy\n_ZN1a1b17h0123456789abcdefE\n_ZN1a1b17hfedcba9876543210E\n"
+            sorted("memcpy\nopen\n_ZN1a1bE\n", &symbols),
+            "memcpy\nopen\n_ZN1a1b17h0123456789abcdefE\n_ZN1a1b17hfedcba9876543210E\n"
         );
     }
 }
