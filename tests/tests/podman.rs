@@ -40,7 +40,11 @@ impl Podman {
         let write = |name: &str, text: &str| fs::write(path.join(name), text).unwrap();
         // Limits that root may set without CAP_SYS_RESOURCE, and locks that are nobody else's.
         let limits = "[containers]\ndefault_ulimits = [\"nofile=500:1000\", \"nproc=1000:1000\"]\n";
-        write("conf", &format!("{limits}[engine]\nlock_type = \"file\"\n"));
+        let pod = "infra_image = \"localhost/bb\"\n";
+        write(
+            "conf",
+            &format!("{limits}[engine]\nlock_type = \"file\"\n{pod}"),
+        );
         write("subids", &format!("{USER}:{LENT}:65536\n"));
         let lender = format!("lender:x:{USER}:{USER}::/:/bin/sh\n");
         write("passwd", &format!("root:x:0:0::/root:/bin/sh\n{lender}"));
@@ -189,6 +193,13 @@ fn life(podman: &Podman) -> Vec<String> {
         let groups = "ls /sys/fs/cgroup; mkdir /sys/fs/cgroup/pids/x || echo refused";
         note("control groups", &run(&["bb", "sh", "-c", groups]));
     }
+    if podman.user == 0 {
+        let finds = "ls /sys/fs/cgroup; echo $container; grep -c ' /run ' /proc/mounts";
+        note(
+            "for systemd",
+            &run(&["--systemd=always", "bb", "sh", "-c", finds]),
+        );
+    }
     let detached = podman.container(&["-d", "--name=x", "--network=none", "bb", "sleep", "100"]);
     detached.ok();
     let exec = "id -u; pwd; echo $A; exit 7";
@@ -216,7 +227,47 @@ fn life(podman: &Podman) -> Vec<String> {
     note("start", &podman.run(&["start", "x"]));
     note("stop", &podman.run(&["stop", "-t=0", "x"]));
     note("rm", &podman.run(&["rm", "x"]));
-    note("left", &podman.run(&["ps", "-aq"]));
+    if podman.user == 0 {
+        lines.extend(pod(podman));
+    }
+    let left = podman.run(&["ps", "-aq"]);
+    lines.push(format!("left: {} {}", left.code, left.stdout));
+    lines
+}
+
+/// The same of a pod. What podman writes are ids.
+fn pod(podman: &Podman) -> Vec<String> {
+    let parent = format!("--cgroup-parent={}", podman.cgroup());
+    let make = [
+        "pod",
+        "create",
+        "--name=p",
+        "--network=none",
+        "--infra-command=sleep 100",
+        "--share=pid,ipc,uts",
+        "--hostname=pod",
+        &parent,
+    ];
+    podman.run(&make).ok();
+    let mut lines = Vec::new();
+    let member = podman.container(&["-d", "--pod=p", "--name=a", "bb", "sleep", "100"]);
+    lines.push(format!("a: {}", member.code));
+    // That of the pod, and the other container's.
+    let sees = "ps | grep -c 'sleep 10[0]'; hostname; ls /proc/1/root/bin/sh";
+    let member = podman.container(&["--rm", "--pod=p", "bb", "sh", "-c", sees]);
+    assert!(member.stdout.starts_with("2\npod\n"), "{member:?}");
+    lines.push(format!("b: {} {}", member.code, member.stdout));
+    for words in [
+        &["pause"][..],
+        &["unpause"],
+        &["stop", "-t=0"],
+        &["start"],
+        &["kill"],
+        &["rm", "-f"],
+    ] {
+        let code = podman.run(&[&["pod"], words, &["p"]].concat()).code;
+        lines.push(format!("pod {}: {code}", words[0]));
+    }
     lines
 }
 
