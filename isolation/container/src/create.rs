@@ -133,15 +133,15 @@ pub fn create(mut request: CreateRequest, spec: &Spec) -> Result<Created> {
         hook::run("createRuntime", &hooks.create_runtime, &state)?;
         control::tell(child.control(), Go::Hooked);
     }
-    if start_by == StartBy::Anyone {
-        control::tell(child.control(), Go::Recorded);
-    }
     let state = oci_state(&record, Status::Creating);
     let seccomp = plan.process.seccomp.as_ref();
     let listener = seccomp.and_then(|seccomp| seccomp.listener.as_ref());
     let ready = child.await_ready(listener.map(|listener| (listener, &state)));
     let ready = ready.map_err(|error| explain(error, record.resctrl.as_ref()))?;
     let terminal = ready.ok_or(Error::Vanished)?;
+    if start_by == StartBy::Anyone {
+        control::tell(child.control(), Go::Recorded);
+    }
 
     folder.keep();
     // The container is in its groups now.

@@ -11,7 +11,7 @@ use atoll_sys::rustix::process::{self as rustix_process, fchdir, pivot_root};
 use atoll_sys::terminal::Terminal;
 use atoll_sys::{Errno, Result, inside, namespace, process, scheduling, task};
 
-use super::control::{self, MESSAGE_BYTES, Message};
+use super::control::{self, Go, MESSAGE_BYTES, Message};
 use super::hooks::{Failure, HookList, MOST_SAID_BYTES, append_said};
 use super::program::{Op, Program};
 use super::{launch, mounting, own_attribute};
@@ -109,7 +109,7 @@ impl Scene<'_> {
             Op::JoinResctrl(handles, _) => handles
                 .join_self()
                 .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)),
-            Op::AwaitMove => control::await_go(self.program.control.as_fd()),
+            Op::AwaitMove => control::await_go(self.program.control.as_fd(), Go::Moved),
             Op::NewCgroupNamespace => namespace::unshare(libc::CLONE_NEWCGROUP),
             Op::Enter { kind, fd } => {
                 match namespace::enter(fd.as_fd(), crate::plan::clone_flag(*kind)) {
@@ -120,7 +120,7 @@ impl Scene<'_> {
             }
             Op::EnterProcess { pidfd, flags } => namespace::enter(pidfd.as_fd(), *flags),
             Op::AwaitMappings => {
-                control::await_go(self.program.control.as_fd())?;
+                control::await_go(self.program.control.as_fd(), Go::Mapped)?;
                 let _ = process::set_dumpable(false);
                 task::become_user(0, 0, &[])
             }
@@ -192,7 +192,7 @@ impl Scene<'_> {
             Op::AwaitHooks => {
                 let control = self.program.control.as_fd();
                 control::report(control, Message::Ready, None);
-                control::await_go(control)
+                control::await_go(control, Go::Hooked)
             }
             // Executed by the caller, which says more of their failures.
             Op::RunHooks(_) => Ok(()),

@@ -6,9 +6,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use atoll_sys::rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
-};
+use atoll_sys::rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair};
 use atoll_sys::rustix::pipe::{PipeFlags, pipe_with};
 use atoll_sys::{Errno, Result, unix};
 
@@ -58,6 +56,20 @@ pub(crate) enum Go {
     Heard,
     /// Execute the program.
     Start,
+}
+
+impl Go {
+    /// What the child reads.
+    const fn byte(self) -> u8 {
+        match self {
+            Self::Moved => b'g',
+            Self::Mapped => b'm',
+            Self::Hooked => b'h',
+            Self::Recorded => b'r',
+            Self::Heard => b'l',
+            Self::Start => b's',
+        }
+    }
 }
 
 /// Length of a message in bytes.
@@ -121,29 +133,22 @@ pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd)> {
 
 /// Tells the child to go on. A child that is gone is found out by the next receive.
 pub(crate) fn tell(control: BorrowedFd<'_>, go: Go) {
-    let byte = match go {
-        Go::Moved => b'g',
-        Go::Mapped => b'm',
-        Go::Hooked => b'h',
-        Go::Recorded => b'r',
-        Go::Heard => b'l',
-        Go::Start => b's',
-    };
-    let _ = send(control, &[byte], SendFlags::NOSIGNAL);
+    let _ = send(control, &[go.byte()], SendFlags::NOSIGNAL);
 }
 
-/// Waits for the runtime's `go`. Child-safe.
+/// Waits for the runtime's `go`; by read only, which no filter forbids. Child-safe.
 ///
 /// # Errors
-/// `EPIPE` when the runtime is gone.
-pub(crate) fn await_go(control: BorrowedFd<'_>) -> Result<()> {
+/// `EPIPE` when the runtime is gone, `EPROTO` for another word than `go`.
+pub(crate) fn await_go(control: BorrowedFd<'_>, go: Go) -> Result<()> {
     let mut byte = [0];
     loop {
-        match recv(control, &mut byte, RecvFlags::empty()) {
+        match atoll_sys::rustix::io::read(control, &mut byte) {
             Err(Errno::INTR) => {}
             Err(error) => return Err(error),
-            Ok((_, 0)) => return Err(Errno::PIPE),
-            Ok(_) => return Ok(()),
+            Ok(0) => return Err(Errno::PIPE),
+            Ok(_) if byte == [go.byte()] => return Ok(()),
+            Ok(_) => return Err(Errno::PROTO),
         }
     }
 }
@@ -154,15 +159,7 @@ pub(crate) fn await_go(control: BorrowedFd<'_>) -> Result<()> {
 /// `EPIPE` when the runtime is gone, else the kernel's or the filter's.
 pub(crate) fn offer_listener(control: BorrowedFd<'_>, number: u32) -> Result<()> {
     atoll_sys::rustix::io::write(control, &Message::Listener { number }.encode())?;
-    let mut byte = [0];
-    loop {
-        match atoll_sys::rustix::io::read(control, &mut byte) {
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error),
-            Ok(0) => return Err(Errno::PIPE),
-            Ok(_) => return Ok(()),
-        }
-    }
+    await_go(control, Go::Heard)
 }
 
 /// Has the runtime shift the ids of `mount` as step `step` says. Child-safe.
@@ -275,6 +272,19 @@ mod tests {
             assert_eq!(Message::decode(&message.encode()), Some(message));
         }
         assert_eq!(Message::decode(b"short"), None);
+    }
+
+    #[test]
+    fn another_word_is_not_the_one_awaited() {
+        let (ours, theirs) = pair().unwrap();
+        for go in [Go::Recorded, Go::Recorded, Go::Heard] {
+            tell(ours.as_fd(), go);
+        }
+        assert_eq!(offer_listener(theirs.as_fd(), 3), Err(Errno::PROTO));
+        assert_eq!(await_go(theirs.as_fd(), Go::Recorded), Ok(()));
+        assert_eq!(offer_listener(theirs.as_fd(), 3), Ok(()));
+        drop(ours);
+        assert!(await_go(theirs.as_fd(), Go::Start).is_err());
     }
 
     #[test]

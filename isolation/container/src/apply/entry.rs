@@ -57,7 +57,7 @@ impl EntryStep {
             Self::NewUser => {
                 namespace::unshare(clone_flag(NamespaceKind::User))?;
                 control::report(control, Message::Ready, None);
-                control::await_go(control)
+                control::await_go(control, Go::Mapped)
             }
             Self::Enter { kind, fd } => namespace::enter(fd.as_fd(), clone_flag(*kind)),
             Self::TryEnter { kind, fd } => match namespace::enter(fd.as_fd(), clone_flag(*kind)) {

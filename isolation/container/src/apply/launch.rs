@@ -10,7 +10,7 @@ use atoll_sys::rustix::process::{fchdir, ioctl_tiocsctty, setsid, umask};
 use atoll_sys::terminal::Terminal;
 use atoll_sys::{Errno, Result, descriptors, inside, process, scheduling, task};
 
-use super::control::{self, MESSAGE_BYTES, Message};
+use super::control::{self, Go, MESSAGE_BYTES, Message};
 use super::hooks::{MOST_SAID_BYTES, append_said};
 use super::program::{Launch, LaunchStep, Program, Start, Stdio};
 
@@ -337,13 +337,13 @@ fn await_start(program: &Program, master: Option<OwnedFd>) -> Result<()> {
         Start::Control => {
             control::report(control, Message::Ready, master.as_ref());
             drop(master);
-            control::await_go(control)
+            control::await_go(control, Go::Start)
         }
         Start::Fifo { fifo, .. } => {
             control::report(control, Message::Ready, master.as_ref());
             drop(master);
             // A maker killed before it recorded us leaves a container nobody could ever end.
-            control::await_go(control)?;
+            control::await_go(control, Go::Recorded)?;
             let mut byte = [0_u8];
             loop {
                 match atoll_sys::rustix::io::read(fifo, &mut byte) {

@@ -6,6 +6,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::thread::JoinHandle;
 
+use atoll_container::{StartBy, create};
+
 use crate::support::{Bundle, exec};
 
 fn notify(bundle: &mut Bundle, calls: &[&str], nnp: bool) -> std::path::PathBuf {
@@ -81,6 +83,26 @@ fn a_listener_gets_each_process_and_decides_its_calls() {
         created.container.delete(true).unwrap();
         bundle.assert_clean();
     }
+}
+
+#[test]
+fn a_listener_gets_a_process_that_somebody_else_starts() {
+    let mut bundle = Bundle::new();
+    let path = notify(&mut bundle, &["mkdir", "mkdirat"], true);
+    let listener = UnixListener::bind(path).unwrap();
+    bundle.args(&["sleep", "60"]);
+    // What it is told besides must not be taken for the answer to its offer, however the two are scheduled.
+    for _ in 0..10 {
+        let first = agent(&listener);
+        let mut request = bundle.request();
+        request.start_by = StartBy::Anyone;
+        let created = create(request, &bundle.spec).unwrap();
+        let (said, _) = first.join().unwrap();
+        assert_eq!(said["pid"], created.init.pid);
+        created.container.start().unwrap();
+        created.container.delete(true).unwrap();
+    }
+    bundle.assert_clean();
 }
 
 #[test]
