@@ -173,6 +173,16 @@ fn exec_joins_the_container() {
     .unwrap();
     assert_eq!(exec(&["--process", "p.json", "a"]).ok(), "from file");
     bundle.runtime(&["update", "--pids-limit", "33", "a"]).ok();
+    bundle
+        .runtime(&["update", "a"])
+        .complains(&["nothing to change"]);
+    // What nobody knows is no error, what cannot be read is.
+    let from_file = |text: &str| {
+        fs::write(bundle.folder.path().join("limits.json"), text).unwrap();
+        bundle.runtime(&["update", "-r", "limits.json", "a"])
+    };
+    from_file("{\"nobody\": {\"knows\": 1}}").ok();
+    from_file("{\"pids\": 1}").complains(&["limits.json holds no OCI resources"]);
 }
 
 #[test]

@@ -28,7 +28,8 @@ pub(crate) fn update(
         None => Resources::default(),
     };
     let resources = changed(base, arguments);
-    if resources == Resources::default() {
+    // A file that names nothing we know changes nothing, as with runc: properties nobody knows are no error.
+    if resources == Resources::default() && arguments.resources.is_none() {
         if changes_share {
             return Ok(());
         }
