@@ -17,6 +17,7 @@ mod foreground;
 mod notify;
 mod report;
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -24,8 +25,9 @@ use clap::Parser as _;
 
 use crate::arguments::Arguments;
 
-/// The name under which this program is the shim.
-const SHIM: &str = "containerd-shim-atoll-v2";
+/// What the names begin with under which this program is the shim: `containerd-shim-atoll-v2`, or, where containerd and
+/// dockerd are to run it unasked, `containerd-shim-runc-v2`.
+const SHIM: &str = "containerd-shim-";
 
 fn main() -> ExitCode {
     // Execs itself, so it comes before everything that costs time.
@@ -35,10 +37,8 @@ fn main() -> ExitCode {
         ));
     }
     let name = std::env::args_os().next().unwrap_or_default();
-    if Path::new(&name)
-        .file_name()
-        .is_some_and(|name| name == SHIM)
-    {
+    let name = Path::new(&name).file_name().and_then(OsStr::to_str);
+    if name.is_some_and(|name| name.starts_with(SHIM)) {
         return atoll_shim::main();
     }
     let arguments = match Arguments::try_parse() {

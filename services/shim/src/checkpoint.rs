@@ -1,7 +1,8 @@
 //! What containerd asks of checkpoints and restores, as requests to `isolation/container`.
 //!
-//! Options are those of runc's shim, which containerd's own client sends whatever the runtime.
-//! Source: containerd 1.6, runtime/v2/runc/options/oci.proto.
+//! Options are those of runc's shim, which containerd's own client sends whatever the runtime: for one of another name those
+//! of runc's first shim, whose fields are the same.
+//! Source: containerd 1.6, runtime/v2/runc/options/oci.proto, runtime/linux/runctypes/runc.proto.
 
 use std::path::PathBuf;
 
@@ -12,8 +13,11 @@ use containerd_shim_protos::protobuf::{CodedInputStream, Error, rt};
 
 use crate::failure::Failure;
 
-/// The message of options of a checkpoint.
-const CHECKPOINT_OPTIONS: &str = "containerd.runc.v1.CheckpointOptions";
+/// The messages of options of a checkpoint.
+const CHECKPOINT_OPTIONS: [&str; 2] = [
+    "containerd.runc.v1.CheckpointOptions",
+    "containerd.linux.runc.CheckpointOptions",
+];
 /// The message of options of a container.
 const OPTIONS: &str = "containerd.runc.v1.Options";
 
@@ -25,15 +29,14 @@ pub(crate) fn checkpoint(
     request: &api::CheckpointTaskRequest,
 ) -> Result<CheckpointRequest, Failure> {
     let options = match request.options.as_ref() {
-        Some(options) if is_of(options, CHECKPOINT_OPTIONS) => {
-            checkpoint_options(&options.value).map_err(|error| bad(CHECKPOINT_OPTIONS, &error))?
+        Some(options) if CHECKPOINT_OPTIONS.iter().any(|name| is_of(options, name)) => {
+            checkpoint_options(&options.value).map_err(|error| bad(&options.type_url, &error))?
         }
         _ => CheckpointOptions::default(),
     };
-    let images = match &options.images {
-        Some(images) if request.path.is_empty() => images.clone(),
-        _ => PathBuf::from(&request.path),
-    };
+    // The path is a folder of containerd's own, which may not know of the other for a runtime that is not called runc.
+    let images = options.images.as_ref();
+    let images = images.map_or_else(|| PathBuf::from(&request.path), PathBuf::clone);
     if !images.is_absolute() {
         return Err(Failure::invalid(
             "a checkpoint needs an absolute path for its images",
@@ -144,10 +147,14 @@ mod tests {
     use super::*;
 
     fn asked(path: &str, options: &[u8]) -> api::CheckpointTaskRequest {
+        asked_by(CHECKPOINT_OPTIONS[0], path, options)
+    }
+
+    fn asked_by(name: &str, path: &str, options: &[u8]) -> api::CheckpointTaskRequest {
         api::CheckpointTaskRequest {
             path: path.to_owned(),
             options: MessageField::some(Any {
-                type_url: format!("types.containerd.io/{CHECKPOINT_OPTIONS}"),
+                type_url: format!("types.containerd.io/{name}"),
                 value: options.to_vec(),
                 ..Default::default()
             }),
@@ -169,6 +176,17 @@ mod tests {
         let request = checkpoint(&asked("", b"\x42\x02/o")).unwrap();
         assert!(request.leave_running);
         assert_eq!(request.criu.images, PathBuf::from("/o"));
+    }
+
+    #[test]
+    fn a_folder_of_the_clients_is_taken_before_containerds() {
+        for name in CHECKPOINT_OPTIONS {
+            let request = checkpoint(&asked_by(name, "/i", b"\x08\x01\x42\x02/o")).unwrap();
+            assert!(!request.leave_running, "{name}");
+            assert_eq!(request.criu.images, PathBuf::from("/o"), "{name}");
+        }
+        let other = checkpoint(&asked_by("other.Options", "/i", b"\x08\x01")).unwrap();
+        assert!(other.leave_running);
     }
 
     #[test]

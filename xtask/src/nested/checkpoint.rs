@@ -9,8 +9,13 @@ use anyhow::{Context, Result, ensure};
 use super::archive::Archive;
 use super::{Kernel, Payload, prove, read, shipped};
 
-/// Programs of the host's: CRIU, and what it packs files in memory with.
-const PROGRAMS: [&str; 2] = ["/usr/sbin/criu", "/bin/tar"];
+/// Programs of the host's: CRIU, what it packs files in memory with, and who asks the shim for checkpoints.
+const PROGRAMS: [&str; 4] = [
+    "/usr/sbin/criu",
+    "/bin/tar",
+    "/usr/bin/containerd",
+    "/usr/bin/ctr",
+];
 /// Modules of what CRIU looks for at its start, and by which it asks for sockets; below the kernel's folder, in this order.
 const MODULES: [&str; 15] = [
     "lib/libcrc32c.ko",
@@ -30,7 +35,7 @@ const MODULES: [&str; 15] = [
     "net/netlink/netlink_diag.ko",
 ];
 
-/// Runs a container in the emulated machine, writes it into files, and makes it go on.
+/// Runs a container in the emulated machine, writes it into files, and makes it go on; the same for containerd.
 pub(crate) fn checkpoint() -> Result<()> {
     let mut archive = Archive::default();
     for folder in ["sbin", "new"] {
@@ -38,7 +43,15 @@ pub(crate) fn checkpoint() -> Result<()> {
     }
     archive.program("checkpoint.sh", include_bytes!("checkpoint.sh"));
     archive.program("inside.sh", include_bytes!("checkpoint_inside.sh"));
-    archive.program("sbin/atoll-runtime", &read(&shipped("atoll-runtime")?)?);
+    archive.program("containerd.sh", include_bytes!("checkpoint_containerd.sh"));
+    let program = read(&shipped("atoll-runtime")?)?;
+    for name in [
+        "atoll-runtime",
+        "containerd-shim-atoll-v2",
+        "containerd-shim-runc-v2",
+    ] {
+        archive.program(&format!("sbin/{name}"), &program);
+    }
     for program in PROGRAMS {
         add(&mut archive, program)
             .with_context(|| format!("hint: install the package that has {program}"))?;
@@ -48,7 +61,7 @@ pub(crate) fn checkpoint() -> Result<()> {
         modules: &MODULES,
         kernel_words: "",
         command: "exec /bin/busybox sh /checkpoint.sh",
-        proof: "checkpoint: the container went on where it was",
+        proof: "checkpoint: containerd's task went on where it was",
     };
     prove(&Kernel::find()?, payload)?;
     Ok(())

@@ -2,7 +2,7 @@
 set -e
 busybox --install -s /bin
 mount -t tmpfs -o mode=755 root /new
-for name in bin sbin lib lib64 usr inside.sh; do
+for name in bin sbin lib lib64 usr inside.sh containerd.sh; do
     [ ! -e /$name ] || cp -a /$name /new/
 done
 cd /new
@@ -15,4 +15,4 @@ mount -t devpts devpts dev/pts
 mount -t cgroup2 cgroup2 sys/fs/cgroup
 mount -t tmpfs run run
 ifconfig lo up
-exec switch_root /new /bin/sh -c 'sh /inside.sh; echo "ATOLL-NESTED $?"; poweroff -f'
+exec switch_root /new /bin/sh -c 'sh /inside.sh && sh /containerd.sh; echo "ATOLL-NESTED $?"; poweroff -f'
