@@ -136,13 +136,7 @@ fn hooks_are_confined_as_the_program_or_not_at_all() {
 #[ignore = "needs a kernel with AppArmor: cargo xtask nested-labels"]
 fn user_namespaces_are_confined_too() {
     let bundle = bundle("cat /proc/self/attr/current /secret");
-    bundle.change(|spec| {
-        let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
-        namespaces.push(json!({ "type": "user" }));
-        let map = json!([{ "containerID": 0, "hostID": 0, "size": 65536 }]);
-        spec["linux"]["uidMappings"] = map.clone();
-        spec["linux"]["gidMappings"] = map;
-    });
+    bundle.make_user_namespace(0);
     let output = bundle.run(&["run", &bundle.name]);
     let shown = String::from_utf8_lossy(&output.stdout);
     assert_eq!(shown, format!("{PROFILE} (enforce)\n"), "{output:?}");

@@ -67,6 +67,17 @@ impl Bundle {
         fs::write(path, spec.to_string()).unwrap();
     }
 
+    /// Makes the container a user namespace, whose root is `host_id` of the host.
+    pub(super) fn make_user_namespace(&self, host_id: u32) {
+        self.change(|spec| {
+            let map = json!([{ "containerID": 0, "hostID": host_id, "size": 65_536 }]);
+            spec["linux"]["uidMappings"] = map.clone();
+            spec["linux"]["gidMappings"] = map;
+            let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+            namespaces.push(json!({ "type": "user" }));
+        });
+    }
+
     /// A command of the program, with a state of its own.
     pub(super) fn command(&self, arguments: &[&str]) -> Command {
         let program = std::env::var_os("ATOLL_RUNTIME")

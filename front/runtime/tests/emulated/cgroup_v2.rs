@@ -231,13 +231,9 @@ const DIVIDES: &str = "cd /sys/fs/cgroup && mkdir init.scope && echo $$ > init.s
 #[ignore = "needs cgroup v2: cargo xtask nested-cgroups"]
 fn a_system_divides_its_cgroup_and_others_still_join_it() {
     let bundle = bundle(DIVIDES);
+    bundle.make_user_namespace(700_000);
     bundle.change(|spec| {
         spec["annotations"] = json!({ "io.atoll.isolation": "system" });
-        let map = json!([{ "containerID": 0, "hostID": 700_000, "size": 65_536 }]);
-        spec["linux"]["uidMappings"] = map.clone();
-        spec["linux"]["gidMappings"] = map;
-        let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
-        namespaces.push(json!({ "type": "user" }));
         spec["linux"]["resources"] = json!({ "memory": { "limit": 64 << 20 } });
     });
     bundle.start();

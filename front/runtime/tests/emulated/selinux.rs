@@ -229,13 +229,7 @@ fn labels_the_policy_does_not_know_are_refused_and_nothing_is_left() {
 #[ignore = "needs a kernel with SELinux: cargo xtask nested-labels"]
 fn user_namespaces_have_labels_too() {
     let bundle = bundle("cat /proc/self/attr/current && grep ' /dev/shm ' /proc/self/mountinfo");
-    bundle.change(|spec| {
-        let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
-        namespaces.push(json!({ "type": "user" }));
-        let map = json!([{ "containerID": 0, "hostID": 0, "size": 65536 }]);
-        spec["linux"]["uidMappings"] = map.clone();
-        spec["linux"]["gidMappings"] = map;
-    });
+    bundle.make_user_namespace(0);
     let output = output(&bundle);
     assert!(output.starts_with(PROCESS), "{output}");
     assert!(output.contains(&format!("context=\"{MOUNT}\"")), "{output}");
