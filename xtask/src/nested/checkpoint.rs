@@ -42,6 +42,7 @@ pub(crate) fn checkpoint() -> Result<()> {
         archive.folder(folder);
     }
     archive.program("checkpoint.sh", include_bytes!("checkpoint.sh"));
+    archive.program("await.sh", include_bytes!("checkpoint_await.sh"));
     archive.program("inside.sh", include_bytes!("checkpoint_inside.sh"));
     archive.program("containerd.sh", include_bytes!("checkpoint_containerd.sh"));
     let program = read(&shipped("atoll-runtime")?)?;

@@ -2,7 +2,7 @@
 set -e
 busybox --install -s /bin
 mount -t tmpfs -o mode=755 root /new
-for name in bin sbin lib lib64 usr inside.sh containerd.sh; do
+for name in bin sbin lib lib64 usr await.sh inside.sh containerd.sh; do
     [ ! -e /$name ] || cp -a /$name /new/
 done
 cd /new

@@ -1,18 +1,10 @@
 # Third part of the proof: containerd has the shim write a task into an image, and makes another container of that.
-set -e
-export PATH=/sbin:/bin
+. /await.sh
 fail() {
     echo "checkpoint: $1"
     tail -n 20 /containerd.log
     find /run/ctd /var/ctd -name "*.log" -exec tail -n 5 {} +
     exit 1
-}
-await() {
-    for _ in $(seq 200); do
-        ! "$@" || return 0
-        sleep 0.1
-    done
-    fail "it never came to: $*"
 }
 call() { ctr --address /run/ctd.sock --timeout 60s "$@"; }
 answers() { call version > /dev/null 2>&1; }

@@ -1,19 +1,10 @@
 # Second half of the proof: a container that counts is written into files in every way there is and goes on each time.
-set -e
-export PATH=/sbin:/bin
+. /await.sh
 fail() {
     echo "checkpoint: $1"
     cat /images*/*.log 2>/dev/null | grep -E "Error|Warn" | tail -n 20
     tail -n 5 /said 2>/dev/null
     exit 1
-}
-# Waits for the command's success, 20 s at most.
-await() {
-    for _ in $(seq 200); do
-        ! "$@" || return 0
-        sleep 0.1
-    done
-    fail "it never came to: $*"
 }
 more_than() { [ "$(wc -l < /out)" -gt "$1" ]; }
 counts_on() { await more_than "$(wc -l < /out)"; }
