@@ -4,13 +4,13 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::linker::TARGET;
 use crate::shell;
 
 /// What cargo-fuzz sets, but for the sanitizers, which need another toolchain.
 const FLAGS: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1";
-const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// How long a target runs when nobody says.
 const SECONDS: &str = "60";
 

@@ -2,13 +2,13 @@
 //!
 //! Whether a profile is loaded, the kernel says when it is entered: its list takes a mounted securityfs.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs;
 
 use crate::error::{Error, Result};
 
 /// The profile that confines nothing.
-const UNCONFINED: &str = "unconfined";
+const UNCONFINED: &CStr = c"unconfined";
 
 /// Whether processes can enter profiles.
 #[must_use]
@@ -22,7 +22,7 @@ pub(crate) fn is_enabled() -> bool {
 /// [`Error::Plan`] in runc's words for another profile without AppArmor.
 pub(crate) fn entered(profile: Option<CString>, has_apparmor: bool) -> Result<Option<CString>> {
     match profile {
-        Some(profile) if !has_apparmor => match profile.to_bytes() == UNCONFINED.as_bytes() {
+        Some(profile) if !has_apparmor => match profile.as_c_str() == UNCONFINED {
             true => Ok(None),
             false => Err(Error::Plan {
                 field: "process.apparmorProfile".to_owned(),
