@@ -2,7 +2,7 @@
 //!
 //! `cargo xtask check` holds the tree against its own rules, `counts` a container's start against its limits, `dist` builds what is shipped, `fuzz` runs
 //! a fuzz target,
-//! `nested-cgroups` proves the runtime on cgroup v2, `nested-checkpoint` checkpoints, `nested-labels` SELinux labels,
+//! `nested-cgroups` proves the runtime on cgroup v2, `nested-checkpoint` checkpoints, `nested-labels` SELinux labels and AppArmor profiles,
 //! `nested-resctrl` shares of caches, `nested-kvm`, `nested-machine` and `nested-wall` the KVM backend, all in an emulated
 //! machine, `setup` installs what
 //! the tests need, `test` runs all tests. Chores stop at the first failure.

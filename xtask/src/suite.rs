@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::{counts, dist, nested, setup, shell};
 
-/// Installs what is missing, builds what is shipped, counts what a container costs, runs all tests, those of cgroup v2, of SELinux, of resctrl and of the KVM backend (again) in an
+/// Installs what is missing, builds what is shipped, counts what a container costs, runs all tests, those of cgroup v2, of SELinux, of AppArmor, of resctrl and of the KVM backend (again) in an
 /// emulated machine whose processor has what this host's may lack, where it also boots the stock kernel and runs containers in machines, and
 /// checkpoints by CRIU under the kernel that CRIU was made for.
 pub(crate) fn run() -> Result<()> {
