@@ -1,5 +1,5 @@
 //! Proves what hosts lack: an emulated machine runs a stock Debian kernel, and that a static program of ours. Its processor
-//! has SVM, so the KVM backend is proved without hardware; its control groups are version 2 alone, and it may have SELinux.
+//! has SVM, so the KVM backend is proved without hardware; its control groups are version 2 alone, and it may have SELinux or AppArmor.
 //!
 //! ```text
 //!   qemu-system-x86_64 -accel tcg -cpu max
@@ -131,7 +131,20 @@ fn prove_by(boot: &Emulator<'_>, kernel: &Kernel, payload: Payload) -> Result<St
     }
 }
 
-/// Tests of the runtime that `script` runs in an emulated machine: program `test`, `atoll-runtime`, and `run`.
+/// The working directory of what follows: a root file system in memory that is no initramfs, as pivot_root(2) wants it, with
+/// cgroup v2 alone and the programs; to be moved to `/`.
+const ROOT: &str = "#!/bin/busybox sh
+set -e
+busybox mkdir /new && busybox mount -t tmpfs -o mode=755 root /new
+cd /new && busybox mkdir bin dev proc sys tmp && busybox cp /bin/busybox bin/
+busybox cp /test /atoll-runtime .
+for name in cp sh; do busybox ln -s busybox bin/$name; done
+for place in dev proc sys; do busybox mount --move /$place $place; done
+busybox mount -t cgroup2 none sys/fs/cgroup
+export ATOLL_RUNTIME=/atoll-runtime RUST_BACKTRACE=1
+";
+
+/// Tests of the runtime that `script` runs in an emulated machine, after [`ROOT`]: program `test`, `atoll-runtime`, and `run`.
 fn runtime_tests(script: &str) -> Result<Archive> {
     let name = "emulated";
     let arguments = [
@@ -148,7 +161,7 @@ fn runtime_tests(script: &str) -> Result<Archive> {
     archive.program("test", &read(&build(&arguments, name)?)?);
     let runtime = build(&arguments, "atoll-runtime")?;
     archive.program("atoll-runtime", &read(&runtime)?);
-    archive.program("run", script.as_bytes());
+    archive.program("run", [ROOT, script].concat().as_bytes());
     Ok(archive)
 }
 

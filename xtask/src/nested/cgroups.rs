@@ -4,19 +4,10 @@ use anyhow::Result;
 
 use super::{Kernel, Payload, prove, runtime_tests};
 
-/// A root file system in memory that is no initramfs, as pivot_root(2) wants it, with cgroup v2 alone.
-///
 /// Memory is not to be swapped, a ram disk is one that I/O can be limited on, and the test's processes are not in the
 /// root of the hierarchy: a service manager has none there either.
-const SCRIPT: &str = "#!/bin/busybox sh
-busybox mkdir /new && busybox mount -t tmpfs -o mode=755 root /new
-cd /new && busybox mkdir bin dev proc sys tmp var && busybox cp /bin/busybox bin/
-busybox cp /test /atoll-runtime .
-for name in cp sh; do busybox ln -s busybox bin/$name; done
-for place in dev proc sys; do busybox mount --move /$place $place; done
-busybox mount -t cgroup2 none sys/fs/cgroup
-busybox mkdir sys/fs/cgroup/tests && echo $$ > sys/fs/cgroup/tests/cgroup.procs
-export ATOLL_RUNTIME=/atoll-runtime RUST_BACKTRACE=1
+const SCRIPT: &str =
+    "busybox mkdir var sys/fs/cgroup/tests && echo $$ > sys/fs/cgroup/tests/cgroup.procs
 busybox mount -t tmpfs tmp tmp
 busybox mount --move . /
 exec busybox chroot . /test cgroup_v2:: --ignored --test-threads=2

@@ -14,17 +14,10 @@ const POLICY: &str = "xtask/src/nested/labels.conf";
 /// The profiles, for apparmor_parser(8).
 const PROFILES: &str = "xtask/src/nested/labels.apparmor";
 
-/// A root file system in memory with cgroup v2; the policy is loaded by one write, and enforced before the tests but one.
-const SELINUX: &str = "#!/bin/busybox sh
-set -e
-busybox mkdir /new && busybox mount -t tmpfs -o mode=755 root /new
-cd /new && busybox mkdir bin dev proc sys tmp containers && busybox cp /bin/busybox bin/
-busybox cp /test /atoll-runtime /policy .
-for name in cp sh; do busybox ln -s busybox bin/$name; done
-for place in dev proc sys; do busybox mount --move /$place $place; done
-busybox mount -t cgroup2 none sys/fs/cgroup
+/// The policy is loaded by one write, and enforced before the tests but one.
+const SELINUX: &str = "busybox mkdir containers && busybox cp /policy .
 busybox mount -t selinuxfs none sys/fs/selinux
-export ATOLL_RUNTIME=/atoll-runtime TMPDIR=/containers RUST_BACKTRACE=1
+export TMPDIR=/containers
 busybox mount --move . /
 busybox chroot . /test --ignored without_a_policy
 busybox chroot . /bin/busybox dd if=/policy of=/sys/fs/selinux/load bs=1M
@@ -35,18 +28,9 @@ busybox dmesg -c > /dev/null
 exec busybox chroot . /test selinux:: --ignored --test-threads=1 --skip without_a_policy
 ";
 
-/// A root file system in memory with cgroup v2; the profiles are loaded by one write.
-const APPARMOR: &str = "#!/bin/busybox sh
-set -e
-busybox mkdir /new && busybox mount -t tmpfs -o mode=755 root /new
-cd /new && busybox mkdir bin dev proc sys tmp && busybox cp /bin/busybox bin/
-busybox cp /test /atoll-runtime .
-for name in cp sh; do busybox ln -s busybox bin/$name; done
-busybox mount -t securityfs none /sys/kernel/security
-busybox dd if=/policy of=/sys/kernel/security/apparmor/.load bs=1M
-for place in dev proc sys; do busybox mount --move /$place $place; done
-busybox mount -t cgroup2 none sys/fs/cgroup
-export ATOLL_RUNTIME=/atoll-runtime RUST_BACKTRACE=1
+/// The profiles are loaded by one write.
+const APPARMOR: &str = "busybox mount -t securityfs none sys/kernel/security
+busybox dd if=/policy of=sys/kernel/security/apparmor/.load bs=1M
 busybox mount --move . /
 exec busybox chroot . /test apparmor:: --ignored --test-threads=2
 ";

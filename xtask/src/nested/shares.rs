@@ -9,17 +9,8 @@ use anyhow::{Context, Result};
 
 use super::{Kernel, Payload, build, folder, prove_by, runtime_tests, said, write};
 
-/// A root file system in memory with cgroup v2 and resctrl.
-const SCRIPT: &str = "#!/bin/busybox sh
-set -e
-busybox mkdir /new && busybox mount -t tmpfs -o mode=755 root /new
-cd /new && busybox mkdir bin dev proc sys tmp && busybox cp /bin/busybox bin/
-busybox cp /test /atoll-runtime .
-for name in cp sh; do busybox ln -s busybox bin/$name; done
-for place in dev proc sys; do busybox mount --move /$place $place; done
-busybox mount -t cgroup2 none sys/fs/cgroup
-busybox mount -t resctrl none sys/fs/resctrl
-export ATOLL_RUNTIME=/atoll-runtime RUST_BACKTRACE=1
+/// With resctrl.
+const SCRIPT: &str = "busybox mount -t resctrl none sys/fs/resctrl
 busybox mount --move . /
 exec busybox chroot . /test resctrl:: --ignored --test-threads=1
 ";
